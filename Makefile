@@ -1,0 +1,46 @@
+# Each target sets up what it needs: a virtual environment, remade only when the files below change.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+RUN = $(VENV)/bin/python
+# Workers and threads add up: a test's own threads would fight over the cores.
+export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
+
+.PHONY: help demo test lint unit test-oldest bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+demo: $(VENV)/.installed ## the main job on scikit-learn's digits: a table here, figures in demo/
+	@echo "== demo: tail-aware features and reconstructions of handwritten digits"
+	$(RUN) examples/plot_quickstart.py
+
+test: lint unit ## style, types, doctests and tests
+
+lint: $(VENV)/.installed
+	@echo "== style"
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	@echo "== types"
+	$(RUN) -m mypy
+
+unit: $(VENV)/.installed
+	@echo "== doctests and tests"
+	$(RUN) -m pytest -q --durations=5
+
+test-oldest: ## the tests on the oldest supported scikit-learn
+	$(MAKE) unit VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+bench: $(VENV)/.installed ## training speed against a hand-written loop and other libraries
+	$(RUN) -m pip install --quiet -c $(CONSTRAINTS) -e ".[bench]"
+	$(RUN) benchmarks/training.py
+
+clean: ## remove environments, caches and figures
+	rm -rf .venv .venv-oldest demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@echo "== setting up $(VENV) (once)"
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'riskvae needs Python 3.11 or newer; set PYTHON=...')"
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,plot,progress]"
+	@touch $@

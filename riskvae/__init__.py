@@ -1,0 +1,33 @@
+"""Variational autoencoders that care about the tail, as scikit-learn estimators.
+
+Importing the package is cheap: torch and scikit-learn load with the first name that needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from riskvae import datasets, losses, nets, risk
+    from riskvae._beta_vae import BetaVAE
+    from riskvae._risk_aware_vae import RiskAwareVAE
+
+__all__ = ["BetaVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "nets", "risk"]
+__version__ = "0.1.0"
+
+_HOMES = {"BetaVAE": "riskvae._beta_vae", "RiskAwareVAE": "riskvae._risk_aware_vae"}
+_MODULES = ("datasets", "losses", "nets", "risk")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"riskvae.{name}")
+    else:
+        raise AttributeError(f"module 'riskvae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,547 @@
+"""What all estimators share: parameters, training, and inference in the dtype of the input."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from riskvae import nets
+from riskvae._model import BernoulliLikelihood, GaussianLikelihood, Likelihood, WeightedELBO, build_vae
+from riskvae._sklearn_callbacks import SUPPORTED, CallbackSupportMixin, EpochTasks, with_callbacks
+from riskvae._training import Net, Rows, Stream, early_stopping, make_net, train
+from riskvae._validation import (
+    Rule,
+    boolean,
+    check_parameters,
+    check_range,
+    choice,
+    compute_dtype,
+    derive_seed,
+    feature_matrix,
+    integer,
+    isolated_rng,
+    real,
+    resolve_device,
+    to_float32,
+)
+
+Array = NDArray[Any]
+
+# Values per chunk of rows in inference: large enough to keep the cores busy, small beside the data.
+_CHUNK = 2**22
+
+_factory = Rule(
+    lambda value: value is None or (callable(value) and not isinstance(value, nn.Module)),
+    "None or a callable (n_in, n_out) -> nn.Module",
+    lambda value: "Pass what makes the module, such as riskvae.nets.conv_encoder.",
+    lambda value: False,
+)
+_widths = Rule(
+    lambda value: isinstance(value, list | tuple | np.ndarray) and all(integer(1).accepts(width) for width in value),
+    "a sequence of positive integers, such as (512, 256)",
+    kind=lambda value: isinstance(value, list | tuple | np.ndarray),
+)
+
+# What a model is made of; training on cannot change it.
+_STRUCTURE = (
+    "n_components", "hidden_layer_sizes", "activation", "likelihood", "noise_scale", "output_activation", "scale_offset"
+)  # fmt: skip
+_FITTED = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
+
+
+class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+    """Variational autoencoder as a scikit-learn estimator; subclasses choose the loss and the likelihood.
+
+    A subclass lists its parameters in ``__init__``, adds their rules to ``_rules``, and overrides
+    ``_make_objective`` (from per-row terms to a loss) or ``_make_likelihood``.
+    """
+
+    _rules: ClassVar[Mapping[str, Rule]] = {
+        "n_components": integer(1),
+        "beta": real(0.0),
+        "hidden_layer_sizes": _widths,
+        "activation": choice(*nets.ACTIVATIONS),
+        "encoder": _factory,
+        "decoder": _factory,
+        "likelihood": choice("gaussian", "bernoulli"),
+        "noise_scale": choice("learned") | real(0.0, closed="neither"),
+        "output_activation": choice("auto", "identity", "sigmoid"),
+        "scale_offset": real(0.0),
+        "max_epochs": integer(1),
+        "batch_size": integer(1),
+        "lr": real(0.0, closed="neither"),
+        "weight_decay": real(0.0),
+        "early_stopping": boolean,
+        "validation_fraction": real(0.0, 1.0, closed="neither"),
+        "n_iter_no_change": integer(1),
+        "tol": real(0.0),
+        "callbacks": Rule(
+            lambda value: value is None or isinstance(value, list | tuple), "None or a list of skorch callbacks"
+        ),
+        "n_score_samples": integer(1),
+        "warm_start": boolean,
+        "verbose": integer(0) | boolean,
+        "compile": boolean,
+    }
+
+    n_components: int
+    beta: float
+    hidden_layer_sizes: Any
+    activation: str
+    encoder: Callable[[int, int], nn.Module] | None
+    decoder: Callable[[int, int], nn.Module] | None
+    likelihood: str
+    noise_scale: Any
+    output_activation: str
+    scale_offset: float
+    max_epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    callbacks: Any
+    n_score_samples: int
+    warm_start: bool
+    random_state: Any
+    verbose: int
+    device: Any
+    compile: bool
+
+    net_: Net
+    n_features_in_: int
+    _seed: int
+
+    def _remember(self, arguments: dict[str, Any]) -> None:
+        """Store the arguments of a constructor as they are."""
+        self.__dict__.update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+
+    # ------------------------------------------------------------------------------------- choices
+
+    def _make_objective(self) -> nn.Module:
+        """Module from the terms of a batch to the loss."""
+        return WeightedELBO(self.beta)
+
+    def _make_likelihood(self, n_features: int) -> Likelihood:
+        if self.likelihood == "bernoulli":
+            return BernoulliLikelihood()
+        scale = None if self.noise_scale == "learned" else float(self.noise_scale)
+        return GaussianLikelihood(n_features, scale, sigmoid=self.output_activation == "sigmoid")
+
+    def _n_draws(self) -> int:
+        """Latent draws per row and training step."""
+        return 1
+
+    def _check_parameters(self) -> None:
+        name = type(self).__name__
+        check_parameters(name, self.get_params(deep=False), self._rules)
+        if self.likelihood == "bernoulli" and self.output_activation == "identity":
+            raise ValueError(
+                f"{name}: likelihood='bernoulli' predicts probabilities, so output_activation must be 'auto' or "
+                "'sigmoid'; got 'identity'."
+            )
+
+    # ------------------------------------------------------------------------------------ training
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the model to rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
+            is of another dtype. Items of a Dataset are rows, or tuples that start with one.
+        y : ignored
+            Present by convention.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad parameter or bad data, before training; when the loss stops being finite. A fit that
+            fails or is interrupted leaves the estimator as it was.
+        """
+        return self._train(X, epochs=None)
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train for one epoch on a part of the data, going on from what was fitted before.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            The first call decides the number of features and a learned noise scale's start.
+        y : ignored
+            Present by convention.
+
+        Returns
+        -------
+        self
+        """
+        return self._train(X, epochs=1)
+
+    def _train(self, X: Any, epochs: int | None) -> Self:
+        self._check_parameters()
+        device = resolve_device(self.device)
+        partial_fit = epochs is not None
+        go_on = self.__sklearn_is_fitted__() and (partial_fit or self.warm_start)
+        with self._all_or_nothing():
+            if go_on:
+                self._check_structure()
+            rows = self._load(X, device, reset=not go_on, min_samples=1 if partial_fit else 2)
+            if go_on:
+                net, seed = self._renew(self.net_), self._seed
+            else:
+                seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+                net = self._build(rows, device, seed)
+            valid = None
+            callbacks = list(self.callbacks or ())
+            if self.early_stopping and not partial_fit:
+                rows, valid = self._hold_out(rows, seed)
+                callbacks.append(early_stopping(self.n_iter_no_change, self.tol))
+            if SUPPORTED and not partial_fit:
+                callbacks.append(EpochTasks(self, X, lambda: {"net_": net, "_seed": seed}))
+            train(net, rows, valid, epochs=epochs or self.max_epochs, callbacks=callbacks, verbose=bool(self.verbose))
+            self.net_, self._seed = net, seed
+            self._structure = self._current_structure()
+        return self
+
+    def _load(self, X: Any, device: torch.device, *, reset: bool, min_samples: int) -> Rows | Stream:
+        unit = self.likelihood == "bernoulli"
+        if not isinstance(X, Dataset):
+            x = to_float32(feature_matrix(self, X, reset=reset, min_samples=min_samples))
+            check_range(x, unit_interval=unit)
+            return Rows(x, device)
+        first = next(iter(DataLoader(X, batch_size=1)), None)
+        if first is None:
+            raise ValueError("X is a Dataset without rows.")
+        stream = Stream(X, device, unit_interval=unit)
+        n_features = stream.check(first).shape[1]
+        if reset:
+            self.n_features_in_ = n_features
+            self.__dict__.pop("feature_names_in_", None)
+        stream.n_features = self.n_features_in_
+        return stream
+
+    def _hold_out(self, rows: Rows | Stream, seed: int) -> tuple[Rows, Rows]:
+        if isinstance(rows, Stream):
+            raise ValueError(
+                f"{type(self).__name__}: early_stopping=True holds out rows of an array, but X is a Dataset. "
+                "Pass an array, or set early_stopping=False."
+            )
+        return rows.split(self.validation_fraction, derive_seed(seed, "hold out"))
+
+    def _build(self, rows: Rows | Stream, device: torch.device, seed: int) -> Net:
+        widths = tuple(int(width) for width in self.hidden_layer_sizes)
+        likelihood = self._make_likelihood(self.n_features_in_)
+        objective = self._make_objective()
+        start = derive_seed(seed, "weights")
+        # On the CPU, whatever the device: the same initial weights everywhere.
+        with isolated_rng(start, torch.device("cpu")):
+            module = build_vae(
+                self.n_features_in_,
+                self.n_components,
+                encoder=self.encoder or partial(nets.mlp, hidden_layer_sizes=widths, activation=self.activation),
+                decoder=self.decoder or partial(nets.mlp, hidden_layer_sizes=widths[::-1], activation=self.activation),
+                likelihood=likelihood,
+                scale_offset=self.scale_offset,
+            )
+        likelihood.fit_scale(rows.head())
+        return make_net(
+            module,
+            objective,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            device=device,
+            batch_size=self.batch_size,
+            seed=seed,
+            n_draws=self._n_draws(),
+            compile_step=self.compile,
+            isolate_rng=self.encoder is not None or self.decoder is not None,
+        )
+
+    def _renew(self, net: Net) -> Net:
+        """Give a trained net the parameters that may change between two trainings."""
+        objective = self._make_objective()
+        objective.load_state_dict(net.criterion_.state_dict())
+        net.criterion_ = objective.to(net.device)
+        net.set_params(lr=self.lr, optimizer__weight_decay=self.weight_decay, batch_size=self.batch_size)
+        net.n_draws, net.compile_step = self._n_draws(), self.compile
+        return net
+
+    def _current_structure(self) -> dict[str, Any]:
+        return {name: np.asarray(getattr(self, name)).tolist() for name in _STRUCTURE}
+
+    def _check_structure(self) -> None:
+        for name, value in self._current_structure().items():
+            if value != self._structure[name]:
+                raise ValueError(
+                    f"{type(self).__name__}: {name}={value!r} differs from the fitted model's "
+                    f"{self._structure[name]!r}; warm_start and partial_fit go on with the same network. "
+                    "Use clone(estimator) to start anew."
+                )
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        before = {name: self.__dict__[name] for name in _FITTED if name in self.__dict__}
+        try:
+            yield
+        except BaseException:
+            for name in _FITTED:
+                self.__dict__.pop(name, None)
+            self.__dict__.update(before)
+            raise
+
+    # ----------------------------------------------------------------------------------- inference
+
+    def transform(self, X: Any) -> Array:
+        """Posterior means of the latent coordinates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            Of X's dtype, if float32 or float64.
+        """
+        return self.encode(X).mean
+
+    def encode(self, X: Any) -> nets.Posterior:
+        """Posterior mean and scale of each latent coordinate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        Posterior
+            Named tuple of ``mean`` and ``scale`` (standard deviation), each (n_samples, n_components).
+        """
+        return nets.Posterior(*self._map_rows(lambda vae, x: vae.encode(x), self._check_rows(X)))
+
+    def inverse_transform(self, X: Any) -> Array:
+        """Mean rows of latent points.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components)
+            Latent points.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Decoder means.
+        """
+        check_is_fitted(self)
+        Z = check_array(X, input_name="X")
+        if Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {Z.shape[1]} columns, but inverse_transform expects latent points with "
+                f"n_components={self._n_features_out} columns, as transform gives."
+            )
+        return self._map_rows(lambda vae, z: (vae.decode(z),), Z, width=self.n_features_in_)[0]
+
+    def reconstruct(self, X: Any) -> Array:
+        """Decoder means at the posterior means.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Reconstructions.
+        """
+        return self._map_rows(lambda vae, x: (vae.decode(vae.encode(x).mean),), self._check_rows(X))[0]
+
+    def reconstruction_loss(self, X: Any) -> Array:
+        r"""Negative log-likelihood of each row, decoded from its posterior mean.
+
+        .. math:: -\log p(x \mid z = \mu(x))
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats per row.
+        """
+
+        def loss(vae: Any, x: Tensor) -> tuple[Tensor]:
+            return (vae.likelihood.nll(x, vae.decoder(vae.encode(x).mean)),)
+
+        return self._map_rows(loss, self._check_rows(X, likelihood=True))[0]
+
+    def score_samples(self, X: Any) -> Array:
+        r"""Evidence lower bound of each row.
+
+        .. math:: E_{q(z|x)} \log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, p(z))
+
+        Always with the KL term in full and without risk, whatever ``beta`` and the loss were in training, so
+        that models compare. The expectation is a mean over ``n_score_samples`` draws, in antithetic pairs,
+        the same for every row and every call.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats per row; larger is more likely.
+        """
+        check_is_fitted(self)
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "score"))
+        half = torch.randn(
+            (self.n_score_samples + 1) // 2, 1, self._n_features_out, generator=generator, dtype=torch.float64
+        )
+        bank = torch.cat((half, -half))[: self.n_score_samples]
+
+        def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
+            terms = vae(x, bank.to(x))
+            return (-(terms.nll.mean(0) + terms.kl),)
+
+        rows = self._check_rows(X, likelihood=True)
+        return self._map_rows(bound, rows, width=self.n_features_in_ * self.n_score_samples)[0]
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean evidence lower bound: :meth:`score_samples`, averaged.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : ignored
+            Present by convention.
+
+        Returns
+        -------
+        float
+            Nats per row; larger is better.
+        """
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def sample(self, n_samples: int = 1, *, observation_noise: bool = False, random_state: Any = None) -> Array:
+        """Rows generated from the prior.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        observation_noise : bool, default=False
+            Draw from p(x|z); otherwise its mean, which is what VAEs show.
+        random_state : int, RandomState or None, default=None
+            None takes the estimator's own.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Generated rows.
+        """
+        check_is_fitted(self)
+        check_parameters("sample", {"n_samples": n_samples}, {"n_samples": integer(1)})
+        chance = check_random_state(self.random_state if random_state is None else random_state)
+        rng = np.random.default_rng(chance.randint(np.iinfo(np.int32).max))
+        rows = self.inverse_transform(rng.standard_normal((n_samples, self._n_features_out)))
+        if not observation_noise:
+            return rows
+        return self.module_.likelihood.sample(rows, rng)
+
+    def _check_rows(self, X: Any, *, likelihood: bool = False) -> Array:
+        check_is_fitted(self)
+        rows = feature_matrix(self, X, reset=False)
+        if likelihood:
+            check_range(rows, unit_interval=self.likelihood == "bernoulli")
+        return rows
+
+    def _map_rows(
+        self, function: Callable[[Any, Tensor], tuple[Tensor, ...]], rows: Array, *, width: int | None = None
+    ) -> tuple[Array, ...]:
+        """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype."""
+        dtype = compute_dtype(rows)
+        device = self.device_
+        if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
+            device = torch.device("cpu")
+        numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+        chunk = max(1, _CHUNK // max(width or rows.shape[1], 1))
+        outputs: tuple[Array, ...] = ()
+        with torch.inference_mode():
+            # A copy: scoring while training goes on must not change the mode of the module.
+            module = copy.deepcopy(self.module_).to(device, dtype).eval()
+            for start in range(0, len(rows), chunk):
+                x = torch.tensor(np.ascontiguousarray(rows[start : start + chunk], numpy_dtype), device=device)
+                parts = function(module, x)
+                if not outputs:
+                    outputs = tuple(np.empty((len(rows), *part.shape[1:]), numpy_dtype) for part in parts)
+                for output, part in zip(outputs, parts, strict=True):
+                    output[start : start + chunk] = part.numpy(force=True)
+        return outputs
+
+    # ---------------------------------------------------------------------------------- attributes
+
+    @property
+    def module_(self) -> Any:
+        """Fitted model, a torch module."""
+        return self.net_.module_
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """One dict per epoch."""
+        return [{name: value for name, value in row.items() if name != "batches"} for row in self.net_.history]
+
+    @property
+    def n_iter_(self) -> int:
+        """Epochs trained."""
+        return len(self.net_.history)
+
+    @property
+    def noise_scale_(self) -> float:
+        """Standard deviation of the observation noise; NaN for bernoulli."""
+        log_scale = getattr(self.module_.likelihood, "log_scale", None)
+        return float("nan") if log_scale is None else float(log_scale.exp())
+
+    @property
+    def device_(self) -> torch.device:
+        """Where the model is."""
+        return next(self.module_.parameters()).device
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.module_.n_components
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "net_" in self.__dict__
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    _doc_link_module = "riskvae"
+    _doc_link_template = "https://riskvae.readthedocs.io/en/stable/generated/{estimator_module}.{estimator_name}.html"

@@ -1,0 +1,93 @@
+"""Documentation that estimators share, filled into their docstrings."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type[Any])
+
+_PARAMETERS = """\
+n_components : int, default=10
+    Number of latent dimensions.
+beta : float, default={beta}
+    Weight of the KL term, at least 0.
+hidden_layer_sizes : sequence of int, default=(512, 256)
+    Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.
+activation : str, default="relu"
+    Hidden activation: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh" or "softplus".
+encoder, decoder : callable, default=None
+    Factories ``(n_in, n_out) -> nn.Module`` that replace the multilayer perceptrons, such as
+    :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row.
+likelihood : {{"gaussian", "bernoulli"}}, default="gaussian"
+    Observation model; "bernoulli" needs X in [0, 1].
+noise_scale : float or "learned", default="learned"
+    Standard deviation of the Gaussian observation noise, shared by all features, in units of X.
+    ``0.5 ** 0.5`` makes the reconstruction loss the summed squared error (plus a constant).
+output_activation : {{"auto", "identity", "sigmoid"}}, default="auto"
+    Applied to the decoder's output; "auto" is the sigmoid for bernoulli, else the identity.
+scale_offset : float, default=0.0
+    Constant tau added to the encoder's standard deviations.
+max_epochs : int, default=30
+    Passes over the data.
+batch_size : int, default=256
+    Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
+lr : float, default=1e-3
+    Learning rate of Adam.
+weight_decay : float, default=0.0
+    Decoupled weight decay (AdamW).
+early_stopping : bool, default=False
+    Hold out rows, stop when their loss has not improved for a while, keep the best epoch's weights.
+validation_fraction : float, default=0.1
+    Share of the rows that are held out when ``early_stopping``.
+n_iter_no_change : int, default=5
+    Epochs without improvement after which training stops when ``early_stopping``.
+tol : float, default=1e-4
+    Smallest decrease of the held-out loss, in nats per row, that counts as improvement.
+callbacks : list, default=None
+    Skorch callbacks, for schedules, checkpoints, loggers.
+n_score_samples : int, default=16
+    Latent draws per row in :meth:`score_samples`.
+warm_start : bool, default=False
+    Let :meth:`fit` go on from the last fit (weights, optimizer, history) instead of starting anew.
+random_state : int, RandomState or None, default=None
+    Decides initial weights, order of rows and latent draws, and nothing else does.
+verbose : int, default=0
+    1 shows a progress bar (a line per epoch where tqdm is not installed).
+device : str or torch.device, default="auto"
+    "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is.
+compile : bool, default=False
+    Compile the training step with :func:`torch.compile`: worth its start-up time in long trainings."""
+
+_ATTRIBUTES = """\
+n_features_in_ : int
+    Features seen in fit.
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Their names, where X had names that are all strings.
+module_ : nn.Module
+    The fitted model: ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
+net_ : skorch.NeuralNet
+    The net that trained it.
+history_ : list of dict
+    One dict per epoch: losses in nats per row ("train_loss", its parts "train_reconstruction" and
+    "train_kl", and "valid_..." when early_stopping) and the seconds it took ("dur").
+n_iter_ : int
+    Epochs trained.
+noise_scale_ : float
+    Standard deviation of the observation noise (NaN for bernoulli).
+device_ : torch.device
+    Where the model is."""
+
+
+def document_parameters(*, beta: float = 1.0) -> Callable[[T], T]:
+    """Class decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring."""
+
+    def fill(cls: T) -> T:
+        if cls.__doc__:  # None under python -OO
+            blocks = {"parameters": _PARAMETERS.format(beta=beta), "attributes": _ATTRIBUTES}
+            text = inspect.cleandoc(cls.__doc__)
+            for name, block in blocks.items():
+                text = text.replace(f"{{{name}}}", block)
+            cls.__doc__ = text
+        return cls
+
+    return fill

@@ -1,0 +1,218 @@
+"""The VAE itself as a torch module, its observation models, and the loss it is trained on."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from riskvae.losses import LOG_2PI, bernoulli_nll, gaussian_nll, kl_divergence
+from riskvae.nets import Posterior
+
+Factory = Callable[[int, int], nn.Module]
+
+# softplus(raw + _UNIT) is 1 at raw = 0: an untrained encoder starts near the prior.
+_UNIT = math.log(math.e - 1.0)
+# Keeps log(scale) finite. A posterior this narrow is a point for every purpose.
+_MIN_SCALE = 1e-6
+
+
+class Terms(NamedTuple):
+    """What a loss is made of: per-row terms in nats for ``n_draws`` latent draws of ``n`` rows."""
+
+    nll: Tensor  # (n_draws, n): -log p(x|z)
+    kl: Tensor  # (n,)
+    z: Tensor  # (n_draws, n, n_components)
+    posterior: Posterior
+
+
+class VAE(nn.Module):
+    """Variational autoencoder: ``encode`` rows to a posterior, ``decode`` latent points to mean rows.
+
+    Parameters
+    ----------
+    encoder, decoder : nn.Module
+        (n, n_features) to (n, 2 n_components), and (n, n_components) to what the likelihood takes.
+    likelihood : Likelihood
+        Observation model.
+    n_components : int
+        Latent dimensions.
+    scale_offset : float, default=0.0
+        Constant tau added to the posterior standard deviation.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: "Likelihood",
+        n_components: int,
+        scale_offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_components = n_components
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.scale_offset = scale_offset
+
+    def encode(self, x: Tensor) -> Posterior:
+        """Posterior mean and scale of rows. The scale's softplus grows linearly, so outliers stay finite."""
+        mean, raw = self.encoder(x).chunk(2, dim=-1)
+        return Posterior(mean, F.softplus(raw + _UNIT) + (_MIN_SCALE + self.scale_offset))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean rows of latent points."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Terms:
+        """Terms of the evidence bound of ``x`` (n, d) at the standard normal draws ``noise`` (n_draws, n, k)."""
+        posterior = self.encode(x)
+        z = posterior.mean + posterior.scale * noise
+        raw = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        return Terms(self.likelihood.nll(x, raw), kl_divergence(*posterior), z, posterior)
+
+
+def build_vae(
+    n_features: int,
+    n_components: int,
+    *,
+    encoder: Factory,
+    decoder: Factory,
+    likelihood: "Likelihood",
+    scale_offset: float,
+) -> VAE:
+    """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
+    modules = {}
+    for name, factory, n_in, n_out, told in (
+        ("encoder", encoder, n_features, 2 * n_components, "a mean and a scale for each of n_components"),
+        ("decoder", decoder, n_components, n_features, "one value per feature"),
+    ):
+        module = factory(n_in, n_out)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
+        try:
+            with torch.no_grad():
+                shape = tuple(module.eval()(torch.zeros(2, n_in)).shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name}: the module from {name}({n_in}, {n_out}) fails on {n_in} inputs: {error}"
+            ) from error
+        if shape != (2, n_out):
+            raise ValueError(
+                f"{name}: the module from {name}({n_in}, {n_out}) must map (n, {n_in}) to (n, {n_out}), {told}; "
+                f"on 2 rows it gave shape {shape}. Let its last layer depend on n_out."
+            )
+        modules[name] = module
+    return VAE(**modules, likelihood=likelihood, n_components=n_components, scale_offset=scale_offset)
+
+
+class Likelihood(nn.Module):
+    """Observation model p(x|z): reads the decoder's raw output."""
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """Expected rows."""
+        raise NotImplementedError
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Nats per row, over any leading dimensions of ``raw``."""
+        raise NotImplementedError
+
+    def sample(self, mean: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
+        """Rows drawn around their means."""
+        raise NotImplementedError
+
+    def fit_scale(self, x: Tensor) -> None:
+        """Start a learned scale from the spread of the training rows; nothing to do without one."""
+
+    def update_scale(self, nll: Tensor) -> None:
+        """Move a learned scale towards the best one for a batch, known by its mean negative log-likelihood."""
+
+
+class BernoulliLikelihood(Likelihood):
+    """Pixels in [0, 1] with probabilities sigmoid(raw)."""
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return raw.sigmoid()
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        return bernoulli_nll(x, raw)
+
+    def sample(self, mean: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
+        return (rng.random(mean.shape) < mean).astype(mean.dtype)
+
+
+class GaussianLikelihood(Likelihood):
+    r"""Rows with one standard deviation s for all features, fixed or learned.
+
+    A learned s is the maximum-likelihood one, whatever the loss of the networks: risk reweighs rows, it does
+    not change what noise is. The mean negative log-likelihood of a batch tells the best s in closed form,
+
+    .. math:: \frac{s_*^2}{s^2} = \frac{\overline{\lVert x - m \rVert^2}}{d s^2}
+              = 2 \left(\frac{\overline{\mathrm{nll}}}{d} - \log s - \tfrac12 \log 2\pi \right),
+
+    and each step goes a tenth of the way there in log s: a geometric moving average over about ten batches,
+    free of units and of the learning rate (cf. the optimal variance of Rybkin et al. 2021).
+
+    Parameters
+    ----------
+    n_features : int
+        d, the width of a row.
+    noise_scale : float or None
+        Fixed standard deviation; None learns it.
+    sigmoid : bool, default=False
+        Squash means to (0, 1).
+    """
+
+    RATE = 0.1
+    # A decoder that memorizes its rows would drive s to 0 and the bound to infinity (variance shrinkage).
+    SMALLEST = 1e-3
+
+    log_scale: Tensor
+    log_floor: Tensor
+
+    def __init__(self, n_features: int, noise_scale: float | None = None, sigmoid: bool = False) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.sigmoid = sigmoid
+        self.learned = noise_scale is None
+        self.register_buffer("log_scale", torch.tensor(math.log(noise_scale or 1.0)))
+        self.register_buffer("log_floor", self.log_scale + math.log(self.SMALLEST))
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return raw.sigmoid() if self.sigmoid else raw
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        return gaussian_nll(x, self.mean(raw), self.log_scale)
+
+    def sample(self, mean: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
+        return mean + float(self.log_scale.exp()) * rng.standard_normal(mean.shape)
+
+    @torch.no_grad()
+    def fit_scale(self, x: Tensor) -> None:
+        if self.learned:
+            spread = x.var(0, correction=0).mean().sqrt()
+            # Constant data have no spread to measure the floor by.
+            self.log_scale.copy_(torch.where(spread > 0, spread, 1.0).log())
+            self.log_floor.copy_(self.log_scale + math.log(self.SMALLEST))
+
+    @torch.no_grad()
+    def update_scale(self, nll: Tensor) -> None:
+        if self.learned:
+            ratio = 2.0 * (nll / self.n_features - self.log_scale) - LOG_2PI
+            self.log_scale.add_(ratio.clamp_(min=1e-4).log_(), alpha=0.5 * self.RATE).clamp_(min=self.log_floor)
+
+
+class WeightedELBO(nn.Module):
+    """Mean negative evidence lower bound with the KL term weighted by ``beta``."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, terms: Terms) -> Tensor:
+        return terms.nll.mean() + self.beta * terms.kl.mean()

@@ -1,0 +1,410 @@
+"""The training engine: skorch's net, history and callbacks round an epoch loop without overhead.
+
+Small networks are bound by what surrounds the matrix products. So rows live on the device as one tensor, an
+epoch is a permutation and slices of it, losses are read back once per epoch, and hooks per batch run only
+for callbacks that define them. This is the one file that knows skorch.
+"""
+
+import copy
+import math
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
+from itertools import pairwise
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EarlyStopping, EpochTimer
+from skorch.utils import TeeGenerator, noop
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from riskvae._validation import check_range, derive_seed, isolated_rng
+
+__all__ = ["Callback", "Net", "Rows", "StopTraining", "Stream", "early_stopping", "make_net", "train"]
+
+# Losses are read back at least this often, so that a long epoch notices early that it diverged.
+_READ_BACK = 1000
+
+
+class StopTraining(Exception):
+    """A callback asked for the end of the training."""
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+class Rows(Dataset[Tensor]):
+    """Rows in memory, as one float32 tensor, put on the device once where it fits.
+
+    On a CUDA device that cannot hold them they stay in host memory and travel in pinned chunks of
+    ``chunk`` batches. ``index`` selects a part of the rows without copying them.
+    """
+
+    chunk = 32
+
+    def __init__(self, x: Tensor, device: torch.device, index: Tensor | None = None) -> None:
+        self.device = device
+        fits = device.type != "cuda" or x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
+        self.x = x.to(device) if fits else x
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.x if self.index is None else self.index)
+
+    def __getitem__(self, i: Any) -> Tensor:
+        return self.x[i if self.index is None else self.index[i]]
+
+    def split(self, fraction: float, seed: int) -> tuple["Rows", "Rows"]:
+        """Random training and validation parts, at least one row each."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        parts = order[n_valid:].sort().values, order[:n_valid].sort().values
+        train, valid = (Rows(self.x, self.device, part) for part in parts)
+        return train, valid
+
+    def head(self) -> Tensor:
+        """Rows that show the scale of the data: all of them."""
+        return self.x
+
+    def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """One epoch, shuffled by a generator; batch sizes differ by at most one row.
+
+        A small remainder as its own batch would weigh its rows more, give tail estimates from a handful of
+        rows, and break batch normalization.
+        """
+        n = len(self)
+        count = math.ceil(n / batch_size)
+        order = self.index
+        if generator is not None:
+            order = torch.randperm(n, generator=generator)
+            order = order if self.index is None else self.index[order]
+        resident = self.x.device == self.device
+        for first in range(0, count, self.chunk):
+            ends = [n * i // count for i in range(first, min(first + self.chunk, count) + 1)]
+            here = slice(ends[0], ends[-1])
+            part = None if order is None else order[here].to(self.x.device)
+            x = self.x
+            if part is None or not resident:
+                x, part = (x[here] if part is None else x.index_select(0, part)), None
+            if not resident:
+                x = x.pin_memory().to(self.device, non_blocking=True)
+            for a, b in pairwise(end - ends[0] for end in ends):
+                yield x[a:b] if part is None else x.index_select(0, part[a:b])
+
+
+class Stream:
+    """Batches of a user's torch Dataset or IterableDataset, whose items are rows or tuples that start with one."""
+
+    n_features: int | None = None  # unknown until a first batch was seen
+
+    def __init__(self, dataset: Dataset[Any], device: torch.device, unit_interval: bool) -> None:
+        self.dataset = dataset
+        self.device = device
+        self.unit_interval = unit_interval
+
+    def head(self) -> Tensor:
+        """Rows that show the scale of the data: the first thousand."""
+        return self.check(next(iter(DataLoader(self.dataset, batch_size=1000))))
+
+    def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+        """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
+        shuffle = generator is not None and not isinstance(self.dataset, IterableDataset)
+        loader = DataLoader(self.dataset, batch_size, shuffle=shuffle, generator=generator)
+        for batch in loader:
+            yield self.check(batch).to(self.device)
+
+    def check(self, batch: Any) -> Tensor:
+        """Batch as (n, n_features) float32 rows."""
+        x = batch[0] if isinstance(batch, list | tuple) else batch
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            raise TypeError(
+                "X is a Dataset, so its items must be rows of features (arrays or tensors) or tuples that start "
+                f"with one; a batch of them came as {type(x).__name__}."
+            )
+        x = x.flatten(1).float()
+        if self.n_features not in (None, x.shape[1]):
+            raise ValueError(f"X is a Dataset with rows of {x.shape[1]} features; expected {self.n_features}.")
+        check_range(x, unit_interval=self.unit_interval)
+        return x
+
+
+# ----------------------------------------------------------------------------------------------- net
+
+
+class Net(NeuralNet):
+    """Skorch net whose module gives the terms of a loss and whose criterion sums them up.
+
+    The randomness of epoch e (order of rows, latent draws) comes from a generator seeded by ``(seed, e)``,
+    so a resumed training equals an uninterrupted one, bit for bit.
+
+    Parameters
+    ----------
+    seed : int
+        The only source of chance.
+    n_draws : int
+        Latent draws per row and step.
+    compile_step : bool
+        Compile the forward pass and its gradient.
+    isolate_rng : bool
+        Seed torch's global generators during an epoch, for layers such as dropout that draw from them, and
+        restore them after it.
+    progress : callable
+        Called with the number of rows after some batches.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        seed: int = 0,
+        n_draws: int = 1,
+        compile_step: bool = False,
+        isolate_rng: bool = False,
+        progress: Callable[[int], None] = noop,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, **kwargs)
+        self.seed = seed
+        self.n_draws = n_draws
+        self.compile_step = compile_step
+        self.isolate_rng = isolate_rng
+        self.progress = progress
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        return [("epoch_timer", EpochTimer())]
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        return X
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        return dataset
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Run callbacks; one that ends the training by ``raise KeyboardInterrupt`` is told from Ctrl-C."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as interrupt:
+            # The interpreter raises Ctrl-C at whatever line happens to run.
+            if "raise" in (traceback.extract_tb(interrupt.__traceback__)[-1].line or ""):
+                raise StopTraining from None
+            raise
+
+    def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
+        """One pass; records the mean loss, negative log-likelihood and KL, in nats per row."""
+        if iterator is None:
+            return
+        epoch = len(self.history)
+        # Validation draws are the same in every epoch: its losses differ by the weights alone.
+        seed = derive_seed(self.seed, "training", epoch) if training else derive_seed(self.seed, "validation")
+        order = torch.Generator().manual_seed(seed) if training else None
+        self._noise = torch.Generator(torch.device(self.device)).manual_seed(seed)
+        self._set_training(training)
+        self._hooked = hooked = self._has_batch_callbacks()
+        log: list[Tensor] = []
+        means, sizes = [], []
+        with isolated_rng(seed, torch.device(self.device)) if self.isolate_rng else nullcontext():
+            for x in iterator.batches(self.batch_size, order):
+                batch = (x, None)
+                if hooked:
+                    self.notify("on_batch_begin", batch=batch, training=training)
+                step = step_fn(batch)
+                if hooked:
+                    self.history.record_batch(prefix + "_loss", step["loss"].item())
+                    self.history.record_batch(prefix + "_batch_size", len(x))
+                    self.notify("on_batch_end", batch=batch, training=training, **step)
+                log.append(step["parts"])
+                sizes.append(len(x))
+                if len(log) == _READ_BACK:
+                    means.append(self._read_back(log, len(sizes)))
+                    self.progress(sum(sizes[-_READ_BACK:]))
+        if log:
+            means.append(self._read_back(log, len(sizes)))
+            self.progress(sum(sizes[len(sizes) - len(means[-1]) :]))
+        if not sizes:
+            raise ValueError("X is a Dataset that gave no rows in this epoch; give one that can be iterated again.")
+        self._record(prefix, torch.cat(means), sizes)
+
+    def _read_back(self, log: list[Tensor], done: int) -> Tensor:
+        """Log as a (batches, 3) tensor on the CPU, emptied; raises where a loss is not finite."""
+        values = torch.stack(log).cpu().double()
+        bad = (~values[:, 0].isfinite()).nonzero()
+        if len(bad):
+            index = int(bad[0])
+            raise _divergence(
+                f"the loss became {values[index, 0].item()}", len(self.history), done - len(log) + index + 1, self.lr
+            )
+        log.clear()
+        return values
+
+    def _record(self, prefix: str, values: Tensor, sizes: list[int]) -> None:
+        weights = torch.tensor(sizes, dtype=torch.float64)
+        loss, nll, kl = ((weights @ values) / weights.sum()).tolist()
+        earlier = [row[prefix + "_loss"] for row in self.history[:-1] if prefix + "_loss" in row]
+        self.history.record(prefix + "_loss", loss)
+        self.history.record(prefix + "_loss_best", loss < min(earlier, default=math.inf))
+        self.history.record(prefix + "_reconstruction", nll)
+        self.history.record(prefix + "_kl", kl)
+        self.history.record(prefix + "_batch_count", len(sizes))
+        if prefix == "train" and not math.isfinite(sum(float(p.detach().sum()) for p in self.module_.parameters())):
+            raise _divergence("a weight became infinite or NaN", len(self.history), len(sizes), self.lr)
+
+    def _has_batch_callbacks(self) -> bool:
+        hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+        return any(
+            getattr(type(cb), hook) is not getattr(Callback, hook) for _, cb in self.callbacks_ for hook in hooks
+        )
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Gradient step on one batch."""
+        x, _ = batch
+        self.optimizer_.zero_grad(set_to_none=True)
+        loss, parts = self._differentiable_loss(x, self._draw(x))
+        loss.backward()
+        if self._hooked:
+            named = TeeGenerator(self.get_all_learnable_params())
+            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        self.optimizer_.step()
+        self.module_.likelihood.update_scale(parts[1])
+        return {"loss": loss.detach(), "y_pred": None, "parts": parts}
+
+    @torch.no_grad()
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Loss of one batch."""
+        x, _ = batch
+        loss, parts = self._loss(x, self._draw(x))
+        return {"loss": loss, "y_pred": None, "parts": parts}
+
+    def _draw(self, x: Tensor) -> Tensor:
+        shape = (self.n_draws, len(x), self.module_.n_components)
+        return torch.randn(shape, generator=self._noise, device=x.device)
+
+    def _loss(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        terms = self.module_(x, noise)
+        loss = self.criterion_(terms)
+        return loss, torch.stack((loss.detach(), terms.nll.detach().mean(), terms.kl.detach().mean()))
+
+    def _differentiable_loss(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.compile_step:
+            return self._loss(x, noise)
+        if "_compiled" not in self.__dict__:
+            self._compiled = torch.compile(self._loss)
+        try:
+            return self._compiled(x, noise)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise RuntimeError(
+                "compile=True: torch.compile could not build the training step; it needs a C++ compiler and modules "
+                f"that it can trace. Set compile=False to train without it. ({error})"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        for name in ("_noise", "_hooked", "_compiled"):
+            state.pop(name, None)
+        state["progress"] = noop
+        return state
+
+
+def _divergence(what: str, epoch: int, batch: int, lr: float) -> ValueError:
+    return ValueError(
+        f"Training diverged: {what} in epoch {epoch}, batch {batch}. Usual causes are a learning rate too high for the "
+        f"data (lr={lr:g}) and features on very different scales. Lower lr, or scale X first (StandardScaler, or "
+        "MinMaxScaler for images)."
+    )
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def make_net(
+    module: nn.Module,
+    criterion: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    device: torch.device,
+    **kwargs: Any,
+) -> Net:
+    """Initialized net with a fused AdamW (which is Adam where ``weight_decay`` is 0)."""
+    net = Net(
+        module,
+        criterion=criterion,
+        optimizer=torch.optim.AdamW,
+        optimizer__weight_decay=weight_decay,
+        optimizer__fused=device.type in ("cpu", "cuda"),
+        lr=lr,
+        device=str(device),
+        train_split=None,
+        verbose=0,
+        **kwargs,
+    )
+    return net.initialize()
+
+
+def train(
+    net: Net, rows: Rows | Stream, valid: Rows | None, *, epochs: int, callbacks: list[Any], verbose: bool = False
+) -> None:
+    """Train for some more epochs; after Ctrl-C or an error a trained net is as it was before."""
+    bar = Progress(epochs, len(rows) if isinstance(rows, Rows) else None)
+    with _as_it_was(net), closing(bar):
+        net.callbacks = [*callbacks, bar] if verbose else callbacks
+        net.initialize_callbacks()
+        net.notify("on_train_begin", X=rows, y=None)
+        with suppress(StopTraining):
+            net.fit_loop((rows, valid), epochs=epochs)
+        net.notify("on_train_end", X=rows, y=None)
+
+
+def early_stopping(patience: int, tol: float) -> EarlyStopping:
+    """Stop without improvement by more than ``tol``, and restore the best epoch's weights."""
+    return EarlyStopping(patience=patience, threshold=tol, threshold_mode="abs", load_best=True, sink=noop)
+
+
+class Progress(Callback):
+    """Progress bar over all rows of all epochs; without tqdm, a line per epoch."""
+
+    def __init__(self, epochs: int, n_rows: int | None) -> None:
+        self.epochs = epochs
+        self.n_rows = n_rows
+        self.bar: Any = None
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            return
+        total = None if self.n_rows is None else self.epochs * self.n_rows
+        self.bar = tqdm(total=total, unit=" rows", unit_scale=True)
+        net.progress = self.bar.update
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        row = net.history[-1]
+        losses = {name: f"{row[name]:.4g}" for name in ("train_loss", "valid_loss") if name in row}
+        if self.bar is not None:
+            self.bar.set_postfix(epoch=row["epoch"], **losses)
+        else:
+            print(f"epoch {row['epoch']}", *(f"{k} {v}" for k, v in losses.items()), f"{row['dur']:.1f} s", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+@contextmanager
+def _as_it_was(net: Net) -> Iterator[None]:
+    parts = (net.module_, net.criterion_, net.optimizer_)
+    n_epochs = len(net.history)
+    before = [copy.deepcopy(part.state_dict()) for part in parts] if n_epochs else []
+    try:
+        yield
+    except BaseException:
+        for part, state in zip(parts, before, strict=False):
+            part.load_state_dict(state)
+        del net.history[n_epochs:]
+        raise
+    finally:
+        net.progress = noop
+        # Callbacks may hold data, weights or open files: none of it belongs into a pickled estimator.
+        net.callbacks, net.callbacks_ = None, []

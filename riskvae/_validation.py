@@ -1,0 +1,204 @@
+"""Checks and conversions at the border: parameters, arrays, devices, seeds.
+
+Every message names the parameter, what was expected, what came, and what to do.
+"""
+
+import difflib
+import math
+import numbers
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+__all__ = [
+    "Rule", "boolean", "check_parameters", "check_range", "choice", "compute_dtype", "derive_seed", "feature_matrix",
+    "integer", "isolated_rng", "real", "resolve_device", "to_float32",
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------- parameters
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one parameter may be: a test, its description, and a remedy told when the test fails."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+    remedy: Callable[[Any], str] = lambda value: ""
+    kind: Callable[[Any], bool] = lambda value: True  # False raises TypeError instead of ValueError
+
+    def __or__(self, other: "Rule") -> "Rule":
+        return Rule(
+            lambda value: self.accepts(value) or other.accepts(value),
+            f"{self.expected}, or {other.expected}",
+            lambda value: self.remedy(value) or other.remedy(value),
+            lambda value: self.kind(value) or other.kind(value),
+        )
+
+
+def check_parameters(owner: str, values: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise on the first value that breaks its rule, before any work is done."""
+    for name, rule in rules.items():
+        value = values[name]
+        if not rule.accepts(value):
+            error = ValueError if rule.kind(value) else TypeError
+            message = f"{owner}: {name} must be {rule.expected}; got {value!r}. {rule.remedy(value)}"
+            raise error(message.rstrip())
+
+
+def integer(low: int) -> Rule:
+    """Whole numbers from ``low`` on."""
+
+    def kind(value: Any) -> bool:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+
+    return Rule(lambda value: kind(value) and value >= low, f"an integer of at least {low}", kind=kind)
+
+
+def real(low: float, high: float = math.inf, *, closed: str = "both", remedy: str = "") -> Rule:
+    """Finite numbers of an interval; ``closed`` names the ends that belong to it."""
+    left, right = closed in ("both", "left"), closed in ("both", "right")
+    if high < math.inf:
+        expected = f"a number in {'[' if left else '('}{low:g}, {high:g}{']' if right else ')'}"
+    else:
+        expected = f"a finite number {'of at least' if left else 'above'} {low:g}"
+
+    def kind(value: Any) -> bool:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+
+    def accepts(value: Any) -> bool:
+        if not kind(value) or not math.isfinite(value):
+            return False
+        return (value > low or (left and value == low)) and (value < high or (right and value == high))
+
+    return Rule(accepts, expected, lambda value: remedy, kind)
+
+
+def choice(*names: str) -> Rule:
+    """One of some names; a misspelled one is answered with the nearest."""
+
+    def remedy(value: Any) -> str:
+        near = difflib.get_close_matches(value, names, n=1, cutoff=0.4) if isinstance(value, str) else []
+        return f"Did you mean {near[0]!r}?" if near else ""
+
+    return Rule(
+        lambda value: isinstance(value, str) and value in names,
+        "one of " + ", ".join(map(repr, names)),
+        remedy,
+        lambda value: isinstance(value, str),
+    )
+
+
+boolean = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False", kind=lambda value: False)
+
+
+# -------------------------------------------------------------------------------------------- arrays
+
+
+def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray[Any]:
+    """Finite, dense, numeric (n, n_features) array; with ``reset``, remember its features on ``estimator``."""
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().numpy()
+    array: NDArray[Any] = validate_data(estimator, X, dtype="numeric", reset=reset, ensure_min_samples=min_samples)
+    return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+
+
+def compute_dtype(array: NDArray[Any]) -> torch.dtype:
+    """Float32 rows are computed in float32, all others in float64."""
+    return torch.float32 if array.dtype == np.float32 else torch.float64
+
+
+def to_float32(array: NDArray[Any]) -> Tensor:
+    """Tensor for training: shares memory with a native float32 array, else the one float32 copy of it."""
+    if array.dtype == np.float32 and array.dtype.isnative and array.flags.c_contiguous:
+        return torch.from_numpy(np.asarray(_Borrowed(array)))
+    tensor = torch.empty(array.shape, dtype=torch.float32)
+    with np.errstate(over="ignore"):
+        np.copyto(tensor.numpy(), array, casting="unsafe")
+    return tensor
+
+
+class _Borrowed:
+    """Array whose read-only flag is masked: torch warns about such arrays, and training only reads."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array  # keeps the memory alive
+        interface = dict(array.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+
+
+def check_range(x: Tensor | NDArray[Any], *, unit_interval: bool) -> None:
+    """Raise unless every value is finite and, for a bernoulli likelihood, lies in [0, 1]."""
+    low, high = float(x.min()), float(x.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "X holds NaN, infinity or a value too large for float32, in which training is done. "
+            "Impute or drop such rows, or scale X first (StandardScaler)."
+        )
+    if unit_interval and not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"likelihood='bernoulli' needs X in [0, 1]; got values from {low:g} to {high:g}. "
+            "Scale X first (MinMaxScaler(clip=True)), or use likelihood='gaussian'."
+        )
+
+
+# ------------------------------------------------------------------------------------------- devices
+
+
+def resolve_device(device: Any) -> torch.device:
+    """Torch device for the parameter ``device``; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    available[:0] = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if isinstance(device, str) and device == "auto":
+        return torch.device(available[0])
+    expected = "'auto', a name such as 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device"
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be {expected}; got {device!r}.")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be {expected}; got {device!r}.") from None
+    if found.type == "cuda" and found.index is None:
+        found = torch.device("cuda:0")
+    if str(found) not in available:
+        raise ValueError(
+            f"device={str(device)!r} is not available here; this machine has {', '.join(available)}. "
+            "Use device='auto' to take the best of them."
+        )
+    return found
+
+
+# -------------------------------------------------------------------------------------------- chance
+
+
+def derive_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """Seed for one use of a random state: equal arguments give equal seeds, others unrelated ones."""
+    return int(np.random.SeedSequence((seed, zlib.crc32(purpose.encode()), index)).generate_state(1)[0])
+
+
+_RNG_LOCK = threading.RLock()
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators for a block of code that draws from them, and put them back after it."""
+    devices = [device] if device.type == "cuda" else []
+    with _RNG_LOCK, torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,36 @@
+"""Data and models that several tests share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import small
+
+from riskvae import BetaVAE
+
+
+@pytest.fixture(scope="session")
+def X():
+    """300 rows in [0, 1] near a curved surface of two dimensions in six; float64."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(300, 2))
+    rows = np.tanh(z @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(300, 6)))
+    rows = 0.5 + 0.5 * rows
+    rows.flags.writeable = False
+    return rows
+
+
+@pytest.fixture(scope="session")
+def vae(X):
+    """A fitted model; do not change it."""
+    return small(BetaVAE, beta=1.0, max_epochs=10).fit(X)
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """Folder of the real data; skips where there is none."""
+    folder = os.environ.get("RISKVAE_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("RISKVAE_DATA names no folder of real data")
+    return Path(folder)

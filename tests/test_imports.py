@@ -1,0 +1,76 @@
+"""Imports point one way, and importing the package costs little."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import riskvae
+
+ROOT = Path(riskvae.__file__).parent
+GROUND = {"losses", "nets", "risk", "_validation"}
+MAY_IMPORT = {
+    **dict.fromkeys(GROUND, set()),
+    "_docs": set(),
+    "_model": GROUND,
+    "_training": GROUND | {"_model"},
+    "_sklearn_callbacks": {"_training"},
+    "_base": GROUND | {"_model", "_training", "_sklearn_callbacks", "_docs"},
+    "_beta_vae": GROUND | {"_model", "_base", "_docs"},
+    "_risk_aware_vae": GROUND | {"_model", "_base", "_docs"},
+    "datasets": GROUND,
+}
+
+
+def imported(path):
+    """Names of the package's modules that a file imports when it runs."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "riskvae":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("riskvae.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(p for p in ROOT.glob("*.py") if p.name != "__init__.py"), ids=lambda p: p.stem)
+def test_imports_point_one_way(path):
+    assert imported(path) <= MAY_IMPORT[path.stem]
+
+
+def test_only_the_engine_knows_skorch():
+    pattern = re.compile(r"^\s*(from|import) skorch", re.MULTILINE)
+    assert {path.stem for path in ROOT.glob("**/*.py") if pattern.search(path.read_text())} == {"_training"}
+
+
+def test_importing_the_package_loads_neither_torch_nor_scikit_learn():
+    code = "import sys, riskvae; print(*(m for m in ('torch', 'sklearn', 'skorch', 'scipy') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_importing_changes_nothing_global():
+    code = """
+import warnings, random
+import numpy, sklearn, torch, skorch
+def state():
+    return (warnings.filters[:], torch.get_default_dtype(), torch.get_num_threads(), torch.get_rng_state().tolist(),
+            numpy.random.get_state()[1].tolist(), random.getstate(), sklearn.get_config())
+before = state()
+import riskvae
+[getattr(riskvae, name) for name in riskvae.__all__]
+assert state() == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names():
+    assert set(riskvae.__all__) <= set(dir(riskvae))
+    for name in riskvae.__all__:
+        assert getattr(riskvae, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'VAE'"):
+        _ = riskvae.VAE

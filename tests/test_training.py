@@ -1,0 +1,258 @@
+"""The engine: what an epoch visits, what callbacks may do, what is recorded."""
+
+import io
+import pickle
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from helpers import small
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormClipping, LRScheduler
+
+from riskvae import BetaVAE, RiskAwareVAE
+from riskvae._training import Rows
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(10, 3), (10, 10), (10, 99), (1, 1), (257, 256), (1000, 7), (7, 1)])
+@pytest.mark.parametrize("shuffled", [True, False])
+@pytest.mark.parametrize("part", [True, False])
+def test_an_epoch_visits_every_row_once_in_even_batches(n, batch_size, shuffled, part):
+    x = torch.arange(3 * n, dtype=torch.float32)[:, None]
+    rows = Rows(x, CPU, torch.arange(0, 3 * n, 3) if part else None)
+    n = len(rows)
+    generator = torch.Generator().manual_seed(0) if shuffled else None
+    batches = list(rows.batches(batch_size, generator))
+    visited = torch.cat(batches)[:, 0]
+    expected = x[::3, 0] if part else x[:, 0]
+    assert torch.equal(visited.sort().values, expected)
+    if not shuffled:
+        assert torch.equal(visited, expected)
+    sizes = [len(batch) for batch in batches]
+    assert len(sizes) == -(-n // batch_size)
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_rows_that_do_not_fit_travel_in_chunks(monkeypatch):
+    """As on a GPU that is too small, with the copies to it replaced by copies in host memory."""
+    x = torch.randn(1000, 3)
+    here, away = Rows(x, CPU), Rows(x, CPU)
+    away.device = torch.device("meta")
+    copied = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+
+    def to(self, device, **kwargs):
+        if device == torch.device("meta"):
+            copied.append(len(self))
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for seed in (None, 3):
+        orders = [None if seed is None else torch.Generator().manual_seed(seed) for _ in range(2)]
+        pairs = zip(here.batches(9, orders[0]), away.batches(9, orders[1]), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert max(copied) <= 9 * Rows.chunk
+    assert sum(copied) == 2000
+
+
+def test_held_out_rows_are_disjoint_views():
+    rows = Rows(torch.arange(100.0)[:, None], CPU)
+    train, valid = rows.split(0.2, seed=0)
+    assert (len(train), len(valid)) == (80, 20)
+    assert train.x.data_ptr() == valid.x.data_ptr() == rows.x.data_ptr()
+    together = torch.cat([torch.cat(list(part.batches(9, None))) for part in (train, valid)])
+    assert torch.equal(together.sort(0).values, rows.x)
+    assert [len(part) for part in Rows(torch.zeros(2, 1), CPU).split(0.9, 0)] == [1, 1]
+
+
+def test_epoch_losses_are_means_over_rows(X):
+    """With weights that do not move, the recorded terms are the evidence bound's, drawn once per row."""
+    estimator = small(BetaVAE, beta=3.0, lr=1e-30, noise_scale=0.5, max_epochs=200, batch_size=64).fit(X)
+    epochs = estimator.history_
+    mean, scale = estimator.encode(X)
+    kl = (0.5 * (mean**2 + scale**2 - 1) - np.log(scale)).sum(1).mean()
+    for epoch in epochs:
+        assert epoch["train_loss"] == pytest.approx(epoch["train_reconstruction"] + 3.0 * epoch["train_kl"], rel=1e-5)
+        assert epoch["train_kl"] == pytest.approx(kl, rel=1e-4)
+        assert epoch["train_batch_count"] == 5
+    drawn = np.array([epoch["train_reconstruction"] for epoch in epochs])
+    expected = -estimator.set_params(n_score_samples=2000).score(X) - kl
+    # Mean of 200 epochs; five standard errors.
+    assert drawn.mean() == pytest.approx(expected, abs=5 * drawn.std() / np.sqrt(200) + 1e-3)
+
+
+def test_validation_losses_differ_by_the_weights_alone(X):
+    epochs = small(BetaVAE, early_stopping=True, lr=1e-30, noise_scale=0.5).fit(X).history_
+    assert len({epoch["valid_loss"] for epoch in epochs}) == 1
+    assert len({epoch["train_loss"] for epoch in epochs}) == 3
+
+
+def squared_errors(estimator, X):
+    """Mean squared error of each row (columns) for 50 draws from its posterior."""
+    mean, scale = estimator.encode(X)
+    z = mean + scale * np.random.default_rng(0).normal(size=(50, *mean.shape))
+    return ((X - estimator.inverse_transform(z.reshape(-1, 2)).reshape(50, *X.shape)) ** 2).mean(2)
+
+
+def test_a_learned_noise_scale_is_that_of_the_residuals(X):
+    """At its fixed point the scale is the root mean squared error of draws from the posterior."""
+    estimator = small(BetaVAE, beta=1.0, max_epochs=1000, lr=3e-3).fit(X)
+    assert estimator.noise_scale_ == pytest.approx(np.sqrt(squared_errors(estimator, X).mean()), rel=0.03)
+    # Free of units.
+    scaled = small(BetaVAE, beta=1.0, max_epochs=3, lr=1e-12).fit(1000 * X)
+    plain = small(BetaVAE, beta=1.0, max_epochs=3, lr=1e-12).fit(X)
+    assert scaled.noise_scale_ == pytest.approx(1000 * plain.noise_scale_, rel=0.3)
+    assert small(BetaVAE, noise_scale=0.25).fit(X).noise_scale_ == 0.25
+
+
+def test_a_learned_scale_is_that_of_all_rows_whatever_the_risk(X):
+    for risk in ("averse", "seeking"):
+        estimator = small(RiskAwareVAE, risk=risk, eps=0.1, lr=1e-12, max_epochs=40).fit(X)
+        assert estimator.noise_scale_ == pytest.approx(np.sqrt(squared_errors(estimator, X).mean()), rel=0.03)
+
+
+# ----------------------------------------------------------------------------------------- callbacks
+
+
+class Count(Callback):
+    def __init__(self):
+        self.calls = Counter()
+
+    def on_epoch_end(self, net, **kwargs):
+        self.calls["epoch"] += 1
+
+
+class CountBatches(Count):
+    def on_batch_begin(self, net, batch, training, **kwargs):
+        self.calls["begin", training] += 1
+
+    def on_batch_end(self, net, batch, training, loss, **kwargs):
+        self.calls["end", training] += 1
+        assert np.isfinite(float(loss))
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        self.calls["grad"] += 1
+        assert all(parameter.grad is not None for _, parameter in named_parameters)
+
+
+def test_callbacks_are_called_and_change_nothing_by_that(X):
+    plain, count, batches = small(BetaVAE, early_stopping=True).fit(X), Count(), CountBatches()
+    for callback in (count, batches):
+        watched = small(BetaVAE, early_stopping=True, callbacks=[callback]).fit(X)
+        np.testing.assert_array_equal(watched.transform(X), plain.transform(X))
+        recorded, expected = watched.history_[-1], plain.history_[-1]
+        assert recorded["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-12)
+    assert count.calls == {"epoch": 3}
+    # 270 rows in 2 batches of at most 256; 30 held-out rows in one.
+    assert batches.calls == {"epoch": 3, "grad": 6, ("begin", True): 6, ("end", True): 6, ("begin", False): 3,
+                             ("end", False): 3}  # fmt: skip
+
+
+def test_skorch_callbacks_work(X, tmp_path):
+    rates = []
+
+    class Watch(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            rates.append(net.optimizer_.param_groups[0]["lr"])
+
+    schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    checkpoint = Checkpoint(dirname=tmp_path, monitor="train_loss_best", f_history=None)
+    estimator = small(BetaVAE, callbacks=[Watch(), schedule, checkpoint, GradientNormClipping(1.0)]).fit(X)
+    assert rates == [1e-3, 5e-4, 2.5e-4]
+    saved = torch.load(tmp_path / "params.pt", weights_only=True)
+    assert all(torch.equal(value, saved[name]) for name, value in estimator.module_.state_dict().items())
+    assert "net" not in vars(pickle.loads(pickle.dumps(estimator.net_))).get("callbacks_", [])
+
+
+def test_a_callback_may_end_the_training(X):
+    stopper = EarlyStopping(
+        monitor="train_loss", patience=2, threshold=1e9, threshold_mode="abs", sink=lambda text: None
+    )
+    estimator = small(BetaVAE, max_epochs=50, callbacks=[stopper]).fit(X)
+    assert estimator.n_iter_ == 3
+
+
+def test_gradient_clipping_has_an_effect(X):
+    clipped = small(BetaVAE, callbacks=[GradientNormClipping(1e-12)], weight_decay=0.0).fit(X)
+    assert not np.allclose(clipped.transform(X), small(BetaVAE).fit(X).transform(X))
+
+
+class StopAfterTwo:
+    """A callback of scikit-learn's kind."""
+
+    def __init__(self, X):
+        self.X = X
+        self.events = []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        self.events.append(f"end {context.task_name}")
+        assert np.isfinite(fitted_estimator.score(self.X))
+        return context.task_name == "epoch" and context.task_id == 1
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+
+@pytest.mark.skipif(sklearn.__version__ < "1.9", reason="scikit-learn has callbacks from 1.9 on")
+class TestScikitLearnCallbacks:
+    def test_scoring_monitor_scores_every_epoch(self, X):
+        from sklearn.callback import ScoringMonitor
+
+        monitor = ScoringMonitor(scoring=lambda estimator, X, y=None: estimator.score(X))
+        estimator = small(BetaVAE, max_epochs=4).set_callbacks(monitor).fit(X)
+        logs = monitor.get_logs()
+        assert logs is not None
+        np.testing.assert_array_equal(estimator.transform(X), small(BetaVAE, max_epochs=4).fit(X).transform(X))
+
+    def test_a_callback_may_end_the_training(self, X):
+        stop = StopAfterTwo(X)
+        estimator = small(BetaVAE, max_epochs=9).set_callbacks(stop).fit(X)
+        assert estimator.n_iter_ == 2
+        epoch = ["begin epoch", "end epoch"]
+        assert stop.events == ["setup", "begin fit", *epoch, *epoch, "end fit", "teardown"]
+        pickle.dumps(estimator)
+
+
+# ------------------------------------------------------------------------------------------ the rest
+
+
+def test_verbose_shows_progress(X, monkeypatch):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        small(BetaVAE, verbose=1, max_epochs=2).fit(X)
+    assert "600/600" in err.getvalue()
+    assert "epoch=2" in err.getvalue()
+    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
+    with redirect_stdout(out):
+        small(BetaVAE, verbose=1, max_epochs=2).fit(X)
+    assert out.getvalue().startswith("epoch 1 train_loss ")
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        small(BetaVAE).fit(X)
+    assert out.getvalue() == err.getvalue() == ""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by torch, while it compiles
+def test_compiled_training_agrees(X):
+    eager = small(BetaVAE, max_epochs=2).fit(X)
+    compiled = small(BetaVAE, max_epochs=2, compile=True).fit(X)
+    np.testing.assert_allclose(compiled.transform(X), eager.transform(X), rtol=1e-3, atol=1e-4)
+    pickle.loads(pickle.dumps(compiled)).partial_fit(X)
+
+
+def test_long_epochs_are_read_back_in_parts(X, monkeypatch):
+    whole = small(BetaVAE, batch_size=10).fit(X).history_
+    monkeypatch.setattr("riskvae._training._READ_BACK", 7)
+    parts = small(BetaVAE, batch_size=10).fit(X).history_
+    for a, b in zip(whole, parts, strict=True):
+        assert {**a, "dur": 0} == {**b, "dur": 0}
