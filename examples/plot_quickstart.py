@@ -101,7 +101,7 @@ def print_comparison(models, X, y):
         print(f"  {label:34}{cells}{values[1].mean() / values[0].mean() - 1:>+10.0%}")
 
 
-def plot_tails(models, X, path):
+def plot_tails(models, X, eps, path):
     """Error of the worst share of the digits against that share, and its change seed by seed."""
     shares = np.geomspace(0.02, 1, 40)
     curves = [np.array([[worst(squared_errors(m, X), s) for s in shares] for m in group]) for group in models.values()]
@@ -123,7 +123,7 @@ def plot_tails(models, X, path):
         at = np.abs(shares - share).argmin()
         right.annotate(f"{median[at]:+.0f} %", (100 * shares[at], median[at]), (0, drop), textcoords="offset points",
                        color=AVERSE, fontsize=14, weight="bold", ha="center" if share < 1 else "right")  # fmt: skip
-    right.set(ylabel="change against plain (%)", title="Trained on the worst half: the tail gains most")
+    right.set(ylabel="change against plain (%)", title=f"Change when trained on the worst {eps:.0%}")
     for ax in (left, right):
         ax.set(xscale="log", xlim=(2, 100), xlabel="share of the digits, worst first (%)")
         ax.set_xticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "all"])
@@ -175,7 +175,7 @@ def main(folder):
     print_comparison(models, X_test, y_test)
     print("  The chosen model also spends more nats: part of its gain is a weaker compression.")
     folder.mkdir(exist_ok=True)
-    plot_tails(models, X_test, folder / "tail_curve.png")
+    plot_tails(models, X_test, eps, folder / "tail_curve.png")
     plot_digits(models, X_test, folder / "digits.png")
     print(f"\nFigures: {folder / 'tail_curve.png'}, {folder / 'digits.png'}   ({time.perf_counter() - start:.0f} s)")
 

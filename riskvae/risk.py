@@ -60,12 +60,14 @@ def tail_weights(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = 
     # The boundary is the k-th largest loss. Where rounding lifts eps * n just above a whole number, k is one
     # too many, but the mass then left for that loss is of rounding size: value and weights do not jump.
     k = min(max(math.ceil(eps * n), 1), n)
-    boundary = values.topk(k, dim).values.narrow(dim, k - 1, 1)
-    above, tied = (values > boundary).to(values.dtype), (values == boundary).to(values.dtype)
-    left = (1.0 - cap * above.sum(dim, keepdim=True)).clamp(min=0.0)
-    weights = above * cap + tied * (left / tied.sum(dim, keepdim=True))
-    poisoned = values.isnan().any(dim, keepdim=True)
-    return weights.masked_fill(poisoned, math.nan).to(losses.dtype)
+    largest = values.topk(k, dim).values
+    first, boundary = largest.narrow(dim, 0, 1), largest.narrow(dim, k - 1, 1)
+    above, tied = values > boundary, values == boundary
+    left = (1.0 - cap * above.sum(dim, keepdim=True, dtype=values.dtype)).clamp(min=0.0)
+    share = left / tied.sum(dim, keepdim=True)
+    weights = torch.where(above, cap, torch.where(tied, share, 0.0))
+    # NaN sorts as the largest.
+    return torch.where(first.isnan(), math.nan, weights).to(losses.dtype)
 
 
 def cvar(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = -1) -> Tensor:
