@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from riskvae import datasets, losses, nets, risk
+    from . import datasets, losses, nets, risk
     from riskvae._beta_vae import BetaVAE
     from riskvae._risk_aware_vae import RiskAwareVAE
 

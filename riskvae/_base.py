@@ -1,8 +1,9 @@
 """What all estimators share: parameters, training, and inference in the dtype of the input."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -10,15 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from riskvae import nets
 from riskvae._model import BernoulliLikelihood, GaussianLikelihood, Likelihood, WeightedELBO, build_vae
 from riskvae._sklearn_callbacks import SUPPORTED, CallbackSupportMixin, EpochTasks, with_callbacks
-from riskvae._training import Net, Rows, Stream, early_stopping, make_net, train
+from riskvae._training import EarlyStopping, Net, Rows, Stream, make_net, restored_on_failure, train
 from riskvae._validation import (
     Rule,
     boolean,
@@ -27,7 +29,9 @@ from riskvae._validation import (
     choice,
     compute_dtype,
     derive_seed,
+    draw_seed,
     feature_matrix,
+    host_array,
     integer,
     isolated_rng,
     real,
@@ -46,15 +50,32 @@ _factory = Rule(
     lambda value: "Pass what makes the module, such as riskvae.nets.conv_encoder.",
     lambda value: False,
 )
+_callbacks = Rule(
+    lambda value: (
+        value is None
+        or (isinstance(value, list | tuple) and all(isinstance(c, tuple) or hasattr(c, "on_epoch_end") for c in value))
+    ),
+    "None or a list of skorch callbacks",
+    kind=lambda value: False,
+)
 _widths = Rule(
     lambda value: isinstance(value, list | tuple | np.ndarray) and all(integer(1).accepts(width) for width in value),
     "a sequence of positive integers, such as (512, 256)",
     kind=lambda value: isinstance(value, list | tuple | np.ndarray),
 )
 
+
+def _comparable(value: Any) -> Any:
+    """A value that equals its copies, also after pickling."""
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    return tuple(value) if isinstance(value, list | np.ndarray) else value
+
+
 # What a model is made of; training on cannot change it.
 _STRUCTURE = (
-    "n_components", "hidden_layer_sizes", "activation", "likelihood", "noise_scale", "output_activation", "scale_offset"
+    "n_components", "hidden_layer_sizes", "activation", "encoder", "decoder", "likelihood", "noise_scale",
+    "output_activation", "scale_offset",
 )  # fmt: skip
 _FITTED = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
 
@@ -85,9 +106,7 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
         "validation_fraction": real(0.0, 1.0, closed="neither"),
         "n_iter_no_change": integer(1),
         "tol": real(0.0),
-        "callbacks": Rule(
-            lambda value: value is None or isinstance(value, list | tuple), "None or a list of skorch callbacks"
-        ),
+        "callbacks": _callbacks,
         "n_score_samples": integer(1),
         "warm_start": boolean,
         "verbose": integer(0) | boolean,
@@ -182,6 +201,8 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Train for one epoch on a part of the data, going on from what was fitted before.
 
+        Nothing is held out: ``early_stopping`` is for :meth:`fit`.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
@@ -200,25 +221,37 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
         device = resolve_device(self.device)
         partial_fit = epochs is not None
         go_on = self.__sklearn_is_fitted__() and (partial_fit or self.warm_start)
-        with self._all_or_nothing():
+        with ExitStack() as stack:
+            stack.enter_context(self._all_or_nothing())
+            stack.enter_context(torch.inference_mode(False))
             if go_on:
                 self._check_structure()
+                stack.enter_context(restored_on_failure(self.net_))
             rows = self._load(X, device, reset=not go_on, min_samples=1 if partial_fit else 2)
             if go_on:
-                net, seed = self._renew(self.net_), self._seed
+                net, seed = self._renew(self.net_, device), self._seed
             else:
-                seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-                net = self._build(rows, device, seed)
-            valid = None
-            callbacks = list(self.callbacks or ())
+                seed = draw_seed(self.random_state)
+                net = self._build(device, seed)
+            net.module_.likelihood.fit_scale(rows.head())
+            net.isolate_rng = isinstance(rows, Stream) or self.encoder is not None or self.decoder is not None
+            fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
+            callbacks, valid = list(self.callbacks or ()), None
             if self.early_stopping and not partial_fit:
                 rows, valid = self._hold_out(rows, seed)
-                callbacks.append(early_stopping(self.n_iter_no_change, self.tol))
+                callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
             if SUPPORTED and not partial_fit:
-                callbacks.append(EpochTasks(self, X, lambda: {"net_": net, "_seed": seed}))
+                callbacks.insert(0, EpochTasks(self, X, partial(copy.deepcopy, fitted)))
             train(net, rows, valid, epochs=epochs or self.max_epochs, callbacks=callbacks, verbose=bool(self.verbose))
-            self.net_, self._seed = net, seed
-            self._structure = self._current_structure()
+            self.__dict__.update(fitted)
+        if not partial_fit and net.module_.likelihood.excess() > 5:
+            warnings.warn(
+                f"{type(self).__name__} reconstructs worse than the mean of X would: noise_scale_="
+                f"{self.noise_scale_:.3g} is over five times the standard deviation of the features. "
+                "Scale X (StandardScaler), train longer (max_epochs), or change lr.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         return self
 
     def _load(self, X: Any, device: torch.device, *, reset: bool, min_samples: int) -> Rows | Stream:
@@ -227,15 +260,16 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
             x = to_float32(feature_matrix(self, X, reset=reset, min_samples=min_samples))
             check_range(x, unit_interval=unit)
             return Rows(x, device)
-        first = next(iter(DataLoader(X, batch_size=1)), None)
-        if first is None:
-            raise ValueError("X is a Dataset without rows.")
-        stream = Stream(X, device, unit_interval=unit)
-        n_features = stream.check(first).shape[1]
+        with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
+            stream = Stream(X, device, unit_interval=unit)
+        n_rows, n_features = stream.head().shape
+        if n_rows < min_samples:
+            raise ValueError(f"X is a Dataset with {n_rows} sample; a minimum of {min_samples} is required.")
         if reset:
             self.n_features_in_ = n_features
             self.__dict__.pop("feature_names_in_", None)
         stream.n_features = self.n_features_in_
+        stream.check(stream.head())
         return stream
 
     def _hold_out(self, rows: Rows | Stream, seed: int) -> tuple[Rows, Rows]:
@@ -246,25 +280,25 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
             )
         return rows.split(self.validation_fraction, derive_seed(seed, "hold out"))
 
-    def _build(self, rows: Rows | Stream, device: torch.device, seed: int) -> Net:
-        widths = tuple(int(width) for width in self.hidden_layer_sizes)
-        likelihood = self._make_likelihood(self.n_features_in_)
-        objective = self._make_objective()
+    def _build(self, device: torch.device, seed: int) -> Net:
         start = derive_seed(seed, "weights")
+        widths = tuple(int(width) for width in self.hidden_layer_sizes)
+        generator = torch.Generator().manual_seed(start)
+        default = partial(nets.mlp, activation=self.activation, generator=generator)
+        foreign = self.encoder is not None or self.decoder is not None
         # On the CPU, whatever the device: the same initial weights everywhere.
-        with isolated_rng(start, torch.device("cpu")):
+        with isolated_rng(derive_seed(seed, "modules"), torch.device("cpu")) if foreign else nullcontext():
             module = build_vae(
                 self.n_features_in_,
                 self.n_components,
-                encoder=self.encoder or partial(nets.mlp, hidden_layer_sizes=widths, activation=self.activation),
-                decoder=self.decoder or partial(nets.mlp, hidden_layer_sizes=widths[::-1], activation=self.activation),
-                likelihood=likelihood,
+                encoder=self.encoder or partial(default, hidden_layer_sizes=widths),
+                decoder=self.decoder or partial(default, hidden_layer_sizes=widths[::-1]),
+                likelihood=self._make_likelihood(self.n_features_in_),
                 scale_offset=self.scale_offset,
             )
-        likelihood.fit_scale(rows.head())
         return make_net(
             module,
-            objective,
+            self._make_objective(),
             lr=self.lr,
             weight_decay=self.weight_decay,
             device=device,
@@ -272,20 +306,21 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
             seed=seed,
             n_draws=self._n_draws(),
             compile_step=self.compile,
-            isolate_rng=self.encoder is not None or self.decoder is not None,
         )
 
-    def _renew(self, net: Net) -> Net:
-        """Give a trained net the parameters that may change between two trainings."""
+    def _renew(self, net: Net, device: torch.device) -> Net:
+        """Give a trained net what may change between two trainings: the loss, the optimizer's settings, the device."""
         objective = self._make_objective()
         objective.load_state_dict(net.criterion_.state_dict())
-        net.criterion_ = objective.to(net.device)
+        net.criterion_ = objective
         net.set_params(lr=self.lr, optimizer__weight_decay=self.weight_decay, batch_size=self.batch_size)
         net.n_draws, net.compile_step = self._n_draws(), self.compile
+        net.move_to(device)
         return net
 
     def _current_structure(self) -> dict[str, Any]:
-        return {name: np.asarray(getattr(self, name)).tolist() for name in _STRUCTURE}
+        values = {name: getattr(self, name) for name in _STRUCTURE}
+        return {name: _comparable(value) for name, value in values.items()}
 
     def _check_structure(self) -> None:
         for name, value in self._current_structure().items():
@@ -353,7 +388,7 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
             Decoder means.
         """
         check_is_fitted(self)
-        Z = check_array(X, input_name="X")
+        Z = check_array(host_array(X), input_name="X")
         if Z.shape[1] != self._n_features_out:
             raise ValueError(
                 f"X has {Z.shape[1]} columns, but inverse_transform expects latent points with "
@@ -417,6 +452,7 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
             Nats per row; larger is more likely.
         """
         check_is_fitted(self)
+        self._check_parameters()
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "score"))
         half = torch.randn(
             (self.n_score_samples + 1) // 2, 1, self._n_features_out, generator=generator, dtype=torch.float64
@@ -477,7 +513,7 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
         check_is_fitted(self)
         rows = feature_matrix(self, X, reset=False)
         if likelihood:
-            check_range(rows, unit_interval=self.likelihood == "bernoulli")
+            check_range(rows, unit_interval=self.module_.likelihood.unit_interval)
         return rows
 
     def _map_rows(

@@ -21,7 +21,8 @@ encoder, decoder : callable, default=None
 likelihood : {{"gaussian", "bernoulli"}}, default="gaussian"
     Observation model; "bernoulli" needs X in [0, 1].
 noise_scale : float or "learned", default="learned"
-    Standard deviation of the Gaussian observation noise, shared by all features, in units of X.
+    Standard deviation of the Gaussian observation noise, shared by all features, in units of X; "learned"
+    follows the root mean squared error of the reconstructions.
     ``0.5 ** 0.5`` makes the reconstruction loss the summed squared error (plus a constant).
 output_activation : {{"auto", "identity", "sigmoid"}}, default="auto"
     Applied to the decoder's output; "auto" is the sigmoid for bernoulli, else the identity.
@@ -44,19 +45,21 @@ n_iter_no_change : int, default=5
 tol : float, default=1e-4
     Smallest decrease of the held-out loss, in nats per row, that counts as improvement.
 callbacks : list, default=None
-    Skorch callbacks, for schedules, checkpoints, loggers.
+    Skorch callbacks, for schedules, checkpoints, loggers. Used as they are, so that their state can be read
+    after fit (and is pickled with this parameter).
 n_score_samples : int, default=16
     Latent draws per row in :meth:`score_samples`.
 warm_start : bool, default=False
     Let :meth:`fit` go on from the last fit (weights, optimizer, history) instead of starting anew.
 random_state : int, RandomState or None, default=None
-    Decides initial weights, order of rows and latent draws, and nothing else does.
+    Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
+    NumPy's global generator.
 verbose : int, default=0
     1 shows a progress bar (a line per epoch where tqdm is not installed).
 device : str or torch.device, default="auto"
     "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is.
 compile : bool, default=False
-    Compile the training step with :func:`torch.compile`: worth its start-up time in long trainings."""
+    Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler."""
 
 _ATTRIBUTES = """\
 n_features_in_ : int

@@ -87,32 +87,40 @@ def build_vae(
     scale_offset: float,
 ) -> VAE:
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
-    modules = {}
-    for name, factory, n_in, n_out, told in (
-        ("encoder", encoder, n_features, 2 * n_components, "a mean and a scale for each of n_components"),
-        ("decoder", decoder, n_components, n_features, "one value per feature"),
-    ):
-        module = factory(n_in, n_out)
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
-        try:
-            with torch.no_grad():
-                shape = tuple(module.eval()(torch.zeros(2, n_in)).shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{name}: the module from {name}({n_in}, {n_out}) fails on {n_in} inputs: {error}"
-            ) from error
-        if shape != (2, n_out):
-            raise ValueError(
-                f"{name}: the module from {name}({n_in}, {n_out}) must map (n, {n_in}) to (n, {n_out}), {told}; "
-                f"on 2 rows it gave shape {shape}. Let its last layer depend on n_out."
-            )
-        modules[name] = module
-    return VAE(**modules, likelihood=likelihood, n_components=n_components, scale_offset=scale_offset)
+    modules = {
+        "encoder": _build("encoder", encoder, n_features, 2 * n_components, "a mean and a scale for each component"),
+        "decoder": _build("decoder", decoder, n_components, n_features, "one value per feature"),
+    }
+    # Training is float32, whatever torch's default dtype.
+    return VAE(**modules, likelihood=likelihood, n_components=n_components, scale_offset=scale_offset).float()
+
+
+def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> nn.Module:
+    module = factory(n_in, n_out)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
+    made = f"{name}: the module from {name}({n_in}, {n_out})"
+    rows = torch.zeros(2, n_in)
+    try:
+        with torch.no_grad():
+            out = module.eval()(rows)
+    except Exception as error:
+        raise ValueError(f"{made} fails on {n_in} inputs: {error}") from error
+    shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    if shape != (2, n_out):
+        raise ValueError(
+            f"{made} must map (n, {n_in}) to (n, {n_out}), {meaning}; on 2 rows it gave {shape}. "
+            "Let its last layer depend on n_out."
+        )
+    if rows.any():
+        raise ValueError(f"{made} changes its input in place; give its first layer inplace=False, or a copy.")
+    return module
 
 
 class Likelihood(nn.Module):
     """Observation model p(x|z): reads the decoder's raw output."""
+
+    unit_interval = False  # whether rows must lie in [0, 1]
 
     def mean(self, raw: Tensor) -> Tensor:
         """Expected rows."""
@@ -126,8 +134,12 @@ class Likelihood(nn.Module):
         """Rows drawn around their means."""
         raise NotImplementedError
 
+    def excess(self) -> float:
+        """A learned scale relative to the spread that it started at: above 1, the mean of the rows does better."""
+        return 0.0
+
     def fit_scale(self, x: Tensor) -> None:
-        """Start a learned scale from the spread of the training rows; nothing to do without one."""
+        """Start a learned scale from the spread of rows, once; nothing to do without one."""
 
     def update_scale(self, nll: Tensor) -> None:
         """Move a learned scale towards the best one for a batch, known by its mean negative log-likelihood."""
@@ -135,6 +147,8 @@ class Likelihood(nn.Module):
 
 class BernoulliLikelihood(Likelihood):
     """Pixels in [0, 1] with probabilities sigmoid(raw)."""
+
+    unit_interval = True
 
     def mean(self, raw: Tensor) -> Tensor:
         return raw.sigmoid()
@@ -156,7 +170,8 @@ class GaussianLikelihood(Likelihood):
               = 2 \left(\frac{\overline{\mathrm{nll}}}{d} - \log s - \tfrac12 \log 2\pi \right),
 
     and each step goes a tenth of the way there in log s: a geometric moving average over about ten batches,
-    free of units and of the learning rate (cf. the optimal variance of Rybkin et al. 2021).
+    whatever the learning rate (cf. the optimal variance of Rybkin et al. 2021). It starts at the spread of
+    the first rows that have one.
 
     Parameters
     ----------
@@ -174,6 +189,7 @@ class GaussianLikelihood(Likelihood):
 
     log_scale: Tensor
     log_floor: Tensor
+    started: Tensor
 
     def __init__(self, n_features: int, noise_scale: float | None = None, sigmoid: bool = False) -> None:
         super().__init__()
@@ -182,6 +198,7 @@ class GaussianLikelihood(Likelihood):
         self.learned = noise_scale is None
         self.register_buffer("log_scale", torch.tensor(math.log(noise_scale or 1.0)))
         self.register_buffer("log_floor", self.log_scale + math.log(self.SMALLEST))
+        self.register_buffer("started", torch.tensor(not self.learned))
 
     def mean(self, raw: Tensor) -> Tensor:
         return raw.sigmoid() if self.sigmoid else raw
@@ -194,11 +211,14 @@ class GaussianLikelihood(Likelihood):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor) -> None:
-        if self.learned:
-            spread = x.var(0, correction=0).mean().sqrt()
-            # Constant data have no spread to measure the floor by.
-            self.log_scale.copy_(torch.where(spread > 0, spread, 1.0).log())
+        spread = float(x.var(0, correction=0).mean().sqrt())
+        if not self.started and spread > 0:  # constant rows have no spread to start at
+            self.log_scale.fill_(math.log(spread))
             self.log_floor.copy_(self.log_scale + math.log(self.SMALLEST))
+            self.started.fill_(True)
+
+    def excess(self) -> float:
+        return float((self.log_scale - self.log_floor).exp()) * self.SMALLEST if self.learned else 0.0
 
     @torch.no_grad()
     def update_scale(self, nll: Tensor) -> None:

@@ -47,9 +47,9 @@ class RiskAwareVAE(BaseVAE):
     {parameters}
     eps : float, default=0.5
         Share of the losses that count, in (0, 1]; 1 is the mean, eps * batch_size <= 1 the maximum.
-    risk : {{"averse", "seeking", "neutral"}}, default="averse"
+    risk : {"averse", "seeking", "neutral"}, default="averse"
         Train on the worst losses, on the best, or on all.
-    risk_over : {{"batch", "subsamples", "nested", "joint"}}, default="batch"
+    risk_over : {"batch", "subsamples", "nested", "joint"}, default="batch"
         Over what the tail is taken. Only "batch" is implemented.
     n_subsamples : int, default=1
         Latent draws per row and step. Only 1 is implemented.
@@ -57,11 +57,11 @@ class RiskAwareVAE(BaseVAE):
         Share of the draws that count; None means ``eps``. Only None is implemented.
     measure : str or object, default="cvar"
         Risk measure. Only "cvar" is implemented.
-    threshold : {{"batch", "ema", "learned"}}, default="batch"
+    threshold : {"batch", "ema", "learned"}, default="batch"
         Where the tail begins. Only "batch", the batch's own quantile, is implemented.
     threshold_decay : float, default=0.9
         Weight of the old value in the moving average for ``threshold="ema"``.
-    risk_on : {{"reconstruction", "elbo"}}, default="reconstruction"
+    risk_on : {"reconstruction", "elbo"}, default="reconstruction"
         Loss whose tail is taken. Only "reconstruction" is implemented.
     eps_warmup : int, default=0
         Epochs over which eps falls from 1 to its value. Only 0 is implemented.

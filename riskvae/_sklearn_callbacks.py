@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from riskvae._training import Callback, StopTraining
+from riskvae._training import Callback
 
 __all__ = ["SUPPORTED", "CallbackSupportMixin", "EpochTasks", "with_callbacks"]
 
@@ -38,7 +38,7 @@ class EpochTasks(Callback):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         if self.epoch.call_on_fit_task_end(**self.hook):
-            raise StopTraining
+            net.stop_requested = True
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         self.context.call_on_fit_task_end(**self.hook)

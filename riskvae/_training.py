@@ -6,23 +6,24 @@ for callbacks that define them. This is the one file that knows skorch.
 """
 
 import copy
+import dis
 import math
-import traceback
+import types
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
-from itertools import pairwise
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, EpochTimer
+from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import TeeGenerator, noop
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from riskvae._validation import check_range, derive_seed, isolated_rng
 
-__all__ = ["Callback", "Net", "Rows", "StopTraining", "Stream", "early_stopping", "make_net", "train"]
+__all__ = ["Callback", "EarlyStopping", "Net", "Rows", "Stream", "make_net", "restored_on_failure", "train"]
 
 # Losses are read back at least this often, so that a long epoch notices early that it diverged.
 _READ_BACK = 1000
@@ -45,6 +46,7 @@ class Rows(Dataset[Tensor]):
     chunk = 32
 
     def __init__(self, x: Tensor, device: torch.device, index: Tensor | None = None) -> None:
+        super().__init__()
         self.device = device
         fits = device.type != "cuda" or x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
         self.x = x.to(device) if fits else x
@@ -61,7 +63,8 @@ class Rows(Dataset[Tensor]):
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
         parts = order[n_valid:].sort().values, order[:n_valid].sort().values
-        train, valid = (Rows(self.x, self.device, part) for part in parts)
+        train, valid = copy.copy(self), copy.copy(self)
+        train.index, valid.index = parts
         return train, valid
 
     def head(self) -> Tensor:
@@ -95,25 +98,47 @@ class Rows(Dataset[Tensor]):
 
 
 class Stream:
-    """Batches of a user's torch Dataset or IterableDataset, whose items are rows or tuples that start with one."""
+    """Batches of a user's torch Dataset or IterableDataset, whose items are rows or tuples that start with one.
 
-    n_features: int | None = None  # unknown until a first batch was seen
+    The first rows are read at once, for their width and their spread. An iterable dataset that can be read
+    only once loses nothing by that: its first epoch begins with them.
+    """
+
+    n_head = 1000
 
     def __init__(self, dataset: Dataset[Any], device: torch.device, unit_interval: bool) -> None:
         self.dataset = dataset
         self.device = device
         self.unit_interval = unit_interval
+        self.n_features: int | None = None
+        self._rest = self._items()
+        self._first = list(islice(self._rest, self.n_head))
+        if not self._first:
+            raise ValueError("X is a Dataset without rows.")
+        self._head = self.check(default_collate(self._first))
+
+    def _items(self) -> Iterator[Any]:
+        if isinstance(self.dataset, IterableDataset):
+            return iter(self.dataset)
+        return (self.dataset[i] for i in range(len(self.dataset)))  # type: ignore[arg-type]
 
     def head(self) -> Tensor:
-        """Rows that show the scale of the data: the first thousand."""
-        return self.check(next(iter(DataLoader(self.dataset, batch_size=1000))))
+        """Rows that show the width and scale of the data: the first thousand."""
+        return self._head
 
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
-        shuffle = generator is not None and not isinstance(self.dataset, IterableDataset)
-        loader = DataLoader(self.dataset, batch_size, shuffle=shuffle, generator=generator)
-        for batch in loader:
+        for batch in self._loader(batch_size, generator):
             yield self.check(batch).to(self.device)
+
+    def _loader(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Any]:
+        if not isinstance(self.dataset, IterableDataset):
+            yield from DataLoader(self.dataset, batch_size, shuffle=True, generator=generator)
+            return
+        items = chain(self._first, self._rest) if self._first else self._items()
+        self._first = []
+        while part := list(islice(items, batch_size)):
+            yield default_collate(part)
 
     def check(self, batch: Any) -> Tensor:
         """Batch as (n, n_features) float32 rows."""
@@ -171,6 +196,7 @@ class Net(NeuralNet):
         self.compile_step = compile_step
         self.isolate_rng = isolate_rng
         self.progress = progress
+        self.stop_requested = False
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -183,30 +209,45 @@ class Net(NeuralNet):
         return dataset
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Run callbacks; one that ends the training by ``raise KeyboardInterrupt`` is told from Ctrl-C."""
+        """Run callbacks; after an epoch, end the training where one asked for it.
+
+        Skorch's callbacks ask by ``raise KeyboardInterrupt``. Ctrl-C is told from that by the instruction at
+        which it came: the interpreter delivers signals between instructions, never at a raise.
+        """
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as interrupt:
-            # The interpreter raises Ctrl-C at whatever line happens to run.
-            if "raise" in (traceback.extract_tb(interrupt.__traceback__)[-1].line or ""):
+            if _raised_by_statement(interrupt):
                 raise StopTraining from None
             raise
+        if method_name == "on_epoch_end" and self.stop_requested:
+            raise StopTraining
+
+    def move_to(self, device: torch.device) -> None:
+        """Put weights and the optimizer's state on a device."""
+        self.device = str(device)
+        for module in (self.module_, self.criterion_):
+            module.to(device)
+        self.optimizer_.load_state_dict(self.optimizer_.state_dict())  # casts the state to the weights' device
 
     def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
         """One pass; records the mean loss, negative log-likelihood and KL, in nats per row."""
         if iterator is None:
             return
         epoch = len(self.history)
-        # Validation draws are the same in every epoch: its losses differ by the weights alone.
-        seed = derive_seed(self.seed, "training", epoch) if training else derive_seed(self.seed, "validation")
-        order = torch.Generator().manual_seed(seed) if training else None
-        self._noise = torch.Generator(torch.device(self.device)).manual_seed(seed)
+        device = torch.device(self.device)
+        # Validation draws are the same in every epoch (of number 0): its losses differ by the weights alone.
+        order, noise, modules = (
+            derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "noise", "modules")
+        )
+        generator = torch.Generator().manual_seed(order) if training else None
+        self._noise = torch.Generator(device).manual_seed(noise)
         self._set_training(training)
         self._hooked = hooked = self._has_batch_callbacks()
         log: list[Tensor] = []
         means, sizes = [], []
-        with isolated_rng(seed, torch.device(self.device)) if self.isolate_rng else nullcontext():
-            for x in iterator.batches(self.batch_size, order):
+        with isolated_rng(modules, device) if self.isolate_rng else nullcontext():
+            for x in iterator.batches(self.batch_size, generator):
                 batch = (x, None)
                 if hooked:
                     self.notify("on_batch_begin", batch=batch, training=training)
@@ -219,13 +260,17 @@ class Net(NeuralNet):
                 sizes.append(len(x))
                 if len(log) == _READ_BACK:
                     means.append(self._read_back(log, len(sizes)))
-                    self.progress(sum(sizes[-_READ_BACK:]))
+                    self._advance(training, sizes[-_READ_BACK:])
         if log:
             means.append(self._read_back(log, len(sizes)))
-            self.progress(sum(sizes[len(sizes) - len(means[-1]) :]))
+            self._advance(training, sizes[len(sizes) - len(means[-1]) :])
         if not sizes:
             raise ValueError("X is a Dataset that gave no rows in this epoch; give one that can be iterated again.")
         self._record(prefix, torch.cat(means), sizes)
+
+    def _advance(self, training: bool, sizes: list[int]) -> None:
+        if training:
+            self.progress(sum(sizes))
 
     def _read_back(self, log: list[Tensor], done: int) -> Tensor:
         """Log as a (batches, 3) tensor on the CPU, emptied; raises where a loss is not finite."""
@@ -243,6 +288,9 @@ class Net(NeuralNet):
         weights = torch.tensor(sizes, dtype=torch.float64)
         loss, nll, kl = ((weights @ values) / weights.sum()).tolist()
         earlier = [row[prefix + "_loss"] for row in self.history[:-1] if prefix + "_loss" in row]
+        if not self._hooked:  # skorch's checkpoints look for a batch
+            self.history.new_batch()
+            self.history.record_batch(prefix + "_loss", loss)
         self.history.record(prefix + "_loss", loss)
         self.history.record(prefix + "_loss_best", loss < min(earlier, default=math.inf))
         self.history.record(prefix + "_reconstruction", nll)
@@ -279,7 +327,7 @@ class Net(NeuralNet):
 
     def _draw(self, x: Tensor) -> Tensor:
         shape = (self.n_draws, len(x), self.module_.n_components)
-        return torch.randn(shape, generator=self._noise, device=x.device)
+        return torch.randn(shape, generator=self._noise, device=x.device, dtype=x.dtype)
 
     def _loss(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         terms = self.module_(x, noise)
@@ -290,9 +338,11 @@ class Net(NeuralNet):
         if not self.compile_step:
             return self._loss(x, noise)
         if "_compiled" not in self.__dict__:
-            self._compiled = torch.compile(self._loss)
+            # Torch counts recompilations by code object and gives up after some: each net gets its own.
+            loss = types.FunctionType(Net._loss.__code__.replace(), Net._loss.__globals__)
+            self._compiled = torch.compile(loss)
         try:
-            return self._compiled(x, noise)
+            return self._compiled(self, x, noise)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise RuntimeError(
                 "compile=True: torch.compile could not build the training step; it needs a C++ compiler and modules "
@@ -303,8 +353,16 @@ class Net(NeuralNet):
         state = super().__getstate__()
         for name in ("_noise", "_hooked", "_compiled"):
             state.pop(name, None)
-        state["progress"] = noop
+        # Callbacks may hold data, weights or open files.
+        state.update(progress=noop, callbacks=None, callbacks_=[])
         return state
+
+
+def _raised_by_statement(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _divergence(what: str, epoch: int, batch: int, lr: float) -> ValueError:
@@ -346,20 +404,75 @@ def make_net(
 def train(
     net: Net, rows: Rows | Stream, valid: Rows | None, *, epochs: int, callbacks: list[Any], verbose: bool = False
 ) -> None:
-    """Train for some more epochs; after Ctrl-C or an error a trained net is as it was before."""
+    """Train for some more epochs and leave the modules in evaluation mode."""
     bar = Progress(epochs, len(rows) if isinstance(rows, Rows) else None)
-    with _as_it_was(net), closing(bar):
-        net.callbacks = [*callbacks, bar] if verbose else callbacks
+    net.callbacks = [*callbacks, bar] if verbose else callbacks
+    net.stop_requested = False
+    with ExitStack() as stack:
+        stack.callback(_let_go, net, bar)
+        # Whatever the caller's modes, gradients are needed here.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         net.initialize_callbacks()
-        net.notify("on_train_begin", X=rows, y=None)
         with suppress(StopTraining):
+            net.notify("on_train_begin", X=rows, y=None)
             net.fit_loop((rows, valid), epochs=epochs)
         net.notify("on_train_end", X=rows, y=None)
+        net._set_training(False)
 
 
-def early_stopping(patience: int, tol: float) -> EarlyStopping:
-    """Stop without improvement by more than ``tol``, and restore the best epoch's weights."""
-    return EarlyStopping(patience=patience, threshold=tol, threshold_mode="abs", load_best=True, sink=noop)
+def _let_go(net: Net, bar: "Progress") -> None:
+    bar.close()
+    net.progress, net.callbacks, net.callbacks_ = noop, None, []
+
+
+@contextmanager
+def restored_on_failure(net: Net) -> Iterator[None]:
+    """Undo what a block of code did to a trained net if it fails or is interrupted."""
+    attributes = dict(net.__dict__)
+    parts = (net.module_, net.criterion_, net.optimizer_)
+    before = [copy.deepcopy(part.state_dict()) for part in parts]
+    n_epochs = len(net.history)
+    try:
+        yield
+    except BaseException:
+        net.__dict__.update(attributes)
+        net.move_to(torch.device(net.device))
+        for part, state in zip(parts, before, strict=True):
+            part.load_state_dict(state)
+        del net.history[n_epochs:]
+        net._set_training(False)
+        raise
+
+
+class EarlyStopping(Callback):
+    """Follow the held-out loss as scikit-learn's perceptrons do.
+
+    Stop after ``patience`` epochs in a row that did not beat the best loss so far by ``tol``; at the end,
+    restore the epoch with the smallest loss.
+    """
+
+    def __init__(self, patience: int, tol: float) -> None:
+        self.patience = patience
+        self.tol = tol
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.best, self.misses = math.inf, 0
+        self.states: tuple[Any, Any] | None = None
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        loss = net.history[-1, "valid_loss"]
+        self.misses = self.misses + 1 if loss > self.best - self.tol else 0
+        if loss < self.best:
+            self.best = loss
+            self.states = copy.deepcopy((net.module_.state_dict(), net.criterion_.state_dict()))
+        if self.misses == self.patience:
+            net.stop_requested = True
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        if self.states is not None:
+            net.module_.load_state_dict(self.states[0])
+            net.criterion_.load_state_dict(self.states[1])
 
 
 class Progress(Callback):
@@ -390,21 +503,3 @@ class Progress(Callback):
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-@contextmanager
-def _as_it_was(net: Net) -> Iterator[None]:
-    parts = (net.module_, net.criterion_, net.optimizer_)
-    n_epochs = len(net.history)
-    before = [copy.deepcopy(part.state_dict()) for part in parts] if n_epochs else []
-    try:
-        yield
-    except BaseException:
-        for part, state in zip(parts, before, strict=False):
-            part.load_state_dict(state)
-        del net.history[n_epochs:]
-        raise
-    finally:
-        net.progress = noop
-        # Callbacks may hold data, weights or open files: none of it belongs into a pickled estimator.
-        net.callbacks, net.callbacks_ = None, []

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Tensor
+from torch.utils.data import Dataset
 
 __all__ = [
-    "Rule", "boolean", "check_parameters", "check_range", "choice", "compute_dtype", "derive_seed", "feature_matrix",
-    "integer", "isolated_rng", "real", "resolve_device", "to_float32",
+    "Rule", "boolean", "check_parameters", "check_range", "choice", "compute_dtype", "derive_seed", "draw_seed",
+    "feature_matrix", "host_array", "integer", "isolated_rng", "real", "resolve_device", "to_float32",
 ]  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def real(low: float, high: float = math.inf, *, closed: str = "both", remedy: st
         expected = f"a finite number {'of at least' if left else 'above'} {low:g}"
 
     def kind(value: Any) -> bool:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+        return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
     def accepts(value: Any) -> bool:
         if not kind(value) or not math.isfinite(value):
@@ -107,10 +109,20 @@ boolean = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False"
 
 def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray[Any]:
     """Finite, dense, numeric (n, n_features) array; with ``reset``, remember its features on ``estimator``."""
-    if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
-    array: NDArray[Any] = validate_data(estimator, X, dtype="numeric", reset=reset, ensure_min_samples=min_samples)
+    if isinstance(X, Dataset):
+        raise TypeError("X is a torch Dataset: fit and partial_fit take one, every other method needs an array.")
+    array: NDArray[Any] = validate_data(
+        estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
+    )
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+
+
+def host_array(X: Any) -> Any:
+    """A torch tensor as a NumPy array; anything else as it is."""
+    if not isinstance(X, Tensor):
+        return X
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
 
 
 def compute_dtype(array: NDArray[Any]) -> torch.dtype:
@@ -140,15 +152,15 @@ class _Borrowed:
 
 def check_range(x: Tensor | NDArray[Any], *, unit_interval: bool) -> None:
     """Raise unless every value is finite and, for a bernoulli likelihood, lies in [0, 1]."""
-    low, high = float(x.min()), float(x.max())
+    low, high, slack = float(x.min()), float(x.max()), 1e-6  # scalers miss the ends by rounding
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
             "X holds NaN, infinity or a value too large for float32, in which training is done. "
             "Impute or drop such rows, or scale X first (StandardScaler)."
         )
-    if unit_interval and not (low >= 0.0 and high <= 1.0):
+    if unit_interval and not (low >= -slack and high <= 1.0 + slack):
         raise ValueError(
-            f"likelihood='bernoulli' needs X in [0, 1]; got values from {low:g} to {high:g}. "
+            f"likelihood='bernoulli' needs X in [0, 1]; got values from {low:.7g} to {high:.7g}. "
             "Scale X first (MinMaxScaler(clip=True)), or use likelihood='gaussian'."
         )
 
@@ -171,8 +183,7 @@ def resolve_device(device: Any) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device must be {expected}; got {device!r}.") from None
-    if found.type == "cuda" and found.index is None:
-        found = torch.device("cuda:0")
+    found = torch.device("cuda", found.index or 0) if found.type == "cuda" else torch.device(found.type)
     if str(found) not in available:
         raise ValueError(
             f"device={str(device)!r} is not available here; this machine has {', '.join(available)}. "
@@ -182,6 +193,16 @@ def resolve_device(device: Any) -> torch.device:
 
 
 # -------------------------------------------------------------------------------------------- chance
+
+
+def draw_seed(random_state: Any) -> int:
+    """One integer from a scikit-learn ``random_state``."""
+    try:
+        return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+    except ValueError as error:
+        raise ValueError(
+            f"random_state must be None, an integer from 0 to 2**32 - 1 or a numpy RandomState; got {random_state!r}."
+        ) from error
 
 
 def derive_seed(seed: int, purpose: str, index: int = 0) -> int:
@@ -194,11 +215,20 @@ _RNG_LOCK = threading.RLock()
 
 @contextmanager
 def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators for a block of code that draws from them, and put them back after it."""
-    devices = [device] if device.type == "cuda" else []
-    with _RNG_LOCK, torch.random.fork_rng(devices=devices):
+    """Seed torch's global generators for code that draws from them, and put them back after it.
+
+    Such blocks exclude each other, but a thread that draws from a global generator meanwhile disturbs both.
+    """
+    with _RNG_LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        before = torch.mps.get_rng_state() if device.type == "mps" else None
         torch.default_generator.manual_seed(seed)
-        if devices:
+        if device.type == "mps":
+            torch.mps.manual_seed(seed)
+        elif device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)

@@ -4,13 +4,12 @@ import gzip
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import fetch_openml, get_data_home
+from sklearn.datasets import fetch_openml
 from sklearn.utils import Bunch
 
 from riskvae._validation import check_parameters, choice
@@ -146,33 +145,33 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def _fetch(name: str, subset: str, data_home: str | os.PathLike[str] | None, return_X_y: bool) -> Any:
     check_parameters(f"fetch_{name}", {"subset": subset}, {"subset": choice("train", "test")})
-    arrays = []
-    for file in _FILES[subset]:
-        for folder in _folders(name, data_home):
-            path = next((p for p in (folder / file, folder / f"{file}.gz") if p.is_file()), None)
-            if path is not None:
-                content = _unpack(path)
-                _verify(name, file, content, str(path))
-                arrays.append(_parse_idx(content, str(path)))
-                break
-    if len(arrays) < 2:
-        arrays = _download(name, subset, data_home)
-    images, labels = arrays
+    images, labels = (_find(name, file, data_home) for file in _FILES[subset])
+    if images is None or labels is None:
+        images, labels = _download(name, subset, data_home)
     data = images.reshape(len(images), -1).astype(np.float32)
     data /= 255.0
     target = labels.astype(np.int64)
     return (data, target) if return_X_y else Bunch(data=data, target=target, name=name, subset=subset)
 
 
-def _folders(name: str, data_home: str | os.PathLike[str] | None) -> Iterator[Path]:
+def _find(name: str, file: str, data_home: str | os.PathLike[str] | None) -> NDArray[np.uint8] | None:
+    """Contents of a local file, verified; None where there is no such file."""
+    others = {sums[file] for other, sums in _CHECKSUMS.items() if other != name}
     for root in (data_home, os.environ.get("RISKVAE_DATA"), _cache(data_home)):
-        if root:
-            yield Path(root) / name
-            yield Path(root)
+        for folder in (Path(root) / name, Path(root)) if root else ():
+            for path in (folder / file, folder / f"{file}.gz"):
+                if path.is_file():
+                    content = _unpack(path)
+                    # A folder may hold the files of another set, which have the same names.
+                    if hashlib.sha256(content).hexdigest() not in others - {_CHECKSUMS[name][file]}:
+                        _verify(name, file, content, str(path))
+                        return _parse_idx(content, str(path))
+    return None
 
 
 def _cache(data_home: str | os.PathLike[str] | None) -> Path:
-    return Path(get_data_home(data_home)) / "riskvae"
+    """Folder of what was downloaded, in scikit-learn's data home; looking there does not create it."""
+    return Path(data_home or os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data").expanduser() / "riskvae"
 
 
 def _download(name: str, subset: str, data_home: str | os.PathLike[str] | None) -> list[NDArray[np.uint8]]:

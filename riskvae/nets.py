@@ -42,7 +42,12 @@ class Posterior(NamedTuple):
 
 
 def mlp(
-    n_in: int, n_out: int, *, hidden_layer_sizes: Sequence[int] = (512, 256), activation: str = "relu"
+    n_in: int,
+    n_out: int,
+    *,
+    hidden_layer_sizes: Sequence[int] = (512, 256),
+    activation: str = "relu",
+    generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Fully connected network: a linear map, and an activation and another for each hidden layer.
 
@@ -54,6 +59,8 @@ def mlp(
         Widths of the hidden layers; empty for a linear map.
     activation : str, default="relu"
         A key of :data:`ACTIVATIONS`.
+    generator : torch.Generator, default=None
+        Source of the initial weights; None takes torch's global generator.
 
     Returns
     -------
@@ -68,7 +75,9 @@ def mlp(
     """
     layers: list[nn.Module] = []
     for a, b in pairwise((n_in, *hidden_layer_sizes, n_out)):
-        layers += [Linear(a, b), ACTIVATIONS[activation]()]
+        layer = nn.utils.skip_init(Linear, a, b)
+        layer.reset_parameters(generator)
+        layers += [layer, ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -195,14 +204,16 @@ class Linear(nn.Linear):
     under :class:`torch.inference_mode`. Everywhere else it is a plain :class:`torch.nn.Linear`.
     """
 
-    def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight)
-        nn.init.zeros_(self.bias)
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        nn.init.xavier_uniform_(self.weight, generator=generator)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if (
             _ONEDNN
             and (self.training or torch.is_inference_mode_enabled())
+            and self.bias is not None
             and x.dim() == 2
             and x.dtype == self.weight.dtype == torch.float32
             and x.device.type == "cpu"
@@ -228,7 +239,7 @@ def _onednn(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
 
 
-if _ONEDNN:
+if _ONEDNN and not hasattr(torch.ops.riskvae, "linear"):  # once, also when this module is reloaded
     # Inductor rewrites the oneDNN operator for frozen weights only, and fails on trainable ones; an operator
     # of our own stays opaque to it.
     _library = torch.library.Library("riskvae", "DEF")

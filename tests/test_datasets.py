@@ -123,6 +123,28 @@ def test_damaged_files_are_told(tmp_path, arrays):
         fetch_mnist(data_home=tmp_path)
 
 
+def test_files_of_the_other_set_in_the_same_folder_are_passed_over(monkeypatch, tmp_path, arrays, published):
+    shifted = {name: array + 1 for name, array in arrays.items()}
+    sums = {name: hashlib.sha256(idx(array)).hexdigest() for name, array in shifted.items()}
+    monkeypatch.setitem(datasets._CHECKSUMS, "fashion_mnist", sums)
+    write(tmp_path, arrays)
+    write(tmp_path / "more", shifted)
+    monkeypatch.setenv("RISKVAE_DATA", str(tmp_path / "more"))
+    assert_is(fetch_mnist(data_home=tmp_path, return_X_y=True), arrays)
+    assert_is(fetch_fashion_mnist(data_home=tmp_path, return_X_y=True), shifted)
+    monkeypatch.delenv("RISKVAE_DATA")
+    with pytest.raises(AssertionError, match="a download was tried"):
+        fetch_fashion_mnist(data_home=tmp_path)
+
+
+def test_looking_for_files_creates_nothing(monkeypatch, tmp_path, arrays, published):
+    write(tmp_path / "data", arrays)
+    monkeypatch.setenv("RISKVAE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", "/proc/nowhere")
+    fetch_mnist(data_home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\0\0\x08", b"\0\0\x08\x01", b"\0\0\x0d\x01\0\0\0\1\0", b"\0\0\x08\x01\0\0\0\5ab"]
 )

@@ -102,5 +102,15 @@ def test_the_learned_scale_has_a_floor():
     for _ in range(500):
         likelihood.update_scale(likelihood.nll(x, x[None]).mean())  # a decoder that is never wrong
     assert likelihood.log_scale.exp().item() == pytest.approx(1e-3 * start, rel=1e-6)
-    likelihood.fit_scale(torch.ones(9, 3).double())
-    assert likelihood.log_scale.item() == 0.0
+
+
+def test_the_learned_scale_starts_at_the_first_rows_that_have_a_spread():
+    likelihood = GaussianLikelihood(3)
+    for rows in (torch.ones(9, 3), torch.randn(1, 3)):
+        likelihood.fit_scale(rows)
+        assert likelihood.log_scale.item() == 0.0
+    likelihood.fit_scale(1e-4 * torch.tensor([[-1.0] * 3, [1.0] * 3]))
+    assert likelihood.log_scale.exp().item() == pytest.approx(1e-4)
+    assert likelihood.log_floor.exp().item() == pytest.approx(1e-7)
+    likelihood.fit_scale(torch.randn(9, 3))
+    assert likelihood.log_scale.exp().item() == pytest.approx(1e-4)

@@ -40,6 +40,15 @@ def test_the_loss_is_the_tail_of_reconstruction_plus_the_mean_kl(tail, eps):
     assert float(TailObjective(2.0, eps, tail)(batch)) == pytest.approx(float(expected))
 
 
+def test_parameters_reach_the_loss(X):
+    for risk, tail in (("averse", "worst"), ("seeking", "best")):
+        estimator = small(RiskAwareVAE, risk=risk, eps=0.2, beta=3.0).fit(X)
+        objective = estimator.net_.criterion_
+        assert (objective.tail, objective.eps, objective.beta) == (tail, 0.2, 3.0)
+        estimator.set_params(eps=0.7, beta=0.1).partial_fit(X)
+        assert (estimator.net_.criterion_.eps, estimator.net_.criterion_.beta) == (0.7, 0.1)
+
+
 @pytest.fixture(scope="module")
 def mixture():
     """Four fifths of the rows on one line, the rest on another: a single latent cannot serve both."""

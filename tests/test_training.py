@@ -2,17 +2,18 @@
 
 import io
 import pickle
+import signal
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
-import sklearn
 import torch
 from helpers import small
-from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormClipping, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormClipping, LRScheduler, TrainEndCheckpoint
 
 from riskvae import BetaVAE, RiskAwareVAE
+from riskvae._sklearn_callbacks import SUPPORTED
 from riskvae._training import Rows
 
 CPU = torch.device("cpu")
@@ -81,9 +82,11 @@ def test_epoch_losses_are_means_over_rows(X):
         assert epoch["train_kl"] == pytest.approx(kl, rel=1e-4)
         assert epoch["train_batch_count"] == 5
     drawn = np.array([epoch["train_reconstruction"] for epoch in epochs])
-    expected = -estimator.set_params(n_score_samples=2000).score(X) - kl
-    # Mean of 200 epochs; five standard errors.
-    assert drawn.mean() == pytest.approx(expected, abs=5 * drawn.std() / np.sqrt(200) + 1e-3)
+    z = mean + scale * np.random.default_rng(0).normal(size=(200, *mean.shape))
+    errors = ((X - estimator.inverse_transform(z.reshape(-1, 2)).reshape(200, *X.shape)) ** 2).sum(2).mean(1)
+    expected = errors / (2 * 0.25) + 6 * (np.log(0.5) + 0.5 * np.log(2 * np.pi))
+    # Two means of 200 draws: five standard errors of their difference.
+    assert drawn.mean() == pytest.approx(expected.mean(), abs=5 * np.hypot(drawn.std(), expected.std()) / np.sqrt(200))
 
 
 def test_validation_losses_differ_by_the_weights_alone(X):
@@ -153,7 +156,15 @@ def test_callbacks_are_called_and_change_nothing_by_that(X):
                              ("end", False): 3}  # fmt: skip
 
 
-def test_skorch_callbacks_work(X, tmp_path):
+@pytest.mark.parametrize("make", [Checkpoint, TrainEndCheckpoint])
+def test_checkpoints_hold_the_weights(X, tmp_path, make):
+    extra = {"monitor": "train_loss_best", "f_history": None} if make is Checkpoint else {"fn_prefix": ""}
+    estimator = small(BetaVAE, callbacks=[make(dirname=tmp_path, **extra)]).fit(X)
+    saved = torch.load(tmp_path / "params.pt", weights_only=True)
+    assert all(torch.equal(value, saved[name]) for name, value in estimator.module_.state_dict().items())
+
+
+def test_a_schedule_changes_the_learning_rate(X):
     rates = []
 
     class Watch(Callback):
@@ -161,20 +172,33 @@ def test_skorch_callbacks_work(X, tmp_path):
             rates.append(net.optimizer_.param_groups[0]["lr"])
 
     schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
-    checkpoint = Checkpoint(dirname=tmp_path, monitor="train_loss_best", f_history=None)
-    estimator = small(BetaVAE, callbacks=[Watch(), schedule, checkpoint, GradientNormClipping(1.0)]).fit(X)
+    estimator = small(BetaVAE, callbacks=[Watch(), schedule]).fit(X)
     assert rates == [1e-3, 5e-4, 2.5e-4]
-    saved = torch.load(tmp_path / "params.pt", weights_only=True)
-    assert all(torch.equal(value, saved[name]) for name, value in estimator.module_.state_dict().items())
-    assert "net" not in vars(pickle.loads(pickle.dumps(estimator.net_))).get("callbacks_", [])
+    assert pickle.loads(pickle.dumps(estimator.net_)).callbacks_ == []
 
 
 def test_a_callback_may_end_the_training(X):
-    stopper = EarlyStopping(
-        monitor="train_loss", patience=2, threshold=1e9, threshold_mode="abs", sink=lambda text: None
-    )
-    estimator = small(BetaVAE, max_epochs=50, callbacks=[stopper]).fit(X)
-    assert estimator.n_iter_ == 3
+    patient = EarlyStopping(monitor="train_loss", patience=2, threshold=1e9, threshold_mode="abs", sink=print_nothing)
+    assert small(BetaVAE, max_epochs=50, callbacks=[patient]).fit(X).n_iter_ == 3
+    # Without source code at hand, as in a frozen application, and before the first epoch.
+    scope = {"Callback": Callback}
+    exec("class Stop(Callback):\n def on_epoch_end(self, net, **kwargs):\n  raise KeyboardInterrupt", scope)
+    exec("class Refuse(Callback):\n def on_train_begin(self, net, **kwargs):\n  raise KeyboardInterrupt", scope)
+    assert small(BetaVAE, max_epochs=50, callbacks=[scope["Stop"]()]).fit(X).n_iter_ == 1
+    assert small(BetaVAE, max_epochs=50, callbacks=[scope["Refuse"]()]).fit(X).n_iter_ == 0
+
+
+def test_ctrl_c_inside_a_callback_is_raised(X):
+    class Interrupted(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            signal.raise_signal(signal.SIGINT)  # delivered here, on a line that says raise
+
+    with pytest.raises(KeyboardInterrupt):
+        small(BetaVAE, callbacks=[Interrupted()]).fit(X)
+
+
+def print_nothing(text):
+    pass
 
 
 def test_gradient_clipping_has_an_effect(X):
@@ -182,12 +206,14 @@ def test_gradient_clipping_has_an_effect(X):
     assert not np.allclose(clipped.transform(X), small(BetaVAE).fit(X).transform(X))
 
 
-class StopAfterTwo:
-    """A callback of scikit-learn's kind."""
+class Recorder:
+    """A callback of scikit-learn's kind, which ends the training after some epochs."""
 
-    def __init__(self, X):
+    def __init__(self, X, last=None):
         self.X = X
+        self.last = last
         self.events = []
+        self.models = []
 
     def setup(self, estimator, context):
         self.events.append("setup")
@@ -197,31 +223,49 @@ class StopAfterTwo:
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
         self.events.append(f"end {context.task_name}")
-        assert np.isfinite(fitted_estimator.score(self.X))
-        return context.task_name == "epoch" and context.task_id == 1
+        self.models.append((fitted_estimator, fitted_estimator.score(self.X)))
+        return context.task_name == "epoch" and context.task_id == self.last
 
     def teardown(self, estimator, context):
         self.events.append("teardown")
 
 
-@pytest.mark.skipif(sklearn.__version__ < "1.9", reason="scikit-learn has callbacks from 1.9 on")
+@pytest.mark.skipif(not SUPPORTED, reason="scikit-learn has callbacks from 1.9 on")
 class TestScikitLearnCallbacks:
-    def test_scoring_monitor_scores_every_epoch(self, X):
+    def events(self, n):
+        return ["setup", "begin fit", *n * ["begin epoch", "end epoch"], "end fit", "teardown"]
+
+    def test_every_epoch_is_told_with_a_model_of_its_own(self, X):
+        recorder = Recorder(X)
+        estimator = small(BetaVAE, max_epochs=3).set_callbacks(recorder).fit(X)
+        assert recorder.events == self.events(3)
+        scores = [score for _, score in recorder.models]
+        assert [model.score(X) for model, _ in recorder.models] == scores
+        assert len(set(scores)) == 3  # three epochs; the fit ends with the third
+        assert scores[-1] == estimator.score(X)
+        plain = small(BetaVAE, max_epochs=3).fit(X)
+        np.testing.assert_array_equal(estimator.transform(X), plain.transform(X))
+        recorder.models[0][0].partial_fit(X)
+        np.testing.assert_array_equal(estimator.transform(X), plain.transform(X))
+        pickle.dumps(estimator)
+
+    def test_a_callback_may_end_the_training(self, X):
+        recorder = Recorder(X, last=1)
+        assert small(BetaVAE, max_epochs=9).set_callbacks(recorder).fit(X).n_iter_ == 2
+        assert recorder.events == self.events(2)
+
+    def test_early_stopping_ends_the_last_epoch_too(self, X):
+        recorder = Recorder(X)
+        make = {"early_stopping": True, "tol": 1e9, "n_iter_no_change": 1}
+        assert small(BetaVAE, **make).set_callbacks(recorder).fit(X).n_iter_ == 2
+        assert recorder.events == self.events(2)
+
+    def test_scoring_monitor(self, X):
         from sklearn.callback import ScoringMonitor
 
         monitor = ScoringMonitor(scoring=lambda estimator, X, y=None: estimator.score(X))
-        estimator = small(BetaVAE, max_epochs=4).set_callbacks(monitor).fit(X)
-        logs = monitor.get_logs()
-        assert logs is not None
-        np.testing.assert_array_equal(estimator.transform(X), small(BetaVAE, max_epochs=4).fit(X).transform(X))
-
-    def test_a_callback_may_end_the_training(self, X):
-        stop = StopAfterTwo(X)
-        estimator = small(BetaVAE, max_epochs=9).set_callbacks(stop).fit(X)
-        assert estimator.n_iter_ == 2
-        epoch = ["begin epoch", "end epoch"]
-        assert stop.events == ["setup", "begin fit", *epoch, *epoch, "end fit", "teardown"]
-        pickle.dumps(estimator)
+        small(BetaVAE, max_epochs=4).set_callbacks(monitor).fit(X)
+        assert len(monitor.get_logs().data) >= 4
 
 
 # ------------------------------------------------------------------------------------------ the rest

@@ -1,6 +1,7 @@
 """Every mistake gets a message that says what to do, and loses nothing."""
 
 import copy
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -41,14 +42,17 @@ BAD_PARAMETERS = [
     ("lr", 0.0, ValueError, r"lr must be a finite number above 0"),
     ("validation_fraction", 1.0, ValueError, r"validation_fraction must be a number in \(0, 1\)"),
     ("early_stopping", "yes", TypeError, r"early_stopping must be True or False; got 'yes'"),
-    ("callbacks", 3, ValueError, r"callbacks must be None or a list of skorch callbacks"),
+    ("callbacks", 3, TypeError, r"callbacks must be None or a list of skorch callbacks; got 3"),
+    ("callbacks", [3], TypeError, r"callbacks must be None or a list of skorch callbacks; got \[3\]"),
+    ("beta", Fraction(1, 2), TypeError, r"beta must be a finite number of at least 0; got Fraction"),
     ("n_score_samples", 0, ValueError, r"n_score_samples must be an integer of at least 1"),
     ("encoder", torch.nn.Linear(2, 2), TypeError, r"encoder must be .* Pass what makes the module"),
     ("decoder", "conv", TypeError, r"decoder must be None or a callable \(n_in, n_out\) -> nn\.Module; got 'conv'"),
     ("device", "cuda:99", ValueError, r"device='cuda:99' is not available here; this machine has .*cpu.*device='auto'"),
     ("device", "gpu", ValueError, r"device must be 'auto', a name such as 'cpu', .*; got 'gpu'"),
     ("device", 0, TypeError, r"device must be 'auto'.*; got 0"),
-    ("random_state", "zero", ValueError, r"cannot be used to seed"),
+    ("random_state", "zero", ValueError, r"random_state must be None, an integer .*; got 'zero'"),
+    ("random_state", -1, ValueError, r"random_state must be None, an integer .*; got -1"),
 ]
 
 
@@ -125,6 +129,25 @@ def test_bernoulli_needs_the_unit_interval(X):
     assert np.isfinite(fitted.transform(with_value(X, 2.0))).all()
 
 
+def test_bernoulli_forgives_rounding(X):
+    rows = with_value(X, 1 + 2.3e-16)
+    assert np.isfinite(small(BetaVAE, likelihood="bernoulli").fit(rows).score(rows))
+    with pytest.raises(ValueError, match=r"values from .* to 1\.00001"):
+        small(BetaVAE, likelihood="bernoulli").fit(with_value(X, 1.00001))
+
+
+def test_a_dataset_is_for_fitting(vae, X):
+    with pytest.raises(TypeError, match="fit and partial_fit take one, every other method needs an array"):
+        vae.transform(TensorDataset(torch.tensor(X)))
+    with pytest.raises(ValueError, match="X is a Dataset with 1 sample; a minimum of 2 is required"):
+        small(BetaVAE).fit(TensorDataset(torch.tensor(X[:1])))
+
+
+def test_n_score_samples_is_checked_when_it_is_used(vae, X):
+    with pytest.raises(ValueError, match="n_score_samples must be an integer of at least 1; got 0"):
+        copy.deepcopy(vae).set_params(n_score_samples=0).score_samples(X)
+
+
 def test_wrong_number_of_features(vae, X):
     for method in (vae.transform, vae.score_samples, vae.reconstruct, copy.deepcopy(vae).partial_fit):
         with pytest.raises(ValueError, match="X has 5 features, but BetaVAE is expecting 6 features"):
@@ -157,12 +180,24 @@ def test_networks_of_the_wrong_width(X, which):
     def stub(n_in, n_out):
         return n_out
 
+    class Pair(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    class InPlace(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5))
+
     n_in, n_out = (6, 4) if which == "encoder" else (2, 6)
-    message = rf"{which}: .* must map \(n, {n_in}\) to \(n, {n_out}\).* it gave shape \(2, 3\)"
+    message = rf"{which}: .* must map \(n, {n_in}\) to \(n, {n_out}\).* it gave \(2, 3\)"
     with pytest.raises(ValueError, match=message):
         small(BetaVAE, **{which: wrong}).fit(X)
     with pytest.raises(ValueError, match=rf"{which}: the module .* fails on {n_in} inputs"):
         small(BetaVAE, **{which: picky}).fit(X)
+    with pytest.raises(ValueError, match=rf"{which}: .* on 2 rows it gave tuple"):
+        small(BetaVAE, **{which: Pair}).fit(X)
+    with pytest.raises(ValueError, match=rf"{which}: .* changes its input in place"):
+        small(BetaVAE, **{which: InPlace}).fit(X)
     with pytest.raises(TypeError, match=rf"{which}\(n_in, n_out\) must return a torch\.nn\.Module; got int"):
         small(BetaVAE, **{which: stub}).fit(X)
 
@@ -198,7 +233,12 @@ def test_divergence_leaves_a_fitted_estimator_as_it_was(X):
             train(X)
         np.testing.assert_array_equal(estimator.score_samples(X), before)
         assert estimator.n_iter_ == 2
+    estimator.set_params(lr=0.5, batch_size=3, beta=9.0)
+    with pytest.raises(ValueError, match="Training diverged"):
+        estimator.partial_fit(X)
+    assert (estimator.net_.lr, estimator.net_.batch_size, estimator.net_.criterion_.beta) == (1e-3, 256, 4.0)
     again = estimator.net_.optimizer_.state_dict()
+    assert again["param_groups"][0]["lr"] == 1e-3
     assert all(torch.equal(again["state"][i]["exp_avg"], s["exp_avg"]) for i, s in state["state"].items())
 
 
