@@ -268,11 +268,12 @@ def products_and_whole(profiler):
 
 
 def compare(table, X, rounds, epochs):
-    """Seconds per epoch of each contender, a list of one per round; the first round only warms up."""
+    """Seconds per epoch of each contender, one per round; the first warms up, and each begins with another."""
     seconds = {name: [] for name in table}
     for turn in range(rounds + 1):
-        for name, fit in table.items():
-            taken = epoch_seconds(fit, X, epochs)
+        names = list(table)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            taken = epoch_seconds(table[name], X, epochs)
             if turn:
                 seconds[name].append(taken)
                 print(f"round {turn}: {name} {len(X) / taken:,.0f} rows/s", file=sys.stderr)
@@ -314,18 +315,13 @@ def main():
         print(f"| {name} | {result['rows_per_second']:,.0f} | {ratio} | {BARS.get(name, '')} | {memory} |")
     share = product_share(X)
     machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {args.threads} threads"
-    print(
-        f"\n{len(X)} rows of {X.shape[1]} values ({X.nbytes / 2**20:.0f} MiB), {args.rounds} rounds; {machine}; torch {torch.__version__}."
-    )
+    print(f"\n{len(X)} rows of {X.shape[1]} values ({X.nbytes / 2**20:.0f} MiB), {args.rounds} rounds, {machine},")
+    backend = "oneDNN" if nets._ONEDNN else "torch"
+    print(f"torch {torch.__version__}; matrix products of our layers by {backend}, of all others by torch.")
     print(f"Matrix products are {share:.0%} of an epoch of {OURS}.")
     if args.json:
-        document = {
-            "results": results,
-            "product_share": share,
-            "machine": machine,
-            "torch": torch.__version__,
-            **vars(args),
-        }
+        machine = {"machine": machine, "torch": torch.__version__, "onednn": nets._ONEDNN}
+        document = {"results": results, "product_share": share, **machine, **vars(args)}
         Path(args.json).write_text(json.dumps(document, indent=1))
 
 

@@ -2,10 +2,11 @@ r"""
 Choose a model by its worst cases
 =================================
 
-A variational autoencoder is trained on the average, so nobody looks after the digits that it draws worst.
-Here a grid search chooses how much of the tail to train on (eps) and how hard to compress (beta) by the
-error of the *worst tenth* of held-out digits, while a logistic regression tells whether the features stay
-useful. The chosen model is then compared with the plain autoencoder (eps = 1) of the same beta.
+A variational autoencoder that squeezes each digit into four numbers draws most digits well and some badly,
+because it is trained on the average. Here a grid search chooses how much of the tail to train on (eps) and
+how hard to compress (beta) by the error of the *worst tenth* of held-out digits; a logistic regression tells
+whether the features stay useful. The chosen model is then compared with the best plain autoencoder of the
+same grid (eps = 1, at the beta that suits it best), on digits that neither has seen.
 
 Run it with ``python examples/plot_quickstart.py``; figures go to ``demo/``. About a minute on two cores.
 """
@@ -30,7 +31,7 @@ from sklearn.preprocessing import MinMaxScaler
 from riskvae import RiskAwareVAE
 from riskvae.risk import cvar
 
-EPS, BETAS, SEEDS = [0.1, 0.2, 0.5, 1.0], [0.5, 1.0, 4.0], range(5)
+EPS, BETAS, SEEDS = [0.2, 0.4, 0.7, 1.0], [0.5, 1.0, 2.0, 4.0], range(8)
 PLAIN, AVERSE = "tab:gray", "tab:red"
 
 
@@ -58,7 +59,7 @@ def rate(pipe, X):
 
 def search(X, y):
     """Cross-validated grid over eps and beta."""
-    vae = RiskAwareVAE(n_components=16, noise_scale=0.35, batch_size=128, max_epochs=60, random_state=0)
+    vae = RiskAwareVAE(n_components=4, hidden_layer_sizes=(64,), max_epochs=150, lr=2e-3, random_state=0)
     pipe = make_pipeline(MinMaxScaler(clip=True), vae, LogisticRegression(max_iter=1000))
     grid = {"riskawarevae__eps": EPS, "riskawarevae__beta": BETAS}
     scoring = {"accuracy": "accuracy", "worst_tenth": worst_tenth}
@@ -78,9 +79,17 @@ def print_grid(grid):
         print(f"  {beta:<7g}" + "".join(f"{cell:>18}" for cell in cells))
 
 
-def refit(pipe, eps, X, y):
-    """Models of one eps that differ by their seeds."""
-    return [clone(pipe).set_params(riskawarevae__eps=eps, riskawarevae__random_state=s).fit(X, y) for s in SEEDS]
+def best_of(grid, plain):
+    """Parameters with the smallest error of the worst tenth, of the plain models (eps = 1) or of all."""
+    results = grid.cv_results_
+    cells = [i for i, p in enumerate(results["params"]) if not plain or p["riskawarevae__eps"] == 1.0]
+    return results["params"][max(cells, key=lambda i: results["mean_test_worst_tenth"][i])]
+
+
+def refit(grid, parameters, X, y):
+    """Models of the same parameters that differ by their seeds."""
+    pipes = [clone(grid.estimator).set_params(**parameters, riskawarevae__random_state=seed) for seed in SEEDS]
+    return [pipe.fit(X, y) for pipe in pipes]
 
 
 def print_comparison(models, X, y):
@@ -102,28 +111,26 @@ def print_comparison(models, X, y):
 
 
 def plot_tails(models, X, eps, path):
-    """Error of the worst share of the digits against that share, and its change seed by seed."""
+    """Error of the worst share of the digits against that share, and its change: of the means, and seed by seed."""
     shares = np.geomspace(0.02, 1, 40)
     curves = [np.array([[worst(squared_errors(m, X), s) for s in shares] for m in group]) for group in models.values()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout="constrained")
     for name, group, color in zip(models, curves, (PLAIN, AVERSE), strict=True):
-        left.plot(100 * shares, np.median(group, axis=0), color=color, lw=2.5, label=name)
+        left.plot(100 * shares, group.mean(0), color=color, lw=2.5, label=name)
         left.fill_between(100 * shares, group.min(0), group.max(0), color=color, alpha=0.2, lw=0)
     left.set(ylim=(0, None), ylabel="mean squared error per pixel", title="Error of the worst digits")
     left.legend(frameon=False)
 
-    change = 100 * (curves[1] / curves[0] - 1)
-    median = np.median(change, axis=0)
+    change = 100 * (curves[1].mean(0) / curves[0].mean(0) - 1)
     right.axhline(0, color=PLAIN, lw=2.5)
-    right.text(2.1, 0.3, "plain", color=PLAIN, fontsize=12)
-    right.plot(100 * shares, change.T, color=AVERSE, lw=0.8, alpha=0.4)
-    right.plot(100 * shares, median, color=AVERSE, lw=3)
-    right.fill_between(100 * shares, median, 0, color=AVERSE, alpha=0.1, lw=0)
-    for share, drop in ((0.05, -22), (1.0, -42)):
-        at = np.abs(shares - share).argmin()
-        right.annotate(f"{median[at]:+.0f} %", (100 * shares[at], median[at]), (0, drop), textcoords="offset points",
-                       color=AVERSE, fontsize=14, weight="bold", ha="center" if share < 1 else "right")  # fmt: skip
-    right.set(ylabel="change against plain (%)", title=f"Change when trained on the worst {eps:.0%}")
+    right.plot(100 * shares, 100 * (curves[1] / curves[0] - 1).T, color=AVERSE, lw=0.8, alpha=0.4)
+    right.plot(100 * shares, change, color=AVERSE, lw=3)
+    right.fill_between(100 * shares, change, 0, color=AVERSE, alpha=0.12, lw=0)
+    at = np.abs(shares - 0.05).argmin()
+    style = {"textcoords": "offset points", "color": AVERSE, "fontsize": 14, "weight": "bold"}
+    right.annotate(f"tail {change[at]:+.0f} %", (5, change[at] / 2), (-28, -6), **style)
+    right.annotate(f"average {change[-1]:+.0f} %", (100, change[-1]), (-130, 0), **style)
+    right.set(ylabel="change against plain (%)", title=f"Change when trained on the worst {eps:.0%} of the losses")
     for ax in (left, right):
         ax.set(xscale="log", xlim=(2, 100), xlabel="share of the digits, worst first (%)")
         ax.set_xticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "all"])
@@ -165,15 +172,12 @@ def main(folder):
     print(f"Grid search over {len(EPS)} eps x {len(BETAS)} beta, 3 folds of {len(X)} digits ...", flush=True)
     grid = search(X, y)
     print_grid(grid)
-    eps, beta = (grid.best_params_[f"riskawarevae__{name}"] for name in ("eps", "beta"))
-    print(f"\nBest by the worst tenth: eps={eps:g}, beta={beta:g}")
-    best = grid.best_estimator_
-    models = {
-        f"plain (eps=1, beta={beta:g})": refit(best, 1.0, X, y),
-        f"chosen (eps={eps:g}, beta={beta:g})": refit(best, eps, X, y),
-    }
+    models = {}
+    for name in ("plain", "chosen"):
+        parameters = best_of(grid, plain=name == "plain")
+        eps, beta = parameters["riskawarevae__eps"], parameters["riskawarevae__beta"]
+        models[f"{name} (eps={eps:g}, beta={beta:g})"] = refit(grid, parameters, X, y)
     print_comparison(models, X_test, y_test)
-    print("  The chosen model also spends more nats: part of its gain is a weaker compression.")
     folder.mkdir(exist_ok=True)
     plot_tails(models, X_test, eps, folder / "tail_curve.png")
     plot_digits(models, X_test, folder / "digits.png")
