@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import datasets, losses, nets, risk
     from riskvae._beta_vae import BetaVAE
     from riskvae._risk_aware_vae import RiskAwareVAE
+
+    from . import datasets, losses, nets, risk
 
 __all__ = ["BetaVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "nets", "risk"]
 __version__ = "0.1.0"
