@@ -228,6 +228,14 @@ def test_scores_are_evidence_bounds_whatever_beta_and_risk(cls, fitted, X):
     assert (tight < log_likelihood + 0.1).all()
 
 
+def test_antithetic_draws_cancel_what_is_linear(cls, X):
+    """With a linear decoder a pair z, -z leaves the loss at the mean plus a square: the bound is below it."""
+    estimator = small(cls, hidden_layer_sizes=(), n_score_samples=2, beta=0.01, lr=0.01, max_epochs=100).fit(X)
+    mean, scale = estimator.encode(X)
+    kl = (0.5 * (mean**2 + scale**2 - 1) - np.log(scale)).sum(1)
+    assert (estimator.score_samples(X) <= -(estimator.reconstruction_loss(X) + kl) + 1e-9).all()
+
+
 # -------------------------------------------------------------------------------------------- dtypes
 
 
