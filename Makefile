@@ -12,10 +12,10 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 demo: $(VENV)/.installed ## the main job on scikit-learn's digits: a table here, figures in demo/
-	@echo "== demo: tail-aware features and reconstructions of handwritten digits"
+	@echo "== demo: tail-aware compression of handwritten digits, about a minute"
 	$(RUN) examples/plot_quickstart.py
 
-test: lint unit ## style, types, doctests and tests
+test: unit lint ## doctests, tests, style and types; some two minutes
 
 lint: $(VENV)/.installed
 	@echo "== style"
@@ -38,9 +38,11 @@ bench: $(VENV)/.installed ## training speed against a hand-written loop and othe
 clean: ## remove environments, caches and figures
 	rm -rf .venv .venv-oldest demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+# A path-based ("compat") editable install: by the default one, a script beside the checkout would import the folder.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@echo "== setting up $(VENV) (once)"
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'riskvae needs Python 3.11 or newer; set PYTHON=...')"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test,plot,progress]"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		--config-settings editable_mode=compat -e ".[test,plot,progress]"
 	@touch $@

@@ -469,6 +469,8 @@ class BaseVAE(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transformer
     def score(self, X: Any, y: Any = None) -> float:
         """Mean evidence lower bound: :meth:`score_samples`, averaged.
 
+        As a mean it favors models that were trained on the mean: to choose ``eps``, score the tail.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)

@@ -17,7 +17,9 @@ activation : str, default="relu"
     Hidden activation: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh" or "softplus".
 encoder, decoder : callable, default=None
     Factories ``(n_in, n_out) -> nn.Module`` that replace the multilayer perceptrons, such as
-    :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row.
+    :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
+    the means, then what a softplus turns into scales. Functions of a module and partials of them can be
+    pickled, lambdas cannot.
 likelihood : {{"gaussian", "bernoulli"}}, default="gaussian"
     Observation model; "bernoulli" needs X in [0, 1].
 noise_scale : float or "learned", default="learned"
@@ -46,7 +48,7 @@ tol : float, default=1e-4
     Smallest decrease of the held-out loss, in nats per row, that counts as improvement.
 callbacks : list, default=None
     Skorch callbacks, for schedules, checkpoints, loggers. Used as they are, so that their state can be read
-    after fit (and is pickled with this parameter).
+    after fit (and is pickled with this parameter). Scikit-learn's own callbacks go to ``set_callbacks``.
 n_score_samples : int, default=16
     Latent draws per row in :meth:`score_samples`.
 warm_start : bool, default=False
@@ -71,8 +73,9 @@ module_ : nn.Module
 net_ : skorch.NeuralNet
     The net that trained it.
 history_ : list of dict
-    One dict per epoch: losses in nats per row ("train_loss", its parts "train_reconstruction" and
-    "train_kl", and "valid_..." when early_stopping) and the seconds it took ("dur").
+    One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
+    means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
+    nats per row; the same as "valid_..." when early_stopping; "dur", the seconds it took.
 n_iter_ : int
     Epochs trained.
 noise_scale_ : float

@@ -88,7 +88,7 @@ def build_vae(
 ) -> VAE:
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
     modules = {
-        "encoder": _build("encoder", encoder, n_features, 2 * n_components, "a mean and a scale for each component"),
+        "encoder": _build("encoder", encoder, n_features, 2 * n_components, "means and then raw scales in one tensor"),
         "decoder": _build("decoder", decoder, n_components, n_features, "one value per feature"),
     }
     # Training is float32, whatever torch's default dtype.
@@ -110,7 +110,7 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
     if shape != (2, n_out):
         raise ValueError(
             f"{made} must map (n, {n_in}) to (n, {n_out}), {meaning}; on 2 rows it gave {shape}. "
-            "Let its last layer depend on n_out."
+            "Let its last layer have n_out outputs."
         )
     if rows.any():
         raise ValueError(f"{made} changes its input in place; give its first layer inplace=False, or a copy.")

@@ -44,11 +44,11 @@ class RiskAwareVAE(BaseVAE):
 
     Parameters
     ----------
-    {parameters}
     eps : float, default=0.5
         Share of the losses that count, in (0, 1]; 1 is the mean, eps * batch_size <= 1 the maximum.
     risk : {"averse", "seeking", "neutral"}, default="averse"
         Train on the worst losses, on the best, or on all.
+    {parameters}
     risk_over : {"batch", "subsamples", "nested", "joint"}, default="batch"
         Over what the tail is taken. Only "batch" is implemented.
     n_subsamples : int, default=1
@@ -116,6 +116,8 @@ class RiskAwareVAE(BaseVAE):
         self,
         n_components: int = 10,
         *,
+        eps: float = 0.5,
+        risk: str = "averse",
         beta: float = 1.0,
         hidden_layer_sizes: Sequence[int] = (512, 256),
         activation: str = "relu",
@@ -140,8 +142,6 @@ class RiskAwareVAE(BaseVAE):
         verbose: int = 0,
         device: Any = "auto",
         compile: bool = False,
-        eps: float = 0.5,
-        risk: str = "averse",
         risk_over: str = "batch",
         n_subsamples: int = 1,
         eps_subsamples: float | None = None,

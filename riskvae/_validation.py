@@ -90,7 +90,7 @@ def choice(*names: str) -> Rule:
     """One of some names; a misspelled one is answered with the nearest."""
 
     def remedy(value: Any) -> str:
-        near = difflib.get_close_matches(value, names, n=1, cutoff=0.4) if isinstance(value, str) else []
+        near = difflib.get_close_matches(value, names, n=1, cutoff=0.65) if isinstance(value, str) else []
         return f"Did you mean {near[0]!r}?" if near else ""
 
     return Rule(
@@ -111,6 +111,11 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
     """Finite, dense, numeric (n, n_features) array; with ``reset``, remember its features on ``estimator``."""
     if isinstance(X, Dataset):
         raise TypeError("X is a torch Dataset: fit and partial_fit take one, every other method needs an array.")
+    if getattr(X, "ndim", 2) > 2:
+        raise ValueError(
+            f"Found array with dim {X.ndim}, while dim <= 2 is required: rows of features. Flatten images: "
+            "X.reshape(len(X), -1)."
+        )
     array: NDArray[Any] = validate_data(
         estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
     )

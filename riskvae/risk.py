@@ -121,6 +121,8 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def _check(losses: Tensor, eps: float, tail: str, dim: int) -> None:
+    if not isinstance(losses, Tensor):
+        raise TypeError(f"losses must be a torch tensor; got {type(losses).__name__}. Use torch.as_tensor(losses).")
     if not losses.is_floating_point():
         raise TypeError(f"losses must be a floating-point tensor; got {losses.dtype}. Use losses.float().")
     if losses.dim() == 0 or losses.shape[dim] == 0:

@@ -192,6 +192,8 @@ def test_bad_eps(eps):
 
 
 def test_bad_losses_and_tail():
+    with pytest.raises(TypeError, match=r"must be a torch tensor; got ndarray\. Use torch\.as_tensor"):
+        cvar(np.ones(3), 0.5)
     with pytest.raises(TypeError, match=r"floating-point tensor; got torch\.int64\. Use losses\.float\(\)"):
         cvar(torch.tensor([1, 2]), 0.5)
     with pytest.raises(ValueError, match=r"at least one value along dim=-1; got shape \(0,\)"):

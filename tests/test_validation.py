@@ -94,6 +94,7 @@ BAD_DATA = [
     (lambda X: X[:0], ValueError, "0 sample"),
     (lambda X: X[:, :0], ValueError, "0 feature"),
     (lambda X: X[0], ValueError, "Expected 2D array, got 1D"),
+    (lambda X: X.reshape(-1, 2, 3), ValueError, r"array with dim 3.*X\.reshape\(len\(X\), -1\)"),
     (lambda X: X.astype(str), ValueError, "dtype='numeric' is not compatible with arrays of bytes/strings"),
     (lambda X: np.full((5, 2), "a", object), ValueError, "could not convert string to float"),
     (lambda X: X + 1j, ValueError, "Complex data not supported"),
