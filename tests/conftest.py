@@ -6,8 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import small
+from hypothesis import settings
 
 from riskvae import BetaVAE
+
+# New examples at every run at home; the same ones wherever a change is judged.
+settings.register_profile("judged", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("judged")
 
 
 @pytest.fixture(scope="session")

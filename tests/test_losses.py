@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -51,10 +51,14 @@ def test_kl_is_the_expected_log_ratio(rng):
 
 
 @given(st.floats(-5, 5), st.floats(0.01, 5))
+@example(0.0, 1.0)
 def test_kl_is_never_negative_and_zero_at_the_prior_alone(mean, scale):
-    value = kl_divergence(torch.tensor([[mean]]).double(), torch.tensor([[scale]]).double()).item()
-    assert value >= 0
-    assert (value == 0) == (mean == 0 and scale == 1)
+    value = kl_divergence(*torch.tensor([[[mean]], [[scale]]], dtype=torch.float64)).item()
+    # At least half the squared distance of the mean, and a quarter of that of the log scale up to 1.
+    assert value >= 0.5 * mean**2 - 1e-12
+    assert value >= 0.25 * min(abs(np.log(scale)), 1.0) ** 2 - 1e-12
+    if mean == 0 and scale == 1:
+        assert value == 0
 
 
 def test_gradients():
