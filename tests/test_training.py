@@ -13,8 +13,8 @@ from helpers import small
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormClipping, LRScheduler, TrainEndCheckpoint
 
 from riskvae import BetaVAE, RiskAwareVAE
+from riskvae._rows import Rows
 from riskvae._sklearn_callbacks import SUPPORTED
-from riskvae._training import Rows
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,271 @@
+"""What a fitted estimator does with rows and latent points, in the dtype of the input."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted
+from torch import Tensor
+
+from riskvae import nets
+from riskvae._validation import (
+    check_parameters,
+    check_range,
+    compute_dtype,
+    derive_seed,
+    feature_matrix,
+    host_array,
+    integer,
+)
+
+__all__ = ["InferenceMixin"]
+
+Array = NDArray[Any]
+
+# Values per chunk of rows: large enough to keep the cores busy, small beside the data.
+_CHUNK = 2**22
+
+
+class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
+    """Methods of a fitted estimator: all deterministic, none moves the module or its mode."""
+
+    random_state: Any
+    n_score_samples: int
+    n_features_in_: int
+    net_: Any
+    _seed: int
+
+    def _check_parameters(self) -> None:
+        raise NotImplementedError
+
+    def transform(self, X: Any) -> Array:
+        """Posterior means of the latent coordinates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            Of X's dtype, if float32 or float64.
+        """
+        return self.encode(X).mean
+
+    def encode(self, X: Any) -> nets.Posterior:
+        """Posterior mean and scale of each latent coordinate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        Posterior
+            Named tuple of ``mean`` and ``scale`` (standard deviation), each (n_samples, n_components).
+        """
+        return nets.Posterior(*self._map_rows(lambda vae, x: vae.encode(x), self._check_rows(X)))
+
+    def inverse_transform(self, X: Any) -> Array:
+        """Mean rows of latent points.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components)
+            Latent points.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Decoder means.
+        """
+        check_is_fitted(self)
+        Z = check_array(host_array(X), input_name="X")
+        if Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X has {Z.shape[1]} columns, but inverse_transform expects latent points with "
+                f"n_components={self._n_features_out} columns, as transform gives."
+            )
+        return self._map_rows(lambda vae, z: (vae.decode(z),), Z, width=self.n_features_in_)[0]
+
+    def reconstruct(self, X: Any) -> Array:
+        """Decoder means at the posterior means.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Reconstructions.
+        """
+        return self._map_rows(lambda vae, x: (vae.decode(vae.encode(x).mean),), self._check_rows(X))[0]
+
+    def reconstruction_loss(self, X: Any) -> Array:
+        r"""Negative log-likelihood of each row, decoded from its posterior mean.
+
+        .. math:: -\log p(x \mid z = \mu(x))
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats per row.
+        """
+
+        def loss(vae: Any, x: Tensor) -> tuple[Tensor]:
+            return (vae.likelihood.nll(x, vae.decoder(vae.encode(x).mean)),)
+
+        return self._map_rows(loss, self._check_rows(X, likelihood=True))[0]
+
+    def score_samples(self, X: Any) -> Array:
+        r"""Evidence lower bound of each row.
+
+        .. math:: E_{q(z|x)} \log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, p(z))
+
+        Always with the KL term in full and without risk, whatever ``beta`` and the loss were in training, so
+        that models compare. The expectation is a mean over ``n_score_samples`` draws, in antithetic pairs,
+        the same for every row and every call.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats per row; larger is more likely.
+        """
+        check_is_fitted(self)
+        self._check_parameters()
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "score"))
+        half = torch.randn(
+            (self.n_score_samples + 1) // 2, 1, self._n_features_out, generator=generator, dtype=torch.float64
+        )
+        bank = torch.cat((half, -half))[: self.n_score_samples]
+
+        def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
+            terms = vae(x, bank.to(x))
+            return (-(terms.nll.mean(0) + terms.kl),)
+
+        rows = self._check_rows(X, likelihood=True)
+        return self._map_rows(bound, rows, width=self.n_features_in_ * self.n_score_samples)[0]
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean evidence lower bound: :meth:`score_samples`, averaged.
+
+        As a mean it favors models that were trained on the mean: to choose ``eps``, score the tail.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : ignored
+            Present by convention.
+
+        Returns
+        -------
+        float
+            Nats per row; larger is better.
+        """
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def sample(self, n_samples: int = 1, *, observation_noise: bool = False, random_state: Any = None) -> Array:
+        """Rows generated from the prior.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        observation_noise : bool, default=False
+            Draw from p(x|z); otherwise its mean, which is what VAEs show.
+        random_state : int, RandomState or None, default=None
+            None takes the estimator's own.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Generated rows.
+        """
+        check_is_fitted(self)
+        check_parameters("sample", {"n_samples": n_samples}, {"n_samples": integer(1)})
+        chance = check_random_state(self.random_state if random_state is None else random_state)
+        rng = np.random.default_rng(chance.randint(np.iinfo(np.int32).max))
+        rows = self.inverse_transform(rng.standard_normal((n_samples, self._n_features_out)))
+        if not observation_noise:
+            return rows
+        return self.module_.likelihood.sample(rows, rng)
+
+    def _check_rows(self, X: Any, *, likelihood: bool = False) -> Array:
+        check_is_fitted(self)
+        rows = feature_matrix(self, X, reset=False)
+        if likelihood:
+            check_range(rows, unit_interval=self.module_.likelihood.unit_interval)
+        return rows
+
+    def _map_rows(
+        self, function: Callable[[Any, Tensor], tuple[Tensor, ...]], rows: Array, *, width: int | None = None
+    ) -> tuple[Array, ...]:
+        """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype."""
+        dtype = compute_dtype(rows)
+        device = self.device_
+        if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
+            device = torch.device("cpu")
+        numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
+        chunk = max(1, _CHUNK // max(width or rows.shape[1], 1))
+        outputs: tuple[Array, ...] = ()
+        with torch.inference_mode():
+            # A copy: scoring while training goes on must not change the mode of the module.
+            module = copy.deepcopy(self.module_).to(device, dtype).eval()
+            for start in range(0, len(rows), chunk):
+                x = torch.tensor(np.ascontiguousarray(rows[start : start + chunk], numpy_dtype), device=device)
+                parts = function(module, x)
+                if not outputs:
+                    outputs = tuple(np.empty((len(rows), *part.shape[1:]), numpy_dtype) for part in parts)
+                for output, part in zip(outputs, parts, strict=True):
+                    output[start : start + chunk] = part.numpy(force=True)
+        return outputs
+
+    @property
+    def module_(self) -> Any:
+        """Fitted model, a torch module."""
+        return self.net_.module_
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """One dict per epoch."""
+        return [{name: value for name, value in row.items() if name != "batches"} for row in self.net_.history]
+
+    @property
+    def n_iter_(self) -> int:
+        """Epochs trained."""
+        return len(self.net_.history)
+
+    @property
+    def noise_scale_(self) -> float:
+        """Standard deviation of the observation noise; NaN for bernoulli."""
+        log_scale = getattr(self.module_.likelihood, "log_scale", None)
+        return float("nan") if log_scale is None else float(log_scale.exp())
+
+    @property
+    def device_(self) -> torch.device:
+        """Where the model is."""
+        return next(self.module_.parameters()).device
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.module_.n_components
