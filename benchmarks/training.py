@@ -1,6 +1,7 @@
 """Training speed of the estimators against a hand-written torch loop, skorch, pythae and PyOD.
 
-    python benchmarks/training.py [--json FILE] [--rounds 5] [--rows 15360] [--epochs 4] [--threads 2] [--compile]
+    python benchmarks/training.py [--json FILE] [--rounds 5] [--rows 15360] [--epochs 4] [--threads 2]
+                                  [--compile] [--plain]
 
 Every contender trains the same network (784-512-256-10 and mirror, batch 256, Adam) on the same rows: MNIST
 where RISKVAE_DATA is set, else random numbers of its shape. One epoch's time is the difference between a
@@ -287,10 +288,12 @@ def main():
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--compile", action="store_true", help="also time compile=True")
+    parser.add_argument("--plain", action="store_true", help="without oneDNN, as on processors without AVX-512")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    nets._ONEDNN = nets._ONEDNN and not args.plain
     if args.memory_of:
         return memory_of(args.memory_of, args.rows)
 
