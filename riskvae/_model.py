@@ -211,8 +211,10 @@ class GaussianLikelihood(Likelihood):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor) -> None:
+        if self.started:
+            return  # before a pass over all rows
         spread = float(x.var(0, correction=0).mean().sqrt())
-        if not self.started and spread > 0:  # constant rows have no spread to start at
+        if spread > 0:  # constant rows have no spread to start at
             self.log_scale.fill_(math.log(spread))
             self.log_floor.copy_(self.log_scale + math.log(self.SMALLEST))
             self.started.fill_(True)
