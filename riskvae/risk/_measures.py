@@ -1,0 +1,238 @@
+"""Risk measures as values: functions of a loss tensor with their parameters, to compare, clone and search over."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self
+
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from riskvae.risk._deviation import entropic_risk, mean_semideviation
+from riskvae.risk._order import check_eps, check_number
+from riskvae.risk._smoothed import check_penalty, density, smoothed_cvar, smoothed_threshold
+from riskvae.risk._spectral import Superquantile, spectral_risk
+from riskvae.risk._tail import as_threshold, cvar, value_at_risk
+
+
+class Measure(BaseEstimator):
+    """Base of risk measures: ``measure(losses, tail="worst", dim=-1)`` reduces ``dim`` to the risk.
+
+    Constructors only remember; values are checked when the measure is called. Measures are equal if their
+    parameters are, print as what makes them, and :func:`sklearn.base.clone` copies them; a grid search
+    reaches into them by ``measure__smoothing`` and the like. For a measure of your own, list its parameters in
+    ``__init__`` and override ``__call__``.
+    """
+
+    def __call__(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        raise NotImplementedError
+
+    def with_eps(self, eps: float) -> Self:
+        """Same measure, with this tail mass where it has a parameter ``eps`` that is None."""
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.get_params() == other.get_params()  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class TailMeasure(Measure):
+    """Base of measures of a tail, which have a mass ``eps`` and a threshold at which the tail begins.
+
+    They are minima over the threshold t: ``measure(losses, threshold=t)`` gives the expression under the
+    minimum, ``measure.threshold(losses)`` the t that attains it.
+    """
+
+    eps: float | None
+
+    def __call__(
+        self, losses: Tensor, *, tail: str = "worst", dim: int = -1, threshold: Tensor | float | None = None
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def threshold(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        """Threshold that attains the minimum, without a graph."""
+        raise NotImplementedError
+
+    def weight_beyond(self, losses: Tensor, threshold: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        """Sum of the weights at a threshold: above 1 where it is too far inside, below 1 too far outside."""
+        raise NotImplementedError
+
+    def with_eps(self, eps: float) -> Self:
+        if self.eps is not None:
+            return self
+        return copy.copy(self).set_params(eps=eps)
+
+    def _checked_eps(self) -> float:
+        if self.eps is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} has no eps, which only RiskAwareVAE fills in; give it one, as in {name}(eps=0.1), to call it."
+            )
+        check_eps(self.eps)
+        return self.eps
+
+
+class CVaR(TailMeasure):
+    """Conditional value at risk, as an object: :func:`cvar`.
+
+    Parameters
+    ----------
+    eps : float, default=None
+        Mass of the tail, in (0, 1]; None leaves it to the estimator that holds the measure.
+
+    Examples
+    --------
+    >>> import torch
+    >>> CVaR(0.5)(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    tensor(3.5000)
+    >>> CVaR(0.5)
+    CVaR(eps=0.5)
+    """
+
+    def __init__(self, eps: float | None = None) -> None:
+        self.eps = eps
+
+    def __call__(
+        self, losses: Tensor, *, tail: str = "worst", dim: int = -1, threshold: Tensor | float | None = None
+    ) -> Tensor:
+        return cvar(losses, self._checked_eps(), tail=tail, dim=dim, threshold=threshold)
+
+    def threshold(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        return value_at_risk(losses.detach(), self._checked_eps(), tail=tail, dim=dim)
+
+    def weight_beyond(self, losses: Tensor, threshold: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        t = as_threshold(threshold, losses, dim)
+        beyond = losses > t if tail == "worst" else losses < t
+        return beyond.to(losses.dtype).mean(dim) / self._checked_eps()
+
+
+class SmoothedCVaR(TailMeasure):
+    """Smoothed conditional value at risk, as an object: :func:`smoothed_cvar`.
+
+    Parameters
+    ----------
+    eps : float, default=None
+        Mass of the tail, in (0, 1]; None leaves it to the estimator that holds the measure.
+    smoothing : float, default=1.0
+        In units of the losses (nats in an estimator), at least 0.
+    penalty : {"l2", "kl"}, default="l2"
+        Distance to equal weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> SmoothedCVaR(0.5, smoothing=2.0)(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    tensor(2.8125)
+    """
+
+    def __init__(self, eps: float | None = None, *, smoothing: float = 1.0, penalty: str = "l2") -> None:
+        self.eps = eps
+        self.smoothing = smoothing
+        self.penalty = penalty
+
+    def __call__(
+        self, losses: Tensor, *, tail: str = "worst", dim: int = -1, threshold: Tensor | float | None = None
+    ) -> Tensor:
+        return smoothed_cvar(
+            losses,
+            self._checked_eps(),
+            smoothing=self.smoothing,
+            penalty=self.penalty,
+            tail=tail,
+            dim=dim,
+            threshold=threshold,
+        )
+
+    def threshold(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        eps = self._checked_eps()
+        self._check()
+        return smoothed_threshold(losses, eps, smoothing=self.smoothing, penalty=self.penalty, tail=tail, dim=dim)
+
+    def weight_beyond(self, losses: Tensor, threshold: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        eps = self._checked_eps()
+        self._check()
+        u = losses - as_threshold(threshold, losses, dim)
+        u = u if tail == "worst" else -u
+        return density(u / max(self.smoothing, 1e-30), eps, self.penalty).mean(dim)
+
+    def _check(self) -> None:
+        check_number("smoothing", self.smoothing, 0.0)
+        check_penalty(self.penalty)
+
+
+class Entropic(Measure):
+    """Entropic risk, as an object: :func:`entropic_risk`.
+
+    Parameters
+    ----------
+    theta : float, default=1.0
+        Tilt, in inverse units of the losses.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Entropic(1.0)(torch.tensor([0.0, 1.0]))
+    tensor(0.6201)
+    """
+
+    def __init__(self, theta: float = 1.0) -> None:
+        self.theta = theta
+
+    def __call__(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        return entropic_risk(losses, self.theta, tail=tail, dim=dim)
+
+
+class Spectral(Measure):
+    """Spectral risk, as an object: :func:`spectral_risk`.
+
+    Parameters
+    ----------
+    spectrum : callable, default=None
+        Cumulative weight, such as :class:`Extremile`; None is ``Superquantile()``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from riskvae.risk import Extremile
+    >>> Spectral(Extremile(order=3))
+    Spectral(spectrum=Extremile(order=3))
+    >>> Spectral(Extremile(order=3))(torch.tensor([0.0, 1.0]))
+    tensor(0.8750)
+    """
+
+    def __init__(self, spectrum: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.spectrum = spectrum
+
+    def __call__(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        return spectral_risk(losses, Superquantile() if self.spectrum is None else self.spectrum, tail=tail, dim=dim)
+
+
+class MeanSemideviation(Measure):
+    """Mean plus a share of the upper semideviation, as an object: :func:`mean_semideviation`.
+
+    Parameters
+    ----------
+    weight : float, default=1.0
+        Share of the semideviation, in [0, 1].
+    order : float, default=1.0
+        Power of the deviation, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> MeanSemideviation(0.5)(torch.tensor([0.0, 2.0, 4.0]))
+    tensor(2.3333)
+    """
+
+    def __init__(self, weight: float = 1.0, *, order: float = 1.0) -> None:
+        self.weight = weight
+        self.order = order
+
+    def __call__(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
+        return mean_semideviation(losses, self.weight, order=self.order, tail=tail, dim=dim)
+
+
+def describe(value: Any) -> str:
+    """What a parameter that holds a measure may be."""
+    return "'cvar' or a measure of riskvae.risk, such as risk.SmoothedCVaR(smoothing=1.0)"

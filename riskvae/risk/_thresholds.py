@@ -1,0 +1,146 @@
+"""Thresholds that live longer than a batch: a moving average, or one that learns by steps of its own."""
+
+import torch
+from torch import Tensor, nn
+
+from riskvae.risk._measures import TailMeasure
+from riskvae.risk._order import at_least_float32, check_number
+
+
+class Threshold(nn.Module):
+    """Base of thresholds: called with a batch of losses, updated by them in training, frozen in evaluation.
+
+    The state is in buffers, so ``state_dict``, ``.to(device)`` and pickling carry it. Until the first
+    batch in training, the batch's own threshold is given.
+    """
+
+    def __init__(self, measure: TailMeasure, tail: str = "worst") -> None:
+        super().__init__()
+        if not isinstance(measure, TailMeasure):
+            raise TypeError(
+                f"measure must have a threshold, as risk.CVaR(eps) and risk.SmoothedCVaR(eps) have; got {measure!r}."
+            )
+        if tail not in ("worst", "best"):
+            raise ValueError(f"tail must be 'worst' or 'best'; got {tail!r}.")
+        self.measure = measure
+        self.tail = tail
+
+    @torch.no_grad()
+    def forward(self, losses: Tensor) -> Tensor:
+        """Threshold for these losses, a float32 scalar without a graph.
+
+        Parameters
+        ----------
+        losses : Tensor
+            Floating point; all dimensions are one sample.
+        """
+        sample = at_least_float32(losses.detach()).flatten()
+        own = self.measure.threshold(sample, tail=self.tail).float()
+        return self._follow(sample, own)
+
+    def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"{self.measure!r}, tail={self.tail!r}"
+
+
+class EMAThreshold(Threshold):
+    r"""Moving average of the thresholds of the batches so far, this one included.
+
+    .. math:: t_n = \frac{\sum_{k=1}^n d^{\,n-k} v_k}{\sum_{k=1}^n d^{\,n-k}}
+
+    with the batches' own thresholds v. The denominator corrects the bias towards the start. It lags behind
+    losses that fall: at decay d by about d/(1 - d) batches.
+
+    Parameters
+    ----------
+    measure : CVaR or SmoothedCVaR
+        Whose threshold is followed.
+    decay : float, default=0.9
+        d, weight of the old average, in [0, 1); 0 takes each batch's own.
+    tail : {"worst", "best"}, default="worst"
+        Which tail.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from riskvae import risk
+    >>> threshold = risk.EMAThreshold(risk.CVaR(0.25), decay=0.5)
+    >>> for losses in torch.tensor([[4.0, 1.0, 2.0, 3.0], [9.0, 2.0, 6.0, 0.0]]):
+    ...     t = threshold(losses)
+    ...     print(t, risk.cvar(losses, 0.25, threshold=t))  # 5 = (1 * 3 + 2 * 6) / (1 + 2)
+    tensor(3.) tensor(4.)
+    tensor(5.) tensor(10.)
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self, measure: TailMeasure, decay: float = 0.9, tail: str = "worst") -> None:
+        super().__init__(measure, tail)
+        check_number("decay", decay, 0.0, 1.0)
+        if decay == 1:
+            raise ValueError("decay must be below 1; got 1, which would never forget the first batch's weight of 0.")
+        self.decay = decay
+        self.register_buffer("total", torch.tensor(0.0))
+        self.register_buffer("weight", torch.tensor(0.0))
+
+    def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
+        if self.training:
+            self.total.mul_(self.decay).add_(own, alpha=1.0 - self.decay)
+            self.weight.mul_(self.decay).add_(1.0 - self.decay)
+        return torch.where(self.weight > 0, self.total / self.weight, own)
+
+
+class LearnedThreshold(Threshold):
+    r"""Threshold that descends on the risk's own objective, with steps in units of the losses' spread.
+
+    .. math:: t \leftarrow t - a \, s \, \Bigl( 1 - \sum_i q_i(t) \Bigr)
+
+    after each batch, with its standard deviation s, the step a, and the weights q that the losses beyond t
+    carry (1/(eps N) each for the conditional value at risk): the gradient of the objective
+    :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon` in t. So it follows the quantile of all batches, not the
+    average of the batches' quantiles. It starts at the first batch's threshold, and its path moves and
+    scales with the losses.
+
+    Parameters
+    ----------
+    measure : CVaR or SmoothedCVaR
+        Whose threshold is learned.
+    step : float, default=0.1
+        a, above 0.
+    tail : {"worst", "best"}, default="worst"
+        Which tail.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from riskvae import risk
+    >>> threshold = risk.LearnedThreshold(risk.CVaR(0.5))
+    >>> losses = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    >>> for _ in range(2):
+    ...     print(threshold(losses), threshold.value)  # used, and moved: half of the weight lies beyond 1
+    tensor(1.) tensor(1.)
+    tensor(1.) tensor(1.)
+    """
+
+    value: Tensor
+    started: Tensor
+
+    def __init__(self, measure: TailMeasure, step: float = 0.1, tail: str = "worst") -> None:
+        super().__init__(measure, tail)
+        check_number("step", step, 0.0, open_low=True)
+        self.step = step
+        self.register_buffer("value", torch.tensor(0.0))
+        self.register_buffer("started", torch.tensor(False))
+
+    def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
+        current = torch.where(self.started, self.value, own)
+        if self.training:
+            slope = 1.0 - self.measure.weight_beyond(losses, current.to(losses.dtype), tail=self.tail)
+            spread = losses.std(correction=0)
+            move = self.step * spread * slope * (1.0 if self.tail == "worst" else -1.0)
+            self.value.copy_(current - move)
+            self.started.fill_(True)
+        return current
