@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from riskvae._beta_vae import BetaVAE
     from riskvae._risk_aware_vae import RiskAwareVAE
 
-    from . import datasets, losses, nets, risk
+    from . import datasets, losses, metrics, nets, plotting, risk
 
-__all__ = ["BetaVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "nets", "risk"]
+__all__ = ["BetaVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "metrics", "nets", "plotting", "risk"]
 __version__ = "0.1.0"
 
 _HOMES = {"BetaVAE": "riskvae._beta_vae", "RiskAwareVAE": "riskvae._risk_aware_vae"}
-_MODULES = ("datasets", "losses", "nets", "risk")
+_MODULES = ("datasets", "losses", "metrics", "nets", "plotting", "risk")
 
 
 def __getattr__(name: str) -> Any:

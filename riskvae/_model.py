@@ -236,5 +236,8 @@ class WeightedELBO(nn.Module):
         super().__init__()
         self.beta = beta
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Hear which epoch of the training begins, counted from 0."""
+
     def forward(self, terms: Terms) -> Tensor:
         return terms.nll.mean() + self.beta * terms.kl.mean()

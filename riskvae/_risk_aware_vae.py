@@ -1,8 +1,10 @@
 """RiskAwareVAE: trains on the tail of the reconstruction losses."""
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from riskvae import risk as risk_measures
@@ -14,17 +16,80 @@ from riskvae._validation import Rule, choice, integer, real
 _EPS_REMEDY = "eps is the share of the losses that count; eps=1.0 or risk='neutral' takes the mean of all."
 
 
-class TailObjective(WeightedELBO):
-    """CVaR of the batch's reconstruction losses, plus the mean KL term weighted by ``beta``."""
+class RiskObjective(WeightedELBO):
+    """Risk of the losses l_ij of draw i of row j, plus the mean KL term weighted by ``beta``.
 
-    def __init__(self, beta: float, eps: float, tail: str) -> None:
+    Parameters
+    ----------
+    beta : float
+        Weight of the KL term.
+    rows, draws : Measure
+        Risk over rows and over latent draws.
+    tail : {"worst", "best"}
+        Which tail.
+    over : {"batch", "subsamples", "nested", "joint"}
+        Over what the risk is taken.
+    threshold : Threshold or None
+        Where the tail over rows begins; None leaves it to the batch.
+    on : {"reconstruction", "elbo"}
+        Whether the losses hold the KL terms, or these are added in the mean.
+    warmup : int
+        Epochs over which the tail mass of both measures falls from 1.
+    """
+
+    def __init__(
+        self,
+        beta: float,
+        rows: risk_measures.Measure,
+        draws: risk_measures.Measure,
+        *,
+        tail: str = "worst",
+        over: str = "batch",
+        threshold: risk_measures.Threshold | None = None,
+        on: str = "reconstruction",
+        warmup: int = 0,
+    ) -> None:
         super().__init__(beta)
-        self.eps = eps
+        self.final = (rows, draws)
+        self.current = self.final
         self.tail = tail
+        self.over = over
+        self.threshold = threshold
+        self.on = on
+        self.warmup = warmup
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Take the tail mass of an epoch, counted from 0. Evaluation is always at the final one."""
+        if self.warmup:
+            share = min(epoch / self.warmup, 1.0)
+            self.current = tuple(_eased(measure, share) for measure in self.final)
+            if self.threshold is not None:
+                self.threshold.measure = self.current[0]
 
     def forward(self, terms: Terms) -> Tensor:
-        losses = terms.nll.mean(0)
-        return risk_measures.cvar(losses, self.eps, tail=self.tail) + self.beta * terms.kl.mean()
+        losses = terms.nll
+        if self.on == "elbo":
+            return self._risk(losses + self.beta * terms.kl)
+        return self._risk(losses) + self.beta * terms.kl.mean()
+
+    def _risk(self, losses: Tensor) -> Tensor:
+        rows, draws = self.current if self.training else self.final
+        if self.over == "subsamples":
+            return draws(losses, tail=self.tail, dim=0).mean()
+        if self.over == "nested":
+            losses = draws(losses, tail=self.tail, dim=0)
+        elif self.over == "batch":
+            losses = losses.mean(0)
+        losses = losses.flatten()
+        if self.threshold is None or rows.eps == 1:  # all losses: nothing lies outside a threshold
+            return rows(losses, tail=self.tail)
+        return rows(losses, tail=self.tail, threshold=self.threshold(losses))  # type: ignore[call-arg]
+
+
+def _eased(measure: Any, share: float) -> Any:
+    eased = copy.copy(measure)
+    eased.eps = (1.0 - share) + share * measure.eps
+    return eased
 
 
 @document_parameters(beta=1.0)
@@ -39,6 +104,14 @@ class RiskAwareVAE(BaseVAE):
     losses (:func:`riskvae.risk.cvar`). ``risk="seeking"`` takes the best fraction instead, and
     ``risk="neutral"`` the mean, which gives ``BetaVAE(beta=beta)``.
 
+    The losses come from latent draws, one per row or, with ``n_subsamples``, several: :math:`l_{ij}` for
+    draw j of row i. ``risk_over`` says over what the risk :math:`\rho` is taken:
+
+    - "batch": :math:`\rho_i(\frac1B \sum_j l_{ij})`, rows that are reconstructed badly on average;
+    - "subsamples": :math:`\frac1N \sum_i \rho_j(l_{ij})`, each row's unlucky draws;
+    - "nested": :math:`\rho_i(\rho_j(l_{ij}))`, the unlucky draws of bad rows;
+    - "joint": :math:`\rho_{ij}(l_{ij})`, all draws of all rows as one sample.
+
     The tail weighs more against the KL term than the mean does, so part of what is gained in the tail is a
     weaker regularization: compare models along beta.
 
@@ -50,21 +123,29 @@ class RiskAwareVAE(BaseVAE):
         Train on the worst losses, on the best, or on all.
     {parameters}
     risk_over : {"batch", "subsamples", "nested", "joint"}, default="batch"
-        Over what the tail is taken. Only "batch" is implemented.
+        Over what the risk is taken; all but "batch" need ``n_subsamples`` of at least 2.
     n_subsamples : int, default=1
-        Latent draws per row and step. Only 1 is implemented.
+        B, latent draws per row and step, decoded in one pass.
     eps_subsamples : float, default=None
-        Share of the draws that count; None means ``eps``. Only None is implemented.
-    measure : str or object, default="cvar"
-        Risk measure. Only "cvar" is implemented.
+        Share of a row's draws that count ("subsamples" and "nested"); None means ``eps``.
+    measure : "cvar" or object, default="cvar"
+        Risk measure: any of :mod:`riskvae.risk`, such as ``risk.SmoothedCVaR(smoothing=1.0)``,
+        ``risk.Entropic(0.1)`` or ``risk.Spectral(risk.Extremile(3))``, or a subclass of ``risk.Measure``. A
+        measure whose own ``eps`` is None takes the estimator's; those without one do not use ``eps``.
     threshold : {"batch", "ema", "learned"}, default="batch"
-        Where the tail begins. Only "batch", the batch's own quantile, is implemented.
+        Where the tail begins: at the batch's own quantile; at its moving average
+        (:class:`riskvae.risk.EMAThreshold`); or where a learned quantile has got to
+        (:class:`riskvae.risk.LearnedThreshold`). The last two need a measure of a tail ("cvar",
+        ``SmoothedCVaR``) over rows.
     threshold_decay : float, default=0.9
-        Weight of the old value in the moving average for ``threshold="ema"``.
+        Weight of the old value in the moving average of ``threshold="ema"``, in [0, 1).
     risk_on : {"reconstruction", "elbo"}, default="reconstruction"
-        Loss whose tail is taken. Only "reconstruction" is implemented.
+        Take the risk of the reconstruction losses, and add the mean KL term; or of the rows' whole negative
+        evidence bounds, with the KL term weighted by ``beta``.
     eps_warmup : int, default=0
-        Epochs over which eps falls from 1 to its value. Only 0 is implemented.
+        Epochs over which eps, and ``eps_subsamples``, fall in equal steps from 1 to their values; helps
+        ``risk="seeking"``, which collapses when it starts on few rows. Epochs of earlier calls count
+        under ``warm_start`` and ``partial_fit``.
 
     Attributes
     ----------
@@ -96,20 +177,17 @@ class RiskAwareVAE(BaseVAE):
         "risk_over": choice("batch", "subsamples", "nested", "joint"),
         "n_subsamples": integer(1),
         "eps_subsamples": Rule(lambda value: value is None, "None") | real(0.0, 1.0, closed="right"),
-        "measure": choice("cvar") | Rule(callable, "an object of riskvae.risk", kind=callable),
+        "measure": choice("cvar")
+        | Rule(
+            lambda value: isinstance(value, risk_measures.Measure),
+            "a measure of riskvae.risk, such as risk.SmoothedCVaR(smoothing=1.0)",
+            lambda value: "Measures are objects: pass risk.CVaR(), not the class." if isinstance(value, type) else "",
+            kind=lambda value: False,
+        ),
         "threshold": choice("batch", "ema", "learned"),
         "threshold_decay": real(0.0, 1.0, closed="left"),
         "risk_on": choice("reconstruction", "elbo"),
         "eps_warmup": integer(0),
-    }
-    _implemented: ClassVar = {
-        "risk_over": "batch",
-        "n_subsamples": 1,
-        "eps_subsamples": None,
-        "measure": "cvar",
-        "threshold": "batch",
-        "risk_on": "reconstruction",
-        "eps_warmup": 0,
     }
 
     def __init__(
@@ -153,15 +231,89 @@ class RiskAwareVAE(BaseVAE):
     ) -> None:
         self._remember(locals())
 
+    def _n_draws(self) -> int:
+        return self.n_subsamples
+
+    def _measure(self) -> Any:
+        return risk_measures.CVaR() if isinstance(self.measure, str) else self.measure
+
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        for name, value in self._implemented.items():
-            if getattr(self, name) != value:
-                raise NotImplementedError(
-                    f"RiskAwareVAE: {name}={getattr(self, name)!r} is not implemented yet; use {value!r}."
-                )
+        if self.risk == "neutral":
+            return
+        measure, of_tail = self._measure(), isinstance(self._measure(), risk_measures.TailMeasure)
+        if self.risk_over != "batch" and self.n_subsamples == 1:
+            self._refuse(
+                f"risk_over={self.risk_over!r} takes the risk over latent draws, of which n_subsamples=1 gives one",
+                "Set n_subsamples to 2 or more (8, say), or risk_over='batch'.",
+            )
+        if self.threshold != "batch" and not of_tail:
+            self._refuse(
+                f"threshold={self.threshold!r} needs a measure with a threshold; {measure!r} has none",
+                "Use measure='cvar' or risk.SmoothedCVaR, or threshold='batch'.",
+            )
+        if self.threshold != "batch" and self.risk_over == "subsamples":
+            self._refuse(
+                f"threshold={self.threshold!r} is one for all rows, but risk_over='subsamples' has one per row",
+                "Use threshold='batch', or risk_over='batch', 'nested' or 'joint'.",
+            )
+        if self.eps_warmup and not (of_tail and measure.eps is None):
+            self._refuse(
+                f"eps_warmup={self.eps_warmup} lowers the estimator's eps, which {measure!r} does not use",
+                "Use measure='cvar' or one that leaves its eps to the estimator, such as "
+                "risk.SmoothedCVaR(smoothing=1.0), or eps_warmup=0.",
+            )
+        if getattr(measure, "theta", 0.0) < 0:
+            self._refuse(
+                f"measure={measure!r} prefers the best losses",
+                "Use a positive theta, with risk='seeking' for the best tail.",
+            )
+        self._try_measure(measure)
+
+    def _try_measure(self, measure: Any) -> None:
+        """Find a bad parameter of a measure before training does."""
+        try:
+            found = measure.with_eps(self.eps)(torch.tensor([[0.0, 1.0, 3.0], [1.0, 1.0, 1.0]]), tail="worst", dim=-1)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{type(self).__name__}: measure={measure!r}: {error}") from error
+        if not isinstance(found, Tensor) or found.shape != (2,):
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            self._refuse(
+                f"measure={measure!r} must reduce one dimension, losses of shape (2, 3) with dim=-1 to shape (2,); it "
+                f"gave {given}",
+                "Let its __call__(losses, *, tail, dim) reduce dim.",
+            )
+
+    def _refuse(self, what: str, remedy: str) -> None:
+        raise ValueError(f"{type(self).__name__}: {what}. {remedy}")
+
+    def _train(self, X: Any, epochs: int | None) -> Self:
+        self._check_parameters()
+        if epochs is None and not self.warm_start and self.risk != "neutral" and self.eps_warmup >= self.max_epochs:
+            self._refuse(
+                f"eps_warmup={self.eps_warmup} epochs leave none of max_epochs={self.max_epochs} for eps={self.eps:g}",
+                "Set max_epochs above eps_warmup.",
+            )
+        return super()._train(X, epochs)
 
     def _make_objective(self) -> nn.Module:
         if self.risk == "neutral":
             return super()._make_objective()
-        return TailObjective(self.beta, self.eps, "worst" if self.risk == "averse" else "best")
+        tail = "worst" if self.risk == "averse" else "best"
+        measure = self._measure()
+        rows = measure.with_eps(self.eps)
+        threshold: risk_measures.Threshold | None = None
+        if self.threshold == "ema":
+            threshold = risk_measures.EMAThreshold(rows, decay=self.threshold_decay, tail=tail)
+        elif self.threshold == "learned":
+            threshold = risk_measures.LearnedThreshold(rows, tail=tail)
+        return RiskObjective(
+            self.beta,
+            rows,
+            measure.with_eps(self.eps if self.eps_subsamples is None else self.eps_subsamples),
+            tail=tail,
+            over=self.risk_over,
+            threshold=threshold,
+            on=self.risk_on,
+            warmup=self.eps_warmup,
+        )

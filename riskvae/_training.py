@@ -120,6 +120,8 @@ class Net(NeuralNet):
         generator = torch.Generator().manual_seed(order) if training else None
         self._noise = torch.Generator(device).manual_seed(noise)
         self._set_training(training)
+        if training:
+            self.criterion_.begin_epoch(epoch - 1)
         self._hooked = hooked = self._has_batch_callbacks()
         log: list[Tensor] = []
         means, sizes = [], []

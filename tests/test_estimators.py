@@ -30,12 +30,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from riskvae import BetaVAE, RiskAwareVAE
+from riskvae.risk import Extremile, SmoothedCVaR, Spectral
 
 ESTIMATORS = [
     BetaVAE(),
     small(BetaVAE, early_stopping=True, noise_scale=0.5**0.5, output_activation="sigmoid", activation="tanh"),
     RiskAwareVAE(),
     small(RiskAwareVAE, risk="seeking", eps=0.3, hidden_layer_sizes=(), scale_offset=0.1, batch_size=7),
+    small(RiskAwareVAE, risk_over="nested", n_subsamples=4, eps_subsamples=0.5, threshold="ema", eps_warmup=1),
+    small(RiskAwareVAE, measure=SmoothedCVaR(smoothing=0.5), threshold="learned", risk_on="elbo", early_stopping=True),
+    small(RiskAwareVAE, measure=Spectral(Extremile(3)), risk_over="subsamples", n_subsamples=3, risk="seeking"),
     small(RiskAwareVAE, risk="neutral", activation="softplus", weight_decay=1e-2),
 ]
 CLASSES = sorted({type(estimator) for estimator in ESTIMATORS}, key=lambda cls: cls.__name__)

@@ -1,52 +1,317 @@
-"""What training on the tail does."""
+"""What training on the tail does: each mode by its definition, its limits, its state, its mistakes."""
+
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from helpers import small
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
-from riskvae import BetaVAE, RiskAwareVAE
+from riskvae import BetaVAE, RiskAwareVAE, risk
 from riskvae._model import Terms
-from riskvae._risk_aware_vae import TailObjective
+from riskvae._risk_aware_vae import RiskObjective
 from riskvae.nets import Posterior
-from riskvae.risk import cvar
+from riskvae.risk import CVaR, cvar, nested_cvar
+
+MEASURES = [
+    risk.SmoothedCVaR(smoothing=0.5),
+    risk.SmoothedCVaR(0.2, smoothing=0.5, penalty="kl"),
+    risk.Entropic(0.5),
+    risk.Spectral(risk.Extremile(3)),
+    risk.MeanSemideviation(0.5, order=2),
+]
 
 
-def terms(n=50):
-    generator = torch.Generator().manual_seed(0)
-    nll = torch.randn(1, n, generator=generator)
+def terms(n=50, draws=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    nll = torch.randn(draws, n, generator=generator)
     kl = torch.rand(n, generator=generator)
-    return Terms(nll, kl, torch.zeros(1, n, 2), Posterior(torch.zeros(n, 2), torch.ones(n, 2)))
+    return Terms(nll, kl, torch.zeros(draws, n, 2), Posterior(torch.zeros(n, 2), torch.ones(n, 2)))
 
 
-def test_neutral_is_beta_vae_bit_for_bit(X):
-    neutral = small(RiskAwareVAE, risk="neutral", beta=1.0).fit(X)
-    plain = small(BetaVAE, beta=1.0).fit(X)
-    for a, b in zip(neutral.module_.parameters(), plain.module_.parameters(), strict=True):
-        assert torch.equal(a, b)
+def objective(**options):
+    return RiskObjective(2.0, CVaR(0.2), CVaR(0.4), **options)
 
 
-@pytest.mark.parametrize("risk", ["averse", "seeking"])
-def test_eps_one_is_neutral_up_to_rounding(X, risk):
-    whole = small(RiskAwareVAE, risk=risk, eps=1.0).fit(X)
+def weights_of(estimator):
+    return list(estimator.module_.state_dict().values())
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(weights_of(a), weights_of(b), strict=True))
+
+
+# ------------------------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize("options", [{}, {"eps": 0.1, "threshold": "ema"}, {"measure": risk.Entropic(2.0)}], ids=str)
+def test_neutral_is_beta_vae_bit_for_bit(X, options):
+    neutral = small(RiskAwareVAE, risk="neutral", beta=1.0, **options).fit(X)
+    assert same(neutral, small(BetaVAE, beta=1.0).fit(X))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eps": 1.0},
+        {"eps": 1.0, "risk": "seeking"},
+        {"eps": 1.0, "risk_on": "elbo"},
+        {"eps": 1.0, "threshold": "ema"},
+        {"eps": 1.0, "threshold": "learned"},
+        {"eps": 1.0, "measure": risk.SmoothedCVaR(smoothing=0.1)},
+        {"measure": risk.Entropic(1e-6)},
+        {"measure": risk.Spectral(risk.Extremile(1.0))},
+        {"measure": risk.MeanSemideviation(0.0)},
+    ],
+    ids=str,
+)
+def test_a_risk_that_is_the_mean_is_neutral_up_to_rounding(X, options):
     neutral = small(RiskAwareVAE, risk="neutral").fit(X)
+    np.testing.assert_allclose(
+        small(RiskAwareVAE, **options).fit(X).transform(X), neutral.transform(X), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("over", ["subsamples", "nested", "joint"])
+def test_over_draws_too_the_whole_is_neutral(X, over):
+    neutral = small(RiskAwareVAE, risk="neutral", n_subsamples=3).fit(X)
+    whole = small(RiskAwareVAE, eps=1.0, n_subsamples=3, risk_over=over).fit(X)
     np.testing.assert_allclose(whole.transform(X), neutral.transform(X), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("tail", "eps"), [("worst", 0.1), ("best", 0.3)])
-def test_the_loss_is_the_tail_of_reconstruction_plus_the_mean_kl(tail, eps):
-    batch = terms()
-    expected = cvar(batch.nll[0], eps, tail=tail) + 2.0 * batch.kl.mean()
-    assert float(TailObjective(2.0, eps, tail)(batch)) == pytest.approx(float(expected))
+# ------------------------------------------------------------------------------------------ the loss
+
+
+@pytest.mark.parametrize("tail", ["worst", "best"])
+def test_each_mode_is_its_definition(tail):
+    batch = terms(draws=5)
+    rows_by_draws, kl = batch.nll.T, batch.kl
+    expected = {
+        "batch": cvar(rows_by_draws.mean(1), 0.2, tail=tail),
+        "subsamples": cvar(rows_by_draws, 0.4, tail=tail).mean(),
+        "nested": nested_cvar(rows_by_draws, 0.2, 0.4, tail=tail),
+        "joint": cvar(rows_by_draws.flatten(), 0.2, tail=tail),
+    }
+    for over, value in expected.items():
+        found = objective(tail=tail, over=over)(batch)
+        assert float(found) == pytest.approx(float(value + 2.0 * kl.mean()), rel=1e-6)
+
+
+def test_risk_on_the_bound_counts_each_row_with_its_kl_term():
+    batch = terms(draws=3)
+    bounds = batch.nll.mean(0) + 2.0 * batch.kl
+    assert float(objective(on="elbo")(batch)) == pytest.approx(float(cvar(bounds, 0.2)), rel=1e-6)
+    found = objective(on="elbo", over="joint")(batch)
+    assert float(found) == pytest.approx(float(cvar((batch.nll + 2.0 * batch.kl).flatten(), 0.2)), rel=1e-6)
+
+
+def test_nested_lies_between_batch_and_joint():
+    """C_eb(mean_j) <= nested <= joint at eps = eb * es."""
+    batch = terms(n=40, draws=10)
+    values = [
+        RiskObjective(0.0, CVaR(0.2), CVaR(0.5), over="batch")(batch),
+        RiskObjective(0.0, CVaR(0.2), CVaR(0.5), over="nested")(batch),
+        RiskObjective(0.0, CVaR(0.1), CVaR(0.5), over="joint")(batch),
+    ]
+    assert values[0] < values[1] < values[2]
 
 
 def test_parameters_reach_the_loss(X):
-    for risk, tail in (("averse", "worst"), ("seeking", "best")):
-        estimator = small(RiskAwareVAE, risk=risk, eps=0.2, beta=3.0).fit(X)
-        objective = estimator.net_.criterion_
-        assert (objective.tail, objective.eps, objective.beta) == (tail, 0.2, 3.0)
-        estimator.set_params(eps=0.7, beta=0.1).partial_fit(X)
-        assert (estimator.net_.criterion_.eps, estimator.net_.criterion_.beta) == (0.7, 0.1)
+    for name, tail in (("averse", "worst"), ("seeking", "best")):
+        estimator = small(RiskAwareVAE, risk=name, eps=0.2, beta=3.0, n_subsamples=4, risk_over="nested").fit(X)
+        found = estimator.net_.criterion_
+        assert (found.tail, found.final, found.beta, found.over) == (tail, (CVaR(0.2), CVaR(0.2)), 3.0, "nested")
+        estimator.set_params(eps=0.7, eps_subsamples=0.4, beta=0.1, risk_on="elbo", risk_over="joint").partial_fit(X)
+        found = estimator.net_.criterion_
+        assert (found.final, found.beta, found.on, found.over) == ((CVaR(0.7), CVaR(0.4)), 0.1, "elbo", "joint")
+        assert estimator.net_.n_draws == 4
+
+
+def test_a_measure_without_eps_takes_the_estimators_and_its_own_wins(X):
+    smooth = risk.SmoothedCVaR(smoothing=0.5)
+    assert small(RiskAwareVAE, eps=0.3, measure=smooth).fit(X).net_.criterion_.final[0].eps == 0.3
+    assert small(RiskAwareVAE, eps=0.3, measure=CVaR(0.1)).fit(X).net_.criterion_.final[0].eps == 0.1
+    assert smooth.eps is None
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=repr)
+@pytest.mark.parametrize("mode", ["averse", "seeking"])
+def test_every_measure_trains_either_tail_and_differs_from_the_mean(X, measure, mode):
+    estimator = small(RiskAwareVAE, measure=measure, risk=mode).fit(X)
+    row, sign = estimator.history_[-1], 1 if mode == "averse" else -1
+    assert sign * (row["train_loss"] - row["train_kl"] - row["train_reconstruction"]) > 0
+    assert not same(estimator, small(RiskAwareVAE, risk="neutral").fit(X))
+
+
+def test_a_measure_of_ones_own(X):
+    class Maximum(risk.Measure):
+        def __call__(self, losses, *, tail="worst", dim=-1):
+            return losses.amax(dim) if tail == "worst" else losses.amin(dim)
+
+    mine = small(RiskAwareVAE, measure=Maximum()).fit(X)
+    assert same(mine, small(RiskAwareVAE, eps=1e-9).fit(X))
+
+
+def test_draws_are_decoded_in_one_pass(X):
+    calls = []
+
+    def decoder(n_in, n_out):
+        layer = torch.nn.Linear(n_in, n_out)
+        layer.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+        return layer
+
+    small(RiskAwareVAE, decoder=decoder, n_subsamples=6, risk_over="joint", max_epochs=1, batch_size=100).fit(X)
+    assert calls == [2, *[600] * 3]  # the trial on two rows, then three batches
+
+
+# --------------------------------------------------------------------------------------- thresholds
+
+
+@pytest.mark.parametrize("over", ["batch", "nested", "joint"])
+@pytest.mark.parametrize("measure", ["cvar", risk.SmoothedCVaR(smoothing=0.5)], ids=str)
+def test_an_average_without_memory_is_the_batchs_own_threshold(X, over, measure):
+    options = {"measure": measure, "risk_over": over, "n_subsamples": 1 if over == "batch" else 4, "eps": 0.3}
+    own = small(RiskAwareVAE, **options).fit(X)
+    average = small(RiskAwareVAE, threshold="ema", threshold_decay=0.0, **options).fit(X)
+    np.testing.assert_allclose(average.transform(X), own.transform(X), rtol=2e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("threshold", ["ema", "learned"])
+@pytest.mark.parametrize("mode", ["averse", "seeking"])
+def test_thresholds_follow_the_quantile_of_the_losses(X, threshold, mode):
+    vae = small(RiskAwareVAE, threshold=threshold, risk=mode, eps=0.25, max_epochs=30, batch_size=50, noise_scale=0.2)
+    vae.fit(X)
+    module = vae.net_.criterion_.threshold
+    x = torch.tensor(X, dtype=torch.float32)
+    noise = torch.randn(50, len(X), 2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        losses = vae.module_(x, noise).nll.flatten()
+        share = float((losses > module(losses)).float().mean())  # frozen: the module evaluates
+    assert share == pytest.approx(0.25 if mode == "averse" else 0.75, abs=0.12)
+
+
+@pytest.mark.parametrize("threshold", ["ema", "learned"])
+def test_a_pickled_model_with_a_threshold_goes_on_bit_for_bit(X, threshold):
+    options = {"threshold": threshold, "eps": 0.2, "warm_start": True, "batch_size": 64}
+    whole = small(RiskAwareVAE, max_epochs=6, **options).fit(X)
+    half = pickle.loads(pickle.dumps(small(RiskAwareVAE, max_epochs=3, **options).fit(X))).fit(X)
+    assert same(whole, half)
+    states = [model.net_.criterion_.state_dict() for model in (whole, half)]
+    assert states[0].keys() == states[1].keys() != set()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_held_out_rows_do_not_move_the_threshold(X):
+    vae = small(RiskAwareVAE, threshold="ema", early_stopping=True, max_epochs=2, n_iter_no_change=9).fit(X)
+    plain = small(RiskAwareVAE, threshold="ema", early_stopping=True, max_epochs=2, n_iter_no_change=9)
+    before = vae.net_.criterion_.threshold.total.clone()
+    vae.net_.criterion_.eval()
+    vae.net_.criterion_(terms(seed=5))
+    assert torch.equal(vae.net_.criterion_.threshold.total, before)
+    assert torch.equal(plain.fit(X).net_.criterion_.threshold.total, before)
+
+
+def test_a_threshold_can_change_between_calls(X):
+    vae = small(RiskAwareVAE, warm_start=True).fit(X)
+    for threshold in ("ema", "learned", "batch", "ema"):
+        vae.set_params(threshold=threshold).fit(X)
+        assert (vae.net_.criterion_.threshold is None) == (threshold == "batch")
+
+
+# ------------------------------------------------------------------------------------------ warm-up
+
+
+def test_eps_falls_in_equal_steps_from_one_and_evaluation_is_at_its_value():
+    loss = objective(warmup=4, threshold=risk.EMAThreshold(CVaR(0.2)))
+    for epoch, (rows, draws) in enumerate([(1.0, 1.0), (0.8, 0.85), (0.6, 0.7), (0.4, 0.55), (0.2, 0.4), (0.2, 0.4)]):
+        loss.begin_epoch(epoch)
+        assert [m.eps for m in loss.current] == pytest.approx([rows, draws])
+        assert loss.threshold.measure.eps == pytest.approx(rows)
+        assert loss.final == (CVaR(0.2), CVaR(0.4))
+    loss = objective(warmup=4)
+    loss.begin_epoch(0)
+    batch = terms()
+    assert float(loss(batch)) == pytest.approx(float(batch.nll.mean() + 2 * batch.kl.mean()), rel=1e-6)
+    assert float(loss.eval()(batch)) == pytest.approx(float(objective()(batch)), rel=1e-6)
+
+
+def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
+    warm = small(RiskAwareVAE, eps=0.2, eps_warmup=2, warm_start=True, max_epochs=1).fit(X)
+    neutral = small(RiskAwareVAE, risk="neutral", max_epochs=1).fit(X)
+    np.testing.assert_allclose(warm.transform(X), neutral.transform(X), rtol=1e-3, atol=1e-4)
+    warm.fit(X).fit(X)
+    assert same(warm, small(RiskAwareVAE, eps=0.2, eps_warmup=2, max_epochs=3).fit(X))
+    assert [m.eps for m in warm.net_.criterion_.current] == [0.2, 0.2]
+
+
+# ------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"risk_over": "nested"}, r"risk_over='nested' takes the risk over latent draws.*n_subsamples to 2 or more"),
+        ({"risk_over": "joint"}, "n_subsamples=1 gives one"),
+        ({"risk_over": "subsamples", "n_subsamples": 4, "threshold": "ema"}, "risk_over='subsamples' has one per row"),
+        ({"threshold": "ema", "measure": risk.Entropic()}, r"needs a measure with a threshold; Entropic\(\) has none"),
+        ({"eps_warmup": 2, "measure": risk.Entropic()}, r"which Entropic\(\) does not use"),
+        ({"eps_warmup": 2, "measure": CVaR(0.1)}, r"which CVaR\(eps=0.1\) does not use"),
+        ({"eps_warmup": 3, "max_epochs": 3}, "leave none of max_epochs=3 for eps=0.5. Set max_epochs above"),
+        ({"measure": "var"}, "measure must be one of 'cvar', or a measure of riskvae.risk.*got 'var'"),
+        ({"measure": risk.SmoothedCVaR(smoothing=-1)}, "measure=.*smoothing must be a finite number of at least 0"),
+        ({"measure": risk.Entropic(-1.0)}, "prefers the best losses. Use a positive theta, with risk='seeking'"),
+        ({"eps": 0.0}, r"eps must be a number in \(0, 1\]; got 0"),
+        ({"eps_subsamples": 2.0}, r"eps_subsamples must be None, or a number in \(0, 1\]; got 2"),
+        ({"n_subsamples": 0}, "n_subsamples must be an integer of at least 1; got 0"),
+        ({"threshold_decay": 1.0}, r"threshold_decay must be a number in \[0, 1\); got 1"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_found_before_training(X, options, message):
+    with pytest.raises(ValueError, match=message):
+        small(RiskAwareVAE, **options).fit(X)
+
+
+def test_a_measure_must_be_an_object_of_risk(X):
+    with pytest.raises(TypeError, match=r"pass risk\.CVaR\(\), not the class"):
+        small(RiskAwareVAE, measure=CVaR).fit(X)
+    with pytest.raises(TypeError, match="measure must be one of 'cvar', or a measure"):
+        small(RiskAwareVAE, measure=lambda losses: losses.max()).fit(X)
+
+
+def test_a_measure_of_ones_own_that_does_not_reduce(X):
+    class Wrong(risk.Measure):
+        def __call__(self, losses, *, tail="worst", dim=-1):
+            return losses.mean()
+
+    with pytest.raises(ValueError, match=r"must reduce one dimension.*it gave \(\)"):
+        small(RiskAwareVAE, measure=Wrong()).fit(X)
+
+
+# ------------------------------------------------------------------------------------- what users do
+
+
+def test_grid_search_over_eps_measure_and_threshold(X):
+    grid = {
+        "eps": [0.2, 1.0],
+        "measure": ["cvar", risk.SmoothedCVaR(smoothing=0.5)],
+        "threshold": ["batch", "ema", "learned"],
+    }
+    search = GridSearchCV(small(RiskAwareVAE), grid, cv=2, error_score="raise").fit(X)
+    assert len(search.cv_results_["params"]) == 12
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    nested = GridSearchCV(
+        small(RiskAwareVAE, measure=risk.SmoothedCVaR()), {"measure__smoothing": [0.1, 10.0]}, cv=2
+    ).fit(X)
+    assert nested.best_estimator_.measure.smoothing in (0.1, 10.0)
+
+
+def test_clone_and_repr_carry_the_measure():
+    vae = RiskAwareVAE(measure=risk.Spectral(risk.Extremile(3)), threshold="batch")
+    assert clone(vae).measure == vae.measure
+    assert repr(vae) == "RiskAwareVAE(measure=Spectral(spectrum=Extremile(order=3)))"
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +323,38 @@ def mixture():
     return rows + 0.05 * rng.normal(size=rows.shape)
 
 
-def test_the_averse_model_is_better_at_the_worst_and_the_neutral_at_the_mean(mixture):
-    def fit(risk):
-        models = [
-            small(RiskAwareVAE, n_components=1, risk=risk, eps=0.1, noise_scale=0.5, hidden_layer_sizes=(), lr=1e-2,
-                  max_epochs=150, random_state=seed).fit(mixture)
-            for seed in range(3)
-        ]  # fmt: skip
-        return np.array([model.reconstruction_loss(mixture) for model in models])
+def fits(mixture, **options):
+    models = [
+        small(RiskAwareVAE, n_components=1, noise_scale=0.5, hidden_layer_sizes=(), lr=1e-2, max_epochs=150,
+              random_state=seed, **options).fit(mixture)
+        for seed in range(3)
+    ]  # fmt: skip
+    return np.array([model.reconstruction_loss(mixture) for model in models])
 
-    averse, neutral = fit("averse"), fit("neutral")
+
+@pytest.fixture(scope="module")
+def neutral(mixture):
+    return fits(mixture, risk="neutral")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"threshold": "ema"},
+        {"threshold": "learned"},
+        {"measure": risk.SmoothedCVaR(smoothing=0.2)},
+        {"measure": risk.SmoothedCVaR(smoothing=0.2, penalty="kl")},
+        {"measure": risk.Entropic(1.0)},
+        {"measure": risk.Spectral(risk.Extremile(10))},
+        {"risk_on": "elbo"},
+        {"risk_over": "nested", "n_subsamples": 4, "eps_subsamples": 0.5},
+        {"risk_over": "joint", "n_subsamples": 4},
+    ],
+    ids=str,
+)
+def test_the_averse_model_is_better_at_the_worst_and_the_neutral_at_the_mean(mixture, neutral, options):
+    averse = fits(mixture, eps=0.1, **options)
     worst = [float(np.mean(np.sort(losses, axis=1)[:, -50:])) for losses in (averse, neutral)]
     assert worst[0] < worst[1]
     assert averse.mean() > neutral.mean()

@@ -1,5 +1,6 @@
 """Laws that all risk measures share, and what each is by definition."""
 
+import itertools
 import math
 
 import numpy as np
@@ -71,11 +72,19 @@ def spread(n, seed=0, **options):
 @everyone
 @given(st.data())
 def test_convex_monotone_and_moving_with_constants(measure, data):
-    a, tail, shift, share = data.draw(samples), data.draw(tails), data.draw(st.floats(-50, 50)), data.draw(st.floats(0, 1))
+    a, tail, shift, share = (
+        data.draw(samples),
+        data.draw(tails),
+        data.draw(st.floats(-50, 50)),
+        data.draw(st.floats(0, 1)),
+    )
     b = torch.tensor(data.draw(hnp.arrays(np.float64, len(a), elements=values)))
     here, there = float(measure(a, tail=tail)), float(measure(b, tail=tail))
     sign = 1 if tail == "worst" else -1
-    assert sign * float(measure(share * a + (1 - share) * b, tail=tail)) <= sign * (share * here + (1 - share) * there) + 1e-7
+    assert (
+        sign * float(measure(share * a + (1 - share) * b, tail=tail))
+        <= sign * (share * here + (1 - share) * there) + 1e-7
+    )
     assert float(measure(a + shift, tail=tail)) == pytest.approx(here + shift, abs=1e-7)
     assert here <= float(measure(torch.maximum(a, b), tail=tail)) + 1e-7
     assert abs(here - there) <= float((a - b).abs().max()) + 1e-7
@@ -279,7 +288,7 @@ def test_smoothed_cvar_lies_between_mean_and_cvar_and_falls_with_smoothing(losse
         smoothed_cvar(losses, eps, smoothing=s, penalty=penalty, tail=tail),
         cvar(losses, eps, tail=tail),
     ]
-    assert all(sign * float(a) <= sign * float(b) + 1e-7 for a, b in zip(chain, chain[1:], strict=False))
+    assert all(sign * float(a) <= sign * float(b) + 1e-7 for a, b in itertools.pairwise(chain))
 
 
 @given(samples, levels, penalties)

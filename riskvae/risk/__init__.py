@@ -19,11 +19,11 @@ tensor([0.0000, 0.0000, 0.5000, 0.5000])
 """
 
 from riskvae.risk._deviation import entropic_risk, mean_semideviation
-from riskvae.risk._measures import CVaR, Entropic, Measure, MeanSemideviation, SmoothedCVaR, Spectral, TailMeasure
+from riskvae.risk._measures import CVaR, Entropic, MeanSemideviation, Measure, SmoothedCVaR, Spectral, TailMeasure
 from riskvae.risk._smoothed import smoothed_cvar
 from riskvae.risk._spectral import Exponential, Extremile, Superquantile, spectral_risk
 from riskvae.risk._tail import cvar, nested_cvar, tail_weights, value_at_risk
-from riskvae.risk._thresholds import EMAThreshold, LearnedThreshold
+from riskvae.risk._thresholds import EMAThreshold, LearnedThreshold, Threshold
 
 __all__ = [
     "CVaR",
@@ -38,6 +38,7 @@ __all__ = [
     "Spectral",
     "Superquantile",
     "TailMeasure",
+    "Threshold",
     "cvar",
     "entropic_risk",
     "mean_semideviation",

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -31,7 +31,7 @@ class Measure(BaseEstimator):
         return self
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.get_params() == other.get_params()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.get_params() == other.get_params()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -231,8 +231,3 @@ class MeanSemideviation(Measure):
 
     def __call__(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
         return mean_semideviation(losses, self.weight, order=self.order, tail=tail, dim=dim)
-
-
-def describe(value: Any) -> str:
-    """What a parameter that holds a measure may be."""
-    return "'cvar' or a measure of riskvae.risk, such as risk.SmoothedCVaR(smoothing=1.0)"

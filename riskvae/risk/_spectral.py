@@ -11,9 +11,9 @@ from riskvae.risk._order import argsort_ascending, at_least_float32, check_eps, 
 
 
 class Spectrum(BaseEstimator):
-    """Base of spectra: a cumulative weight, its parameters, equality and a readable repr.
+    r"""Base of spectra: a cumulative weight, its parameters, equality and a readable repr.
 
-    Call it with fractions u in [0, 1], the best losses first, to get the weight :math:`\\Phi(u)` of the best
+    Call it with fractions u in [0, 1], the best losses first, to get the weight :math:`\Phi(u)` of the best
     fraction u: convex, from 0 to 1.
     """
 
@@ -21,7 +21,7 @@ class Spectrum(BaseEstimator):
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.get_params() == other.get_params()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.get_params() == other.get_params()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -153,9 +153,7 @@ def spectral_risk(
     """
     check_losses(losses, dim, tail)
     if not callable(spectrum):
-        raise TypeError(
-            f"spectrum must be a function of fractions such as risk.Extremile(2); got {spectrum!r}, which is no function."
-        )
+        raise TypeError(f"spectrum must be a function of fractions such as risk.Extremile(2); got {spectrum!r}.")
     values = at_least_float32(losses).movedim(dim, -1)
     fixed = values.detach() if tail == "worst" else -values.detach()
     weights = _shared(fixed, _increments(spectrum, fixed.shape[-1], fixed))

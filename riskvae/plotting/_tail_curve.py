@@ -1,0 +1,210 @@
+"""Display of tail curves."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from riskvae.metrics import row_losses, tail_curve
+from riskvae.plotting._pyplot import pyplot
+
+
+class TailCurveDisplay:
+    """Mean of the worst (or best) share of the losses against that share, one curve per model.
+
+    Make it by :meth:`from_estimator` or :meth:`from_losses`, which draw at once, as scikit-learn's displays do.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (n_shares,)
+        Shares of the rows, in (0, 1].
+    curves : dict of str to ndarray of shape (n_shares,) or (n_seeds, n_shares)
+        Name of each model and its means; several seeds are drawn as their mean, in a band from least to greatest.
+    tail : {"worst", "best"}, default="worst"
+        Which tail.
+    loss_name : str, default="loss"
+        What the losses are, with their unit.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Where the curves are.
+    figure_ : matplotlib Figure
+        What holds the axes.
+    lines_ : dict of str to matplotlib Line2D
+        Curve of each model.
+    bands_ : dict of str to matplotlib FillBetweenPolyCollection
+        Range over seeds, of models that have several.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> import numpy as np
+    >>> from riskvae.plotting import TailCurveDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> display = TailCurveDisplay.from_losses({"plain": rng.exponential(size=99), "averse": np.full(99, 1.2)})
+    >>> sorted(display.lines_)
+    ['averse', 'plain']
+    """
+
+    def __init__(
+        self,
+        shares: NDArray[np.floating],
+        curves: Mapping[str, NDArray[np.floating]],
+        *,
+        tail: str = "worst",
+        loss_name: str = "loss",
+    ) -> None:
+        self.shares = shares
+        self.curves = dict(curves)
+        self.tail = tail
+        self.loss_name = loss_name
+
+    @classmethod
+    def from_losses(
+        cls,
+        losses: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        shares: ArrayLike | None = None,
+        tail: str = "worst",
+        name: str = "model",
+        loss_name: str = "loss",
+        ax: Any = None,
+        **line_options: Any,
+    ) -> Self:
+        """Draw tail curves of losses.
+
+        Parameters
+        ----------
+        losses : array-like of shape (n_samples,) or (n_seeds, n_samples), or dict of them
+            Losses of one model, or of several by name; larger is worse.
+        shares : array-like of shape (n_shares,), default=None
+            Shares in (0, 1]; None as in :func:`riskvae.metrics.tail_curve`.
+        tail : {"worst", "best"}, default="worst"
+            Which tail.
+        name : str, default="model"
+            Name of a single model.
+        loss_name : str, default="loss"
+            What the losses are, for the axis.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure. Pass ``display.ax_`` to add models to it.
+        **line_options
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        TailCurveDisplay
+            With ``ax_``, ``figure_``, ``lines_``.
+        """
+        by_name = losses if isinstance(losses, Mapping) else {name: losses}
+        if not by_name:
+            raise ValueError("losses must name at least one model; got an empty dict.")
+        arrays = {label: np.asarray(values, dtype=np.float64) for label, values in by_name.items()}
+        if shares is None:
+            # One grid for all: from the smallest share that the smallest sample can resolve.
+            n = min(values.shape[-1] if values.ndim else 0 for values in arrays.values())
+            shares = np.geomspace(min(max(0.01, 1 / max(n, 1)), 1.0), 1.0, 100)
+        curves = {label: _curves(values, shares, tail) for label, values in arrays.items()}
+        return cls(np.asarray(shares), curves, tail=tail, loss_name=loss_name).plot(ax=ax, **line_options)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        loss: str = "squared_error",
+        shares: ArrayLike | None = None,
+        tail: str = "worst",
+        name: str | None = None,
+        ax: Any = None,
+        **line_options: Any,
+    ) -> Self:
+        """Draw the tail curve of a fitted model on rows.
+
+        Parameters
+        ----------
+        estimator : estimator, Pipeline, or dict of them
+            One fitted model, or several by name.
+        X : array-like of shape (n_samples, n_features)
+            Rows, best held out.
+        loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
+            As in :func:`riskvae.metrics.row_losses`.
+        shares, tail, ax, **line_options
+            As in :meth:`from_losses`.
+        name : str, default=None
+            Name of a single model; None takes its class.
+
+        Returns
+        -------
+        TailCurveDisplay
+            With ``ax_``, ``figure_``, ``lines_``.
+
+        Examples
+        --------
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn.decomposition import PCA
+        >>> X = load_digits().data / 16
+        >>> first = TailCurveDisplay.from_estimator(PCA(4).fit(X), X, name="4 components")
+        >>> both = TailCurveDisplay.from_estimator(PCA(8).fit(X), X, name="8 components", ax=first.ax_)
+        >>> [text.get_text() for text in both.ax_.get_legend().get_texts()]
+        ['4 components', '8 components']
+        """
+        by_name = estimator if isinstance(estimator, Mapping) else {name or _name(estimator): estimator}
+        units = {
+            "squared_error": "mean squared error",
+            "reconstruction": "reconstruction loss (nats)",
+            "evidence": "negative evidence bound (nats)",
+        }
+        losses = {label: row_losses(model, X, loss) for label, model in by_name.items()}
+        return cls.from_losses(losses, shares=shares, tail=tail, loss_name=units[loss], ax=ax, **line_options)
+
+    def plot(self, ax: Any = None, **line_options: Any) -> Self:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_options
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        TailCurveDisplay
+            Itself.
+        """
+        if ax is None:
+            _, ax = pyplot().subplots(layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        self.lines_, self.bands_ = {}, {}
+        percent = 100 * self.shares
+        for label, curve in self.curves.items():
+            seeds = np.atleast_2d(curve)
+            (line,) = ax.plot(percent, seeds.mean(0), **{"label": label, "linewidth": 2, **line_options})
+            self.lines_[label] = line
+            if len(seeds) > 1:
+                band = ax.fill_between(percent, seeds.min(0), seeds.max(0), color=line.get_color(), alpha=0.2, lw=0)
+                self.bands_[label] = band
+        low = min(percent.min(), *ax.get_xlim()) if ax.get_xscale() == "log" else percent.min()
+        ax.set(xscale="log", xlim=(low, 100), xlabel=f"share of the rows, {self.tail} first (%)")
+        ax.set_ylabel(f"{self.loss_name} of the {self.tail} share, mean")
+        ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if t >= 0.999 * low]
+        ax.set_xticks(ticks, ["all" if t == 100 else f"{t:g}" for t in ticks])
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False)
+        return self
+
+
+def _curves(losses: NDArray[np.float64], shares: ArrayLike, tail: str) -> NDArray[np.float64]:
+    if losses.ndim > 1:
+        return np.stack([tail_curve(row, shares, tail=tail)[1] for row in losses])
+    return tail_curve(losses, shares, tail=tail)[1]
+
+
+def _name(estimator: Any) -> str:
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    return type(last).__name__

@@ -1,0 +1,87 @@
+"""Displays hold what they draw."""
+
+import builtins
+
+import matplotlib
+import numpy as np
+import pytest
+from helpers import small
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from riskvae import RiskAwareVAE
+from riskvae.metrics import row_losses, tail_curve
+from riskvae.plotting import TailCurveDisplay
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_draws_the_tail_curve_of_a_model(X, vae):
+    display = TailCurveDisplay.from_estimator(vae, X, shares=[0.1, 0.5, 1.0], color="red")
+    expected = tail_curve(row_losses(vae, X), [0.1, 0.5, 1.0])[1]
+    line = display.lines_["BetaVAE"]
+    np.testing.assert_allclose(line.get_xdata(), [10, 50, 100])
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    assert line.get_color() == "red"
+    assert display.ax_.get_ylabel() == "mean squared error of the worst share, mean"
+    assert display.figure_ is display.ax_.figure
+
+
+def test_several_models_share_an_axis(X, vae):
+    pipe = make_pipeline(StandardScaler(), small(RiskAwareVAE)).fit(X)
+    both = TailCurveDisplay.from_estimator({"plain": vae, "averse": vae}, X, loss="evidence")
+    assert list(both.lines_) == ["plain", "averse"]
+    more = TailCurveDisplay.from_estimator(pipe, X, ax=both.ax_, loss="evidence")
+    assert more.ax_ is both.ax_
+    assert list(more.lines_) == ["RiskAwareVAE"]
+    assert [text.get_text() for text in more.ax_.get_legend().get_texts()] == ["plain", "averse", "RiskAwareVAE"]
+
+
+def test_seeds_are_drawn_as_their_mean_in_their_range():
+    rng = np.random.default_rng(0)
+    losses = rng.exponential(size=(3, 50))
+    display = TailCurveDisplay.from_losses({"three seeds": losses, "one": losses[0]}, tail="best")
+    each = np.array([tail_curve(row, display.shares, tail="best")[1] for row in losses])
+    np.testing.assert_allclose(display.lines_["three seeds"].get_ydata(), each.mean(0))
+    outline = display.bands_["three seeds"].get_paths()[0].vertices
+    assert outline[:, 1].min() == pytest.approx(each.min())
+    assert outline[:, 1].max() == pytest.approx(each.max())
+    assert "one" not in display.bands_
+    assert display.shares[0] == pytest.approx(1 / 50)  # one row of fifty
+
+
+def test_a_second_sample_widens_the_axis():
+    first = TailCurveDisplay.from_losses(np.arange(10.0), name="ten rows")
+    second = TailCurveDisplay.from_losses(np.arange(1000.0), name="a thousand", ax=first.ax_)
+    assert second.ax_.get_xlim() == pytest.approx((1, 100))
+    third = TailCurveDisplay.from_losses(np.arange(10.0), name="ten again", ax=first.ax_)
+    assert third.ax_.get_xlim() == pytest.approx((1, 100))
+
+
+def test_bad_losses():
+    with pytest.raises(ValueError, match="at least one model"):
+        TailCurveDisplay.from_losses({})
+    with pytest.raises(ValueError, match=r"got shape \(0,\)"):
+        TailCurveDisplay.from_losses([])
+    with pytest.raises(ValueError, match=r"got shape \(\)"):
+        TailCurveDisplay.from_losses(3.0)
+
+
+def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
+    original = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"riskvae\[plot\]"):
+        TailCurveDisplay.from_losses([1.0, 2.0])
