@@ -51,13 +51,13 @@ def entropic_risk(losses: Tensor, theta: float, *, tail: str = "worst", dim: int
     values = at_least_float32(losses)
     if theta == 0 or values.shape[dim] == 1:
         return values.mean(dim).to(losses.dtype)
-    # Around the mean, whose own gradient cancels, log(1 + small) keeps what log(sum) would round away.
+    # Around the mean, where log(1 + mean(exp - 1)) keeps what log(mean(exp)) would round away; and less what
+    # would overflow, which this form bears as well. Both shifts cancel, so they need no gradient.
     center = values.detach().mean(dim, keepdim=True)
     z = theta * (values - center)
-    small = z.detach().abs().amax(dim, keepdim=True) < 1.0
-    near = torch.where(small, z, 0.0).expm1().mean(dim).log1p()
-    far = z.logsumexp(dim) - math.log(values.shape[dim])
-    return (center.squeeze(dim) + torch.where(small.squeeze(dim), near, far) / theta).to(losses.dtype)
+    shift = (z.detach().amax(dim, keepdim=True) - 60.0).clamp(min=0.0)
+    log_mean = (z - shift).expm1().mean(dim).log1p() + shift.squeeze(dim)
+    return (center.squeeze(dim) + log_mean / theta).to(losses.dtype)
 
 
 def mean_semideviation(

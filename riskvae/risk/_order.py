@@ -92,6 +92,11 @@ def argsort_ascending(values: Tensor) -> Tensor:
     return values.detach().argsort() if array is None else torch.from_numpy(np.argsort(array))
 
 
+def readable(values: Tensor) -> bool:
+    """Whether Python can look at the values without waiting for a device or leaving a graph."""
+    return _numpy(values) is not None
+
+
 def _numpy(values: Tensor) -> np.ndarray[Any, Any] | None:
     """The values as an array that shares their memory, where they have one that NumPy can read."""
     if values.device.type != "cpu" or torch.compiler.is_compiling():

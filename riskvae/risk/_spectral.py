@@ -7,7 +7,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from riskvae.risk._order import argsort_ascending, at_least_float32, check_eps, check_losses, check_number
+from riskvae.risk._order import argsort_ascending, at_least_float32, check_eps, check_losses, check_number, readable
 
 
 class Spectrum(BaseEstimator):
@@ -184,8 +184,11 @@ def _shared(values: Tensor, cumulative: Tensor) -> Tensor:
     n = values.shape[-1]
     order = argsort_ascending(values)
     ordered = values.gather(-1, order)
-    rank = torch.arange(n, device=values.device).expand(values.shape)
     new = torch.cat((torch.ones_like(ordered[..., :1], dtype=torch.bool), ordered[..., 1:] != ordered[..., :-1]), -1)
+    if readable(values) and bool(new.all()):  # most samples have no ties, and to look is cheap here
+        share = cumulative.diff().expand(values.shape)
+        return torch.empty_like(values).scatter_(-1, order, share.to(values.dtype))
+    rank = torch.arange(n, device=values.device).expand(values.shape)
     first = torch.where(new, rank, 0).cummax(-1).values
     ends = torch.where(new.roll(-1, -1), rank, n - 1)  # the last rank ends its ties: new[0] is always true
     last = ends.flip(-1).cummin(-1).values.flip(-1)

@@ -90,7 +90,8 @@ def tail_weights(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = 
     check_losses(losses, dim, tail)
     check_eps(eps)
     values = at_least_float32(losses.detach())
-    return _weights(values if tail == "worst" else -values, eps, dim).to(losses.dtype)
+    weights, _ = _weights(values if tail == "worst" else -values, eps, dim)
+    return torch.where(values.amax(dim, keepdim=True).isnan(), math.nan, weights).to(losses.dtype)
 
 
 def cvar(
@@ -152,11 +153,11 @@ def cvar(
         sign = 1.0 if tail == "worst" else -1.0
         beyond = (sign * (values - t)).relu().mean(dim)
         return (t.squeeze(dim) + sign * beyond / eps).to(losses.dtype)
-    with torch.no_grad():
-        fixed = values.detach()
-        weights = _weights(fixed if tail == "worst" else -fixed, eps, dim)
-    # An infinite loss outside the tail has weight zero and must not turn the sum into NaN.
-    return torch.where(weights == 0, 0.0, weights * values).sum(dim).to(losses.dtype)
+    values = values if tail == "worst" else -values
+    weights, boundary = _weights(values.detach(), eps, dim)
+    # Losses outside the tail weigh nothing; an infinite one among them must not make that NaN.
+    risk = (weights * torch.where(values < boundary, 0.0, values)).sum(dim)
+    return (risk if tail == "worst" else -risk).to(losses.dtype)
 
 
 def nested_cvar(
@@ -219,14 +220,13 @@ def as_threshold(threshold: Tensor | float, values: Tensor, dim: int) -> Tensor:
     return t.unsqueeze(dim)
 
 
-def _weights(values: Tensor, eps: float, dim: int) -> Tensor:
+def _weights(values: Tensor, eps: float, dim: int) -> tuple[Tensor, Tensor]:
+    """Dual weights, and the smallest loss that has one. Without a check for NaN."""
     n = values.shape[dim]
     mass = max(tail_mass(eps, n), 1.0)
-    k = min(math.ceil(mass), n)
-    boundary = kth_largest(values, k, dim)
+    boundary = kth_largest(values, min(math.ceil(mass), n), dim)
     above, tied = values > boundary, values == boundary
-    # What the losses above leave, in whole losses first: float32 cannot count beyond 2**24.
-    left = (k - above.sum(dim, keepdim=True)).to(values.dtype) - (k - mass)
-    share = left / mass / tied.sum(dim, keepdim=True)
-    weights = torch.where(above, 1.0 / mass, torch.where(tied, share, 0.0))
-    return torch.where(values.amax(dim, keepdim=True).isnan(), math.nan, weights)
+    dtype = values.dtype if n < 2**24 else torch.float64  # float32 cannot count further
+    beyond, ties = (part.sum(dim, keepdim=True, dtype=dtype) for part in (above, tied))
+    share = ((mass - beyond) / (mass * ties)).to(values.dtype)
+    return torch.where(above, 1.0 / mass, torch.where(tied, share, 0.0)), boundary
