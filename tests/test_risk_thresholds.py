@@ -22,13 +22,32 @@ def batches(n, size=64, seed=0):
 
 @given(st.floats(0.0, 0.99), st.integers(1, 10), tails)
 def test_moving_average_is_the_weighted_mean_of_the_batches_own_thresholds(decay, n, tail):
-    threshold = EMAThreshold(CVaR(0.2), decay=decay, tail=tail)
+    threshold = EMAThreshold(CVaR(0.2), decay=decay, tail=tail, trend=False)
     data = batches(n)
     found = [float(threshold(losses)) for losses in data]
     own = value_at_risk(data, 0.2, tail=tail)
     weights = decay ** torch.arange(n - 1, -1, -1)
     assert found[-1] == pytest.approx(float((weights * own).sum() / weights.sum()), abs=1e-5)
     assert found[0] == pytest.approx(float(own[0]), abs=1e-6)  # no bias at the start
+
+
+def test_the_average_has_no_lag_behind_a_steady_fall():
+    plain, corrected = EMAThreshold(CVaR(0.5), trend=False), EMAThreshold(CVaR(0.5))
+    for step in range(200):
+        losses = torch.arange(10.0) - 0.5 * step
+        a, b, own = plain(losses), corrected(losses), value_at_risk(losses, 0.5)
+        if step == 0:
+            assert a == b == own
+    assert float(a - own) == pytest.approx(0.5 * 0.9 / 0.1, rel=1e-3)
+    assert float(b) == pytest.approx(float(own), abs=1e-3)
+
+
+@both
+def test_keeps_up_with_losses_that_fall_by_half_their_spread_per_batch(kind):
+    """The share beyond stays near eps, where the plain average would leave none beyond and nothing would be learned."""
+    threshold = kind(CVaR(0.2))
+    shares = [(losses - 0.5 * i > threshold(losses - 0.5 * i)).float().mean() for i, losses in enumerate(batches(100))]
+    assert float(torch.stack(shares[30:]).mean()) == pytest.approx(0.2, abs=0.08)
 
 
 def test_without_memory_the_bound_is_the_risk():
@@ -112,6 +131,8 @@ def test_bad_decay_and_step():
     for decay in (-0.1, 1.0, 1.5):
         with pytest.raises(ValueError, match="decay must be"):
             EMAThreshold(CVaR(0.1), decay=decay)
+        with pytest.raises(ValueError, match="momentum must be"):
+            LearnedThreshold(CVaR(0.1), momentum=decay)
     with pytest.raises(ValueError, match="step must be a finite number above 0; got 0"):
         LearnedThreshold(CVaR(0.1), step=0)
 

@@ -46,12 +46,14 @@ class Threshold(nn.Module):
 
 
 class EMAThreshold(Threshold):
-    r"""Moving average of the thresholds of the batches so far, this one included.
+    r"""Moving average of the thresholds of the batches so far, this one included, without the lag of one.
 
-    .. math:: t_n = \frac{\sum_{k=1}^n d^{\,n-k} v_k}{\sum_{k=1}^n d^{\,n-k}}
+    .. math:: m_n = \frac{\sum_{k=1}^n d^{\,n-k} v_k}{\sum_{k=1}^n d^{\,n-k}}, \qquad t_n = 2 m_n - m'_n
 
-    with the batches' own thresholds v. The denominator corrects the bias towards the start. It lags behind
-    losses that fall: at decay d by about d/(1 - d) batches.
+    with the batches' own thresholds v, and m' the same average of the averages m. The denominator corrects
+    the bias towards the start. While losses fall, m lies d/(1 - d) batches behind, so that no loss
+    exceeds it and nothing is learned; m' lies twice as far behind, so t has no lag behind a steady fall
+    (Brown's double exponential smoothing).
 
     Parameters
     ----------
@@ -61,12 +63,14 @@ class EMAThreshold(Threshold):
         d, weight of the old average, in [0, 1); 0 takes each batch's own.
     tail : {"worst", "best"}, default="worst"
         Which tail.
+    trend : bool, default=True
+        Correct the lag; False gives m, the plain average.
 
     Examples
     --------
     >>> import torch
     >>> from riskvae import risk
-    >>> threshold = risk.EMAThreshold(risk.CVaR(0.25), decay=0.5)
+    >>> threshold = risk.EMAThreshold(risk.CVaR(0.25), decay=0.5, trend=False)
     >>> for losses in torch.tensor([[4.0, 1.0, 2.0, 3.0], [9.0, 2.0, 6.0, 0.0]]):
     ...     t = threshold(losses)
     ...     print(t, risk.cvar(losses, 0.25, threshold=t))  # 5 = (1 * 3 + 2 * 6) / (1 + 2)
@@ -74,42 +78,53 @@ class EMAThreshold(Threshold):
     tensor(5.) tensor(10.)
     """
 
-    total: Tensor
     weight: Tensor
+    first: Tensor
+    second: Tensor
 
-    def __init__(self, measure: TailMeasure, decay: float = 0.9, tail: str = "worst") -> None:
+    def __init__(self, measure: TailMeasure, decay: float = 0.9, tail: str = "worst", *, trend: bool = True) -> None:
         super().__init__(measure, tail)
         check_number("decay", decay, 0.0, 1.0)
         if decay == 1:
-            raise ValueError("decay must be below 1; got 1, which would never forget the first batch's weight of 0.")
+            raise ValueError("decay must be below 1; got 1, at which new batches would have no weight.")
         self.decay = decay
-        self.register_buffer("total", torch.tensor(0.0))
+        self.trend = trend
         self.register_buffer("weight", torch.tensor(0.0))
+        self.register_buffer("first", torch.tensor(0.0))  # averages times the weight
+        self.register_buffer("second", torch.tensor(0.0))
 
     def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
         if self.training:
-            self.total.mul_(self.decay).add_(own, alpha=1.0 - self.decay)
-            self.weight.mul_(self.decay).add_(1.0 - self.decay)
-        return torch.where(self.weight > 0, self.total / self.weight, own)
+            new = 1.0 - self.decay
+            self.weight.mul_(self.decay).add_(new)
+            self.first.mul_(self.decay).add_(own, alpha=new)
+            self.second.mul_(self.decay).add_(self.first / self.weight, alpha=new)
+        average = self.first / self.weight
+        if self.trend:
+            average = 2.0 * average - self.second / self.weight
+        return torch.where(self.weight > 0, average, own)
 
 
 class LearnedThreshold(Threshold):
-    r"""Threshold that descends on the risk's own objective, with steps in units of the losses' spread.
+    r"""Threshold that descends on the risk's own objective, with momentum, in units of the losses' spread.
 
-    .. math:: t \leftarrow t - a \, s \, \Bigl( 1 - \sum_i q_i(t) \Bigr)
+    .. math:: u \leftarrow m \, u + s \, \mathrm{clip}\Bigl(a \bigl(1 - \sum_i q_i(t)\bigr), -1, 1\Bigr), \qquad
+              t \leftarrow t - u
 
-    after each batch, with its standard deviation s, the step a, and the weights q that the losses beyond t
-    carry (1/(eps N) each for the conditional value at risk): the gradient of the objective
-    :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon` in t. So it follows the quantile of all batches, not the
-    average of the batches' quantiles. It starts at the first batch's threshold, and its path moves and
-    scales with the losses.
+    after each batch, with its standard deviation s, the step a, the momentum m, and the weights q that the
+    losses beyond t carry (1/(eps N) each for the conditional value at risk): the bracket is the gradient in t of
+    the objective :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon`. So it follows the quantile of all batches,
+    not the average of the batches' quantiles, which small batches bias. It starts at the first batch's
+    threshold, and its path moves and scales with the losses.
 
     Parameters
     ----------
     measure : CVaR or SmoothedCVaR
         Whose threshold is learned.
-    step : float, default=0.1
+    step : float, default=0.3
         a, above 0.
+    momentum : float, default=0.9
+        m, in [0, 1): keeps up with losses that fall steadily.
     tail : {"worst", "best"}, default="worst"
         Which tail.
 
@@ -117,30 +132,36 @@ class LearnedThreshold(Threshold):
     --------
     >>> import torch
     >>> from riskvae import risk
-    >>> threshold = risk.LearnedThreshold(risk.CVaR(0.5))
+    >>> threshold = risk.LearnedThreshold(risk.CVaR(0.25))
     >>> losses = torch.tensor([0.0, 1.0, 2.0, 3.0])
     >>> for _ in range(2):
-    ...     print(threshold(losses), threshold.value)  # used, and moved: half of the weight lies beyond 1
-    tensor(1.) tensor(1.)
-    tensor(1.) tensor(1.)
+    ...     print(threshold(losses), threshold.value)  # used, and moved: one of four lies beyond 2, as should be
+    tensor(2.) tensor(2.)
+    tensor(2.) tensor(2.)
     """
 
     value: Tensor
+    velocity: Tensor
     started: Tensor
 
-    def __init__(self, measure: TailMeasure, step: float = 0.1, tail: str = "worst") -> None:
+    def __init__(self, measure: TailMeasure, step: float = 0.3, tail: str = "worst", *, momentum: float = 0.9) -> None:
         super().__init__(measure, tail)
         check_number("step", step, 0.0, open_low=True)
+        check_number("momentum", momentum, 0.0, 1.0)
+        if momentum == 1:
+            raise ValueError("momentum must be below 1; got 1, at which no step is ever forgotten.")
         self.step = step
+        self.momentum = momentum
         self.register_buffer("value", torch.tensor(0.0))
+        self.register_buffer("velocity", torch.tensor(0.0))
         self.register_buffer("started", torch.tensor(False))
 
     def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
         current = torch.where(self.started, self.value, own)
         if self.training:
             slope = 1.0 - self.measure.weight_beyond(losses, current.to(losses.dtype), tail=self.tail)
-            spread = losses.std(correction=0)
-            move = self.step * spread * slope * (1.0 if self.tail == "worst" else -1.0)
-            self.value.copy_(current - move)
+            push = (self.step * slope).clamp(-1.0, 1.0) * losses.std(correction=0)
+            self.velocity.mul_(self.momentum).add_(push, alpha=1.0 if self.tail == "worst" else -1.0)
+            self.value.copy_(current - self.velocity)
             self.started.fill_(True)
         return current
