@@ -20,7 +20,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -29,26 +28,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from riskvae import RiskAwareVAE
-from riskvae.risk import cvar
+from riskvae.metrics import row_losses, tail_loss_scorer, tail_mean
+from riskvae.plotting import TailCurveDisplay
 
 EPS, BETAS, SEEDS = [0.2, 0.4, 0.7, 1.0], [0.5, 1.0, 2.0, 4.0], range(8)
 PLAIN, AVERSE = "tab:gray", "tab:red"
-
-
-def squared_errors(pipe, X):
-    """Mean squared error of each digit's reconstruction, per pixel on a scale of 0 to 1."""
-    x = pipe[0].transform(X)
-    return ((x - pipe[1].reconstruct(x)) ** 2).mean(1)
-
-
-def worst(errors, share):
-    """Mean of the worst share of the errors."""
-    return float(cvar(torch.from_numpy(errors), share))
-
-
-def worst_tenth(pipe, X, y=None):
-    """Scorer for the grid search: larger is better."""
-    return -worst(squared_errors(pipe, X), 0.1)
 
 
 def rate(pipe, X):
@@ -62,7 +46,7 @@ def search(X, y):
     vae = RiskAwareVAE(n_components=4, hidden_layer_sizes=(64,), max_epochs=150, lr=2e-3, random_state=0)
     pipe = make_pipeline(MinMaxScaler(clip=True), vae, LogisticRegression(max_iter=1000))
     grid = {"riskawarevae__eps": EPS, "riskawarevae__beta": BETAS}
-    scoring = {"accuracy": "accuracy", "worst_tenth": worst_tenth}
+    scoring = {"accuracy": "accuracy", "worst_tenth": tail_loss_scorer(0.1)}
     return GridSearchCV(pipe, grid, scoring=scoring, refit="worst_tenth", cv=3, n_jobs=2).fit(X, y)
 
 
@@ -95,10 +79,10 @@ def refit(grid, parameters, X, y):
 def print_comparison(models, X, y):
     """Tail errors, rate and accuracy of both kinds of model on the test digits."""
     rows = {
-        "worst 5 % of digits, error x 1000": lambda m: 1000 * worst(squared_errors(m, X), 0.05),
-        "worst 10 %": lambda m: 1000 * worst(squared_errors(m, X), 0.1),
-        "worst 50 %": lambda m: 1000 * worst(squared_errors(m, X), 0.5),
-        "all digits": lambda m: 1000 * squared_errors(m, X).mean(),
+        "worst 5 % of digits, error x 1000": lambda m: 1000 * tail_mean(row_losses(m, X), 0.05),
+        "worst 10 %": lambda m: 1000 * tail_mean(row_losses(m, X), 0.1),
+        "worst 50 %": lambda m: 1000 * tail_mean(row_losses(m, X), 0.5),
+        "all digits": lambda m: 1000 * row_losses(m, X).mean(),
         "KL, nats": lambda m: rate(m, X),
         "accuracy, %": lambda m: 100 * m.score(X, y),
     }
@@ -112,15 +96,13 @@ def print_comparison(models, X, y):
 
 def plot_tails(models, X, eps, path):
     """Error of the worst share of the digits against that share, and its change: of the means, and seed by seed."""
-    shares = np.geomspace(0.02, 1, 40)
-    curves = [np.array([[worst(squared_errors(m, X), s) for s in shares] for m in group]) for group in models.values()]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout="constrained")
-    for name, group, color in zip(models, curves, (PLAIN, AVERSE), strict=True):
-        left.plot(100 * shares, group.mean(0), color=color, lw=2.5, label=name)
-        left.fill_between(100 * shares, group.min(0), group.max(0), color=color, alpha=0.2, lw=0)
+    left.set_prop_cycle(color=[PLAIN, AVERSE])
+    losses = {name: [row_losses(m, X) for m in group] for name, group in models.items()}
+    display = TailCurveDisplay.from_losses(losses, shares=np.geomspace(0.02, 1, 40), ax=left)
     left.set(ylim=(0, None), ylabel="mean squared error per pixel", title="Error of the worst digits")
-    left.legend(frameon=False)
 
+    shares, curves = display.shares, list(display.curves.values())
     change = 100 * (curves[1].mean(0) / curves[0].mean(0) - 1)
     right.axhline(0, color=PLAIN, lw=2.5)
     right.plot(100 * shares, 100 * (curves[1] / curves[0] - 1).T, color=AVERSE, lw=0.8, alpha=0.4)
@@ -142,7 +124,7 @@ def plot_tails(models, X, eps, path):
 def plot_digits(models, X, path):
     """Draw the digits that are hardest for both models together, their reconstructions, and samples."""
     plain, chosen = (group[0] for group in models.values())
-    errors = {"plain": squared_errors(plain, X), "chosen": squared_errors(chosen, X)}
+    errors = {"plain": row_losses(plain, X), "chosen": row_losses(chosen, X)}
     order = np.argsort(errors["plain"] + errors["chosen"])[::-1][:10]
     x = plain[0].transform(X[order])
     rows = {

@@ -100,10 +100,17 @@ def test_row_losses_are_what_they_say(X, vae):
     np.testing.assert_array_equal(row_losses(vae, X, "evidence"), -vae.score_samples(X))
 
 
-def test_of_a_pipeline_the_last_step_is_judged_in_its_units(X, vae):
+@pytest.mark.parametrize("loss", ["squared_error", "reconstruction", "evidence"])
+def test_of_a_pipeline_the_autoencoder_is_judged_in_its_units(X, vae, loss):
     pipe = make_pipeline(StandardScaler(), small(RiskAwareVAE)).fit(X)
-    np.testing.assert_array_equal(row_losses(pipe, X), row_losses(pipe[-1], pipe[:-1].transform(X)))
-    np.testing.assert_array_equal(row_losses(make_pipeline(vae), X), row_losses(vae, X))
+    expected = row_losses(pipe[-1], pipe[:-1].transform(X), loss)
+    np.testing.assert_array_equal(row_losses(pipe, X, loss), expected)
+    np.testing.assert_array_equal(row_losses(make_pipeline(vae), X, loss), row_losses(vae, X, loss))
+    classified = make_pipeline(StandardScaler(), small(RiskAwareVAE), LogisticRegression()).fit(X, X[:, 0] > 0.5)
+    np.testing.assert_array_equal(row_losses(classified, X, loss), expected)
+    reduced = make_pipeline(StandardScaler(), PCA(2)).fit(X)
+    if loss == "squared_error":
+        assert row_losses(reduced, X).shape == (300,)
 
 
 @pytest.mark.parametrize("tail", ["worst", "best"])
@@ -124,7 +131,9 @@ def test_scorer_in_searches(X):
 
 def test_scorer_needs_an_autoencoder(X):
     classifier = make_pipeline(PCA(2), LogisticRegression()).fit(X, X[:, 0] > 0.5)
-    with pytest.raises(TypeError, match=r"needs an estimator with reconstruct or .*got LogisticRegression.*last step"):
+    with pytest.raises(
+        TypeError, match=r"needs an estimator with reconstruct or .*got LogisticRegression.*here there is none"
+    ):
         tail_loss_scorer(0.1)(classifier, X)
 
 

@@ -98,9 +98,9 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
     Parameters
     ----------
     estimator : estimator or Pipeline
-        Fitted. Of a pipeline the last step is judged, on the rows that reach it, in its units. For
-        "squared_error" anything with ``reconstruct``, or with ``transform`` and ``inverse_transform`` such as
-        scikit-learn's PCA.
+        Fitted. Of a pipeline the last autoencoder is judged, on the rows that reach it and in their units,
+        whatever follows it. For "squared_error" a single estimator or the last step may also be anything with
+        ``transform`` and ``inverse_transform``, such as scikit-learn's PCA.
     X : array-like of shape (n_samples, n_features)
         Rows.
     loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
@@ -116,14 +116,16 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
     if loss not in _NEEDED:
         raise ValueError(f"loss must be one of {', '.join(map(repr, _NEEDED))}; got {loss!r}.")
     if isinstance(estimator, Pipeline):
-        X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-        estimator = estimator[-1]
+        judged = [i for i, (_, step) in enumerate(estimator.steps) if hasattr(step, _NEEDED[loss][0][0])]
+        last = judged[-1] if judged else len(estimator) - 1
+        X = estimator[:last].transform(X) if last else X
+        estimator = estimator[last]
     check_is_fitted(estimator)
     if not any(all(hasattr(estimator, name) for name in names) for names in _NEEDED[loss]):
         needed = " or ".join(" and ".join(names) for names in _NEEDED[loss])
         raise TypeError(
-            f"loss={loss!r} needs an estimator with {needed}; got {type(estimator).__name__}. In a pipeline the last "
-            "step is judged: let that be the autoencoder."
+            f"loss={loss!r} needs an estimator with {needed}; got {type(estimator).__name__}. Of a pipeline the "
+            "last autoencoder is judged; here there is none."
         )
     if loss == "reconstruction":
         return estimator.reconstruction_loss(X)
