@@ -30,7 +30,7 @@ def test_draws_the_tail_curve_of_a_model(X, vae):
     np.testing.assert_allclose(line.get_xdata(), [10, 50, 100])
     np.testing.assert_allclose(line.get_ydata(), expected)
     assert line.get_color() == "red"
-    assert display.ax_.get_ylabel() == "mean squared error of the worst share, mean"
+    assert display.ax_.get_ylabel() == "mean squared error, mean of the worst share"
     assert display.figure_ is display.ax_.figure
 
 

@@ -190,7 +190,7 @@ class TailCurveDisplay:
                 self.bands_[label] = band
         low = min(percent.min(), *ax.get_xlim()) if ax.get_xscale() == "log" else percent.min()
         ax.set(xscale="log", xlim=(low, 100), xlabel=f"share of the rows, {self.tail} first (%)")
-        ax.set_ylabel(f"{self.loss_name} of the {self.tail} share, mean")
+        ax.set_ylabel(f"{self.loss_name}, mean of the {self.tail} share")
         ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if t >= 0.999 * low]
         ax.set_xticks(ticks, ["all" if t == 100 else f"{t:g}" for t in ticks])
         ax.minorticks_off()

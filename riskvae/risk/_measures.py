@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from typing import Self
 
-from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from riskvae.risk._deviation import entropic_risk, mean_semideviation
@@ -12,9 +11,10 @@ from riskvae.risk._order import check_eps, check_number
 from riskvae.risk._smoothed import check_penalty, density, smoothed_cvar, smoothed_threshold
 from riskvae.risk._spectral import Superquantile, spectral_risk
 from riskvae.risk._tail import as_threshold, cvar, value_at_risk
+from riskvae.risk._value import Value
 
 
-class Measure(BaseEstimator):
+class Measure(Value):
     """Base of risk measures: ``measure(losses, tail="worst", dim=-1)`` reduces ``dim`` to the risk.
 
     Constructors only remember; values are checked when the measure is called. Measures are equal if their
@@ -29,11 +29,6 @@ class Measure(BaseEstimator):
     def with_eps(self, eps: float) -> Self:
         """Same measure, with this tail mass where it has a parameter ``eps`` that is None."""
         return self
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.get_params() == other.get_params()
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class TailMeasure(Measure):

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from riskvae.risk._order import argsort_ascending, at_least_float32, check_eps, check_losses, check_number, readable
+from riskvae.risk._value import Value
 
 
-class Spectrum(BaseEstimator):
+class Spectrum(Value):
     r"""Base of spectra: a cumulative weight, its parameters, equality and a readable repr.
 
     Call it with fractions u in [0, 1], the best losses first, to get the weight :math:`\Phi(u)` of the best
@@ -19,11 +19,6 @@ class Spectrum(BaseEstimator):
 
     def __call__(self, u: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.get_params() == other.get_params()
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Superquantile(Spectrum):
