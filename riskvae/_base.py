@@ -141,7 +141,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
 
     # ------------------------------------------------------------------------------------- choices
 
-    def _make_objective(self) -> nn.Module:
+    def _make_objective(self) -> WeightedELBO:
         """Module from the terms of a batch to the loss."""
         return WeightedELBO(self.beta)
 
@@ -303,8 +303,8 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
     def _renew(self, net: Net, device: torch.device) -> Net:
         """Give a trained net what may change between two trainings: the loss, the optimizer's settings, the device."""
         objective = self._make_objective()
-        # What the new loss does not have is dropped, what the old one had not starts anew.
-        objective.load_state_dict(net.criterion_.state_dict(), strict=False)
+        if objective.continues(net.criterion_):
+            objective.load_state_dict(net.criterion_.state_dict())
         net.criterion_ = objective
         net.set_params(lr=self.lr, optimizer__weight_decay=self.weight_decay, batch_size=self.batch_size)
         net.n_draws, net.compile_step = self._n_draws(), self.compile

@@ -236,8 +236,14 @@ class WeightedELBO(nn.Module):
         super().__init__()
         self.beta = beta
 
+    warmup = 0  # epochs in which the loss is not yet the one that is wanted
+
     def begin_epoch(self, epoch: int) -> None:
         """Hear which epoch of the training begins, counted from 0."""
+
+    def continues(self, other: nn.Module) -> bool:
+        """Whether the state of another loss, from an earlier training, can be taken over."""
+        return False
 
     def forward(self, terms: Terms) -> Tensor:
         return terms.nll.mean() + self.beta * terms.kl.mean()

@@ -1,6 +1,5 @@
 """RiskAwareVAE: trains on the tail of the reconstruction losses."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
@@ -10,86 +9,11 @@ from torch import Tensor, nn
 from riskvae import risk as risk_measures
 from riskvae._base import BaseVAE
 from riskvae._docs import document_parameters
-from riskvae._model import Terms, WeightedELBO
+from riskvae._model import WeightedELBO
+from riskvae._risk_objective import RiskObjective
 from riskvae._validation import Rule, choice, integer, real
 
 _EPS_REMEDY = "eps is the share of the losses that count; eps=1.0 or risk='neutral' takes the mean of all."
-
-
-class RiskObjective(WeightedELBO):
-    """Risk of the losses l_ij of draw i of row j, plus the mean KL term weighted by ``beta``.
-
-    Parameters
-    ----------
-    beta : float
-        Weight of the KL term.
-    rows, draws : Measure
-        Risk over rows and over latent draws.
-    tail : {"worst", "best"}
-        Which tail.
-    over : {"batch", "subsamples", "nested", "joint"}
-        Over what the risk is taken.
-    threshold : Threshold or None
-        Where the tail over rows begins; None leaves it to the batch.
-    on : {"reconstruction", "elbo"}
-        Whether the losses hold the KL terms, or these are added in the mean.
-    warmup : int
-        Epochs over which the tail mass of both measures falls from 1.
-    """
-
-    def __init__(
-        self,
-        beta: float,
-        rows: risk_measures.Measure,
-        draws: risk_measures.Measure,
-        *,
-        tail: str = "worst",
-        over: str = "batch",
-        threshold: risk_measures.Threshold | None = None,
-        on: str = "reconstruction",
-        warmup: int = 0,
-    ) -> None:
-        super().__init__(beta)
-        self.final = (rows, draws)
-        self.current = self.final
-        self.tail = tail
-        self.over = over
-        self.threshold = threshold
-        self.on = on
-        self.warmup = warmup
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Take the tail mass of an epoch, counted from 0. Evaluation is always at the final one."""
-        if self.warmup:
-            share = min(epoch / self.warmup, 1.0)
-            self.current = tuple(_eased(measure, share) for measure in self.final)
-            if self.threshold is not None:
-                self.threshold.measure = self.current[0]
-
-    def forward(self, terms: Terms) -> Tensor:
-        losses = terms.nll
-        if self.on == "elbo":
-            return self._risk(losses + self.beta * terms.kl)
-        return self._risk(losses) + self.beta * terms.kl.mean()
-
-    def _risk(self, losses: Tensor) -> Tensor:
-        rows, draws = self.current if self.training else self.final
-        if self.over == "subsamples":
-            return draws(losses, tail=self.tail, dim=0).mean()
-        if self.over == "nested":
-            losses = draws(losses, tail=self.tail, dim=0)
-        elif self.over == "batch":
-            losses = losses.mean(0)
-        losses = losses.flatten()
-        if self.threshold is None or rows.eps == 1:  # all losses: nothing lies outside a threshold
-            return rows(losses, tail=self.tail)
-        return rows(losses, tail=self.tail, threshold=self.threshold(losses))  # type: ignore[call-arg]
-
-
-def _eased(measure: Any, share: float) -> Any:
-    eased = copy.copy(measure)
-    eased.eps = (1.0 - share) + share * measure.eps
-    return eased
 
 
 @document_parameters(beta=1.0)
@@ -127,25 +51,27 @@ class RiskAwareVAE(BaseVAE):
     n_subsamples : int, default=1
         B, latent draws per row and step, decoded in one pass.
     eps_subsamples : float, default=None
-        Share of a row's draws that count ("subsamples" and "nested"); None means ``eps``.
+        Share of a row's draws that count ("subsamples" and "nested", of a measure that takes the estimator's
+        eps); None means ``eps``.
     measure : "cvar" or object, default="cvar"
         Risk measure: any of :mod:`riskvae.risk`, such as ``risk.SmoothedCVaR(smoothing=1.0)``,
         ``risk.Entropic(0.1)`` or ``risk.Spectral(risk.Extremile(3))``, or a subclass of ``risk.Measure``. A
         measure whose own ``eps`` is None takes the estimator's; those without one do not use ``eps``.
     threshold : {"batch", "ema", "learned"}, default="batch"
-        Where the tail begins: at the batch's own quantile; at its moving average
-        (:class:`riskvae.risk.EMAThreshold`); or where a learned quantile has got to
+        Where the tail begins in training: at the batch's own quantile; at its moving average, corrected for the
+        lag of one (:class:`riskvae.risk.EMAThreshold`); or where a learned quantile has got to
         (:class:`riskvae.risk.LearnedThreshold`). The last two need a measure of a tail ("cvar",
-        ``SmoothedCVaR``) over rows.
+        ``SmoothedCVaR``) over rows, and batches in which eps * batch_size is above 1: a batch without losses beyond
+        the threshold teaches nothing about reconstruction. Held-out losses are always the risk itself.
     threshold_decay : float, default=0.9
-        Weight of the old value in the moving average of ``threshold="ema"``, in [0, 1).
+        Weight of the old average for ``threshold="ema"``, in [0, 1).
     risk_on : {"reconstruction", "elbo"}, default="reconstruction"
         Take the risk of the reconstruction losses, and add the mean KL term; or of the rows' whole negative
-        evidence bounds, with the KL term weighted by ``beta``.
+        evidence bounds, with the KL term weighted by ``beta``; then "train_loss" is that risk.
     eps_warmup : int, default=0
         Epochs over which eps, and ``eps_subsamples``, fall in equal steps from 1 to their values; helps
-        ``risk="seeking"``, which collapses when it starts on few rows. Epochs of earlier calls count
-        under ``warm_start`` and ``partial_fit``.
+        ``risk="seeking"``, which otherwise gives up more of the other rows. Epochs of earlier calls count under
+        ``warm_start`` and ``partial_fit``; early stopping begins to look after them.
 
     Attributes
     ----------
@@ -263,26 +189,40 @@ class RiskAwareVAE(BaseVAE):
                 "Use measure='cvar' or one that leaves its eps to the estimator, such as "
                 "risk.SmoothedCVaR(smoothing=1.0), or eps_warmup=0.",
             )
-        if getattr(measure, "theta", 0.0) < 0:
+        if self.eps_subsamples is not None and not (
+            self.risk_over in ("subsamples", "nested") and of_tail and measure.eps is None
+        ):
+            self._refuse(
+                f"eps_subsamples={self.eps_subsamples!r} is not used by risk_over={self.risk_over!r} with "
+                f"measure={measure!r}",
+                "Leave it None, or use risk_over='subsamples' or 'nested' and a measure without an eps, as 'cvar'.",
+            )
+        self._try_measure(measure)
+        if isinstance(measure, risk_measures.Entropic) and measure.theta < 0:
             self._refuse(
                 f"measure={measure!r} prefers the best losses",
                 "Use a positive theta, with risk='seeking' for the best tail.",
             )
-        self._try_measure(measure)
 
     def _try_measure(self, measure: Any) -> None:
         """Find a bad parameter of a measure before training does."""
-        try:
-            found = measure.with_eps(self.eps)(torch.tensor([[0.0, 1.0, 3.0], [1.0, 1.0, 1.0]]), tail="worst", dim=-1)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{type(self).__name__}: measure={measure!r}: {error}") from error
-        if not isinstance(found, Tensor) or found.shape != (2,):
-            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            self._refuse(
-                f"measure={measure!r} must reduce one dimension, losses of shape (2, 3) with dim=-1 to shape (2,); it "
-                f"gave {given}",
-                "Let its __call__(losses, *, tail, dim) reduce dim.",
-            )
+        losses = torch.linspace(0.0, 1.0, 512).square().view(2, 256)
+        for tail in ("worst", "best"):
+            try:
+                found = measure.with_eps(self.eps)(losses, tail=tail, dim=-1)
+            except Exception as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(
+                    f"{type(self).__name__}: measure={measure!r} fails on losses of shape (2, 256) with tail={tail!r}, "
+                    f"dim=-1: {type(error).__name__}: {error}"
+                ) from error
+            if not isinstance(found, Tensor) or found.shape != (2,):
+                given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                self._refuse(
+                    f"measure={measure!r} must reduce one dimension, losses of shape (2, 256) with dim=-1 to (2,); it "
+                    f"gave {given}",
+                    "Let its __call__(losses, *, tail, dim) reduce dim.",
+                )
 
     def _refuse(self, what: str, remedy: str) -> None:
         raise ValueError(f"{type(self).__name__}: {what}. {remedy}")
@@ -296,7 +236,7 @@ class RiskAwareVAE(BaseVAE):
             )
         return super()._train(X, epochs)
 
-    def _make_objective(self) -> nn.Module:
+    def _make_objective(self) -> WeightedELBO:
         if self.risk == "neutral":
             return super()._make_objective()
         tail = "worst" if self.risk == "averse" else "best"

@@ -340,6 +340,8 @@ class EarlyStopping(Callback):
         self.states: tuple[Any, Any] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if net.history[-1, "epoch"] <= net.criterion_.warmup:
+            return
         loss = net.history[-1, "valid_loss"]
         self.misses = self.misses + 1 if loss > self.best - self.tol else 0
         if loss < self.best:

@@ -180,13 +180,32 @@ def test_mmd_has_no_bias():
     assert found.min() < 0
 
 
+def counts(seed, n=100):
+    """Rows of few distinct values: most distances are tied."""
+    return np.random.default_rng(seed).integers(0, 8, size=(n, 1))
+
+
+@pytest.mark.parametrize("sample", [normal, counts])
 @pytest.mark.parametrize("test", [nearest_neighbor_two_sample, kernel_mmd])
-def test_pvalues_have_their_level_and_find_a_difference(test):
-    """At level .1 over 200 null pairs: binomial, outside [6, 38] with probability below 2e-4 under the null."""
+def test_pvalues_have_their_level(test, sample):
+    """At level .1 over 200 null pairs of 40 and 20 rows: above 38 with a probability of 1e-4 if the level holds."""
     pvalues = np.array([
-        test(normal(2 * i, 25), normal(2 * i + 1, 25), n_permutations=49, random_state=i).pvalue for i in range(200)
+        test(sample(2 * i, 40), sample(2 * i + 1, 20), n_permutations=49, random_state=i).pvalue for i in range(200)
     ])  # fmt: skip
-    assert 6 <= (pvalues <= 0.1).sum() <= 38
+    assert 1 <= (pvalues <= 0.1).sum() <= 38
+
+
+def test_neighbors_tell_tied_samples_apart_in_either_order():
+    rng = np.random.default_rng(0)
+    X, Y = rng.random((200, 1)) < 0.1, rng.random((200, 1)) < 0.9
+    for first, second in ((X, Y), (Y, X)):
+        found = nearest_neighbor_two_sample(first, second, random_state=0)
+        assert found.statistic == pytest.approx(0.82, abs=0.08)  # .9 ** 2 + .1 ** 2
+        assert found.pvalue == 0.001
+
+
+@pytest.mark.parametrize("test", [nearest_neighbor_two_sample, kernel_mmd])
+def test_pvalues_find_a_difference(test):
     assert test(normal(0), normal(1, shift=1.0), n_permutations=199, random_state=0).pvalue == 1 / 200
     assert test(normal(0), normal(1), n_permutations=9, random_state=3) == test(
         normal(0), normal(1), n_permutations=9, random_state=3
@@ -220,8 +239,14 @@ def test_mixture_prefers_real_digits():
         (lambda: nearest_neighbor_two_sample(normal(0), [[math.nan] * 3]), "Y contains NaN"),
         (
             lambda: kernel_mmd(normal(0), normal(1), n_permutations=-1),
-            "n_permutations must be at least 0",
+            "n_permutations must be an integer",
         ),
+        (
+            lambda: nearest_neighbor_two_sample(normal(0), normal(1), n_permutations=9.5),
+            "n_permutations must be an int",
+        ),
+        (lambda: kernel_mmd(normal(0), normal(1), gamma=-1.0), "gamma must be None or, .* a number above 0; got -1"),
+        (lambda: kernel_mmd(normal(0), normal(1), kernel="linear", gamma=1.0), "for kernel='rbf'.*with 'linear'"),
     ],
 )
 def test_bad_samples(call, message):

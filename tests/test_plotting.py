@@ -57,6 +57,13 @@ def test_seeds_are_drawn_as_their_mean_in_their_range():
     assert display.shares[0] == pytest.approx(1 / 50)  # one row of fifty
 
 
+def test_line_options_and_unsorted_shares():
+    display = TailCurveDisplay.from_losses({"a": [1.0, 2.0], "b": [2.0, 3.0]}, shares=[1.0, 0.5], lw=3, label="x")
+    assert [line.get_linewidth() for line in display.lines_.values()] == [3, 3]
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["a", "b"]
+    np.testing.assert_array_equal(display.shares, [0.5, 1.0])
+
+
 def test_a_second_sample_widens_the_axis():
     first = TailCurveDisplay.from_losses(np.arange(10.0), name="ten rows")
     second = TailCurveDisplay.from_losses(np.arange(1000.0), name="a thousand", ax=first.ax_)
@@ -68,6 +75,8 @@ def test_a_second_sample_widens_the_axis():
 def test_bad_losses():
     with pytest.raises(ValueError, match="at least one model"):
         TailCurveDisplay.from_losses({})
+    with pytest.raises(ValueError, match=r"got shape \(0, 4\)"):
+        TailCurveDisplay.from_losses(np.ones((0, 4)))
     with pytest.raises(ValueError, match=r"got shape \(0,\)"):
         TailCurveDisplay.from_losses([])
     with pytest.raises(ValueError, match=r"got shape \(\)"):

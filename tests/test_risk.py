@@ -306,6 +306,9 @@ def test_bad_nested_losses():
         nested_cvar(torch.ones(3, 2), 0.5, 0.0)
     with pytest.raises(ValueError, match="two different dimensions"):
         nested_cvar(torch.ones(3, 2), 0.5, 0.5, dim=(-1, 1))
+    for dim in (0, (0, 5), (0, 1, 2)):
+        with pytest.raises(ValueError, match="dim must be a pair of dimensions"):
+            nested_cvar(torch.ones(3, 2), 0.5, 0.5, dim=dim)
 
 
 # ------------------------------------------------------------------------------------------- examples
@@ -364,6 +367,9 @@ def test_bad_eps(function, eps):
 
 @pytest.mark.parametrize("function", [cvar, tail_weights, value_at_risk])
 def test_bad_losses_and_tail(function):
+    assert function(torch.ones(3), np.float16(0.3)) is not None
+    with pytest.raises(TypeError, match=r"eps must be in \(0, 1\]; got array"):
+        function(torch.ones(3), np.array([0.1, 0.2]))
     with pytest.raises(TypeError, match=r"must be a torch tensor; got ndarray\. Use torch\.as_tensor"):
         function(np.ones(3), 0.5)
     with pytest.raises(TypeError, match=r"floating-point tensor; got torch\.int64\. Use losses\.float\(\)"):

@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 
 from riskvae import BetaVAE, RiskAwareVAE, risk
 from riskvae._model import Terms
-from riskvae._risk_aware_vae import RiskObjective
+from riskvae._risk_objective import RiskObjective
 from riskvae.nets import Posterior
 from riskvae.risk import CVaR, cvar, nested_cvar
 
@@ -123,9 +123,9 @@ def test_parameters_reach_the_loss(X):
         estimator = small(RiskAwareVAE, risk=name, eps=0.2, beta=3.0, n_subsamples=4, risk_over="nested").fit(X)
         found = estimator.net_.criterion_
         assert (found.tail, found.final, found.beta, found.over) == (tail, (CVaR(0.2), CVaR(0.2)), 3.0, "nested")
-        estimator.set_params(eps=0.7, eps_subsamples=0.4, beta=0.1, risk_on="elbo", risk_over="joint").partial_fit(X)
+        estimator.set_params(eps=0.7, eps_subsamples=0.4, beta=0.1, risk_on="elbo").partial_fit(X)
         found = estimator.net_.criterion_
-        assert (found.final, found.beta, found.on, found.over) == ((CVaR(0.7), CVaR(0.4)), 0.1, "elbo", "joint")
+        assert (found.final, found.beta, found.on, found.over) == ((CVaR(0.7), CVaR(0.4)), 0.1, "elbo", "nested")
         assert estimator.net_.n_draws == 4
 
 
@@ -203,14 +203,31 @@ def test_a_pickled_model_with_a_threshold_goes_on_bit_for_bit(X, threshold):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.parametrize(
+    "change", [{"risk": "seeking"}, {"eps": 0.5}, {"risk_on": "elbo"}, {"measure": CVaR(0.2)}], ids=str
+)
+def test_a_threshold_of_other_losses_is_forgotten(X, change):
+    vae = small(RiskAwareVAE, eps=0.05, threshold="ema", warm_start=True, max_epochs=4, batch_size=100).fit(X)
+    assert float(vae.net_.criterion_.threshold.weight) == pytest.approx(1 - 0.9**12)
+    vae.set_params(max_epochs=1, beta=3.0).fit(X)
+    assert float(vae.net_.criterion_.threshold.weight) == pytest.approx(1 - 0.9**15)
+    vae.set_params(**change).fit(X)
+    assert float(vae.net_.criterion_.threshold.weight) == pytest.approx(1 - 0.9**3)
+
+
 def test_held_out_rows_do_not_move_the_threshold(X):
     vae = small(RiskAwareVAE, threshold="ema", early_stopping=True, max_epochs=2, n_iter_no_change=9).fit(X)
-    plain = small(RiskAwareVAE, threshold="ema", early_stopping=True, max_epochs=2, n_iter_no_change=9)
-    before = vae.net_.criterion_.threshold.first.clone()
-    vae.net_.criterion_.eval()
-    vae.net_.criterion_(terms(seed=5))
-    assert torch.equal(vae.net_.criterion_.threshold.first, before)
-    assert torch.equal(plain.fit(X).net_.criterion_.threshold.first, before)
+    # 270 rows: two batches in each of two epochs, and one of held-out rows that does not count.
+    assert float(vae.net_.criterion_.threshold.weight) == pytest.approx(1 - 0.9**4)
+
+
+def test_held_out_losses_are_the_risk_itself():
+    for threshold in (risk.EMAThreshold(CVaR(0.2)), risk.LearnedThreshold(CVaR(0.2))):
+        loss = objective(threshold=threshold)
+        loss(terms(seed=1))
+        batch = terms(seed=2)
+        assert float(loss(batch)) > float(objective()(batch))  # a bound, at a threshold of both batches
+        assert float(loss.eval()(batch)) == float(objective()(batch))
 
 
 def test_a_threshold_can_change_between_calls(X):
@@ -224,17 +241,36 @@ def test_a_threshold_can_change_between_calls(X):
 
 
 def test_eps_falls_in_equal_steps_from_one_and_evaluation_is_at_its_value():
-    loss = objective(warmup=4, threshold=risk.EMAThreshold(CVaR(0.2)))
+    loss = objective(warmup=4)
     for epoch, (rows, draws) in enumerate([(1.0, 1.0), (0.8, 0.85), (0.6, 0.7), (0.4, 0.55), (0.2, 0.4), (0.2, 0.4)]):
         loss.begin_epoch(epoch)
         assert [m.eps for m in loss.current] == pytest.approx([rows, draws])
-        assert loss.threshold.measure.eps == pytest.approx(rows)
         assert loss.final == (CVaR(0.2), CVaR(0.4))
-    loss = objective(warmup=4)
-    loss.begin_epoch(0)
     batch = terms()
-    assert float(loss(batch)) == pytest.approx(float(batch.nll.mean() + 2 * batch.kl.mean()), rel=1e-6)
-    assert float(loss.eval()(batch)) == pytest.approx(float(objective()(batch)), rel=1e-6)
+    for threshold in (None, risk.EMAThreshold(CVaR(0.2)), risk.LearnedThreshold(CVaR(0.2))):
+        loss = objective(warmup=4, threshold=threshold)
+        loss.begin_epoch(0)
+        assert float(loss(batch)) == pytest.approx(float(batch.nll.mean() + 2 * batch.kl.mean()), rel=1e-6)
+        loss.begin_epoch(1)
+        loss(batch)
+        assert float(loss.eval()(batch)) == pytest.approx(float(objective()(batch)), rel=1e-6)
+
+
+def test_an_eased_tail_moves_the_threshold_as_it_is():
+    """In the second of four epochs eps is 0.8: the threshold is that of four fifths of the losses, not of a fifth."""
+    loss = objective(warmup=4, threshold=risk.EMAThreshold(CVaR(0.2), decay=0.0))
+    loss.begin_epoch(1)
+    batch = terms()
+    loss(batch)
+    assert float(loss.threshold.first) == float(risk.value_at_risk(batch.nll[0], 0.8))
+
+
+def test_early_stopping_looks_after_the_warmup(X):
+    """Without it, the first epochs (at eps near 1) would use up the patience, and eps=0.05 never be trained."""
+    stopped = small(
+        RiskAwareVAE, eps=0.05, eps_warmup=8, early_stopping=True, n_iter_no_change=1, tol=1e6, max_epochs=20
+    )
+    assert stopped.fit(X).n_iter_ == 9 + 1  # the first epoch after the warm-up is the best so far, the next no better
 
 
 def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
@@ -262,6 +298,15 @@ def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
         ({"measure": "var"}, "measure must be one of 'cvar', or a measure of riskvae.risk.*got 'var'"),
         ({"measure": risk.SmoothedCVaR(smoothing=-1)}, "measure=.*smoothing must be a finite number of at least 0"),
         ({"measure": risk.Entropic(-1.0)}, "prefers the best losses. Use a positive theta, with risk='seeking'"),
+        ({"eps_subsamples": 0.5}, r"eps_subsamples=0.5 is not used by risk_over='batch'.*Leave it None"),
+        (
+            {"eps_subsamples": 0.5, "risk_over": "nested", "n_subsamples": 2, "measure": CVaR(0.1)},
+            r"is not used by risk_over='nested' with measure=CVaR\(eps=0.1\)",
+        ),
+        ({"measure": risk.Entropic("a")}, "measure=.* fails on losses.*theta must be a finite number; got 'a'"),
+        ({"measure": risk.Measure()}, r"measure=Measure\(\) fails on losses .*NotImplementedError"),
+        ({"measure": risk.Spectral(risk.Extremile)}, "must map a tensor of fractions.*not its class"),
+        ({"measure": risk.Spectral(lambda u: u + 0.05 * torch.sin(6 * torch.pi * u))}, "spectrum must be convex"),
         ({"eps": 0.0}, r"eps must be a number in \(0, 1\]; got 0"),
         ({"eps_subsamples": 2.0}, r"eps_subsamples must be None, or a number in \(0, 1\]; got 2"),
         ({"n_subsamples": 0}, "n_subsamples must be an integer of at least 1; got 0"),
@@ -270,7 +315,7 @@ def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
     ids=str,
 )
 def test_mistakes_are_found_before_training(X, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         small(RiskAwareVAE, **options).fit(X)
 
 

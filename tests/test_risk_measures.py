@@ -147,16 +147,64 @@ def test_dtypes_compute_in_float32_at_least(measure, dtype):
     expected = float(measure(losses.double()))
     assert float(measure(losses)) == pytest.approx(expected, rel=max(2 * torch.finfo(dtype).eps, 1e-14))
     assert weights(measure, losses).dtype == dtype
+    if hasattr(measure, "threshold"):
+        assert measure.threshold(losses).dtype == dtype
+        assert float(risk.value_at_risk(losses, 0.3)) in losses.tolist()
 
 
 @everyone
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
 def test_huge_and_tiny_losses(measure, scale):
     losses = scale * spread(50).float()
-    assert float(losses.mean()) - 1e-6 * scale <= float(measure(losses)) <= float(losses.max())
+    slack = 1e-13  # of rounding at the scale of the smoothing
+    assert float(losses.mean()) - 1e-6 * scale - slack <= float(measure(losses)) <= float(losses.max()) + slack
     q = weights(measure, losses)
     assert float(q.sum()) == pytest.approx(1.0, abs=1e-5)
     assert (q >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("measure", "limit"),
+    [
+        (CVaR(1e-46), "max"),
+        (SmoothedCVaR(1e-46), "max - log(3)"),
+        (SmoothedCVaR(0.3, smoothing=1e45), "mean"),
+        (SmoothedCVaR(0.3, smoothing=1e45, penalty="kl"), "mean"),
+        (SmoothedCVaR(0.5, smoothing=1e-45), "cvar"),
+        (Spectral(Superquantile(1e-17)), "max"),
+        (Spectral(Extremile(1e9)), "max"),
+        (Spectral(Exponential(1e9)), "max"),
+        (Entropic(1e-50), "mean"),
+        (Entropic(1e40), "max"),
+    ],
+    ids=repr,
+)
+def test_extreme_parameters_are_their_limits(measure, limit):
+    losses = torch.tensor([1.0, 2.0, 40.0])
+    expected = {"max": 40.0, "max - log(3)": 39.0, "mean": 43 / 3, "cvar": float(cvar(losses, 0.5))}[limit]
+    assert float(measure(losses)) == pytest.approx(expected, rel=1e-5)
+    assert float(weights(measure, losses).sum()) == pytest.approx(1.0, abs=1e-5)
+    if hasattr(measure, "threshold"):
+        assert math.isfinite(measure.threshold(losses))
+        assert float(measure(losses, threshold=50.0)) >= expected * (1 - 1e-5)
+        assert not math.isnan(measure.weight_beyond(losses, torch.tensor(10.0)))
+
+
+@torch_warns
+@everyone
+@pytest.mark.parametrize("theta_range", [1.0, 20.0, 100.0, 1000.0])
+def test_second_derivatives_in_float32(measure, theta_range):
+    losses = theta_range * torch.tensor([0.0, 1.0, 2.0, 1.99, 0.3, 1.1, -0.7])
+    exact = hessian(measure)(losses.double())
+    torch.testing.assert_close(hessian(measure)(losses).double(), exact, rtol=1e-2, atol=1e-3)
+
+
+@everyone
+def test_a_tracer_records_what_depends_on_the_losses(measure):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    a, b = spread(1500, seed=1), spread(1500, seed=2)
+    torch.testing.assert_close(make_fx(measure)(a)(b), measure(b))
 
 
 @everyone
@@ -277,6 +325,20 @@ def test_smoothed_cvar_attains_the_penalized_maximum(losses, eps, s, penalty):
     assert float(smoothed_cvar(losses, eps, smoothing=s, penalty=penalty)) == pytest.approx(expected, abs=1e-6)
     found = weights(SmoothedCVaR(eps, smoothing=s, penalty=penalty), losses)
     np.testing.assert_allclose(found.numpy(), q, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["l2", "kl"])
+@pytest.mark.parametrize("n", [4, 20, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_smoothed_weights_where_a_loss_lies_at_the_cap_up_to_rounding(n, penalty, dtype):
+    """Whole eps * N and gaps far above the smoothing: the cap must be decided once."""
+    losses = 100 + 30 * spread(200 * n).view(200, n).to(dtype)
+    for eps in (0.05, 0.1, 0.25, 0.3, 0.5):
+        for s in (1e-3, 0.05, 0.0962, 0.1, 0.2, 0.3, 1.0, 30.0):
+            q = weights(lambda x, e=eps, s=s: smoothed_cvar(x, e, smoothing=s, penalty=penalty).sum(), losses)
+            assert (q >= -1e-6).all()
+            assert float(q.max()) <= 1 / max(eps * n, 1) * (1 + 1e-4)
+            torch.testing.assert_close(q.sum(-1), torch.ones(200, dtype=dtype), rtol=0, atol=1e-3 if s < 0.1 else 1e-4)
 
 
 @given(samples, levels, smoothings, penalties, tails)
@@ -441,12 +503,14 @@ def test_an_object_without_eps_says_so_and_takes_one():
         (Spectral(Extremile(0.5)), "order must be a finite number of at least 1; got 0.5"),
         (Spectral(Exponential(-1.0)), "rate must be a finite number of at least 0; got -1"),
         (Spectral(Superquantile(0.0)), r"eps must be in \(0, 1\]"),
+        (Spectral(lambda u: u[1:]), r"must map a tensor of fractions to one of the same shape, \(4,\).*gave \(3,\)"),
+        (Spectral(lambda u: 1.0), "gave float. Pass an object"),
         (MeanSemideviation(1.5), r"weight must be in \[0, 1\]; got 1.5"),
         (MeanSemideviation(0.5, order=0.5), "order must be a finite number of at least 1"),
     ],
 )
 def test_bad_parameters(measure, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         measure(torch.ones(3))
     if hasattr(measure, "threshold"):
         with pytest.raises(ValueError, match=message):
@@ -463,3 +527,11 @@ def test_bad_losses(measure):
         measure(torch.ones(0))
     with pytest.raises(ValueError, match="tail must be 'worst' or 'best'"):
         measure(torch.ones(3), tail="both")
+    with pytest.raises(TypeError, match=r"dim must be an integer.*got \(0, 1\). Flatten"):
+        measure(torch.ones(3, 3), dim=(0, 1))
+
+
+def test_a_float32_spectrum_of_many_losses_is_not_refused_for_its_rounding():
+    losses = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    found = spectral_risk(losses, lambda u: u.float() ** 2)
+    assert float(found) == pytest.approx(float(spectral_risk(losses, Extremile(2))), abs=1e-3)

@@ -43,11 +43,34 @@ def test_the_average_has_no_lag_behind_a_steady_fall():
 
 
 @both
-def test_keeps_up_with_losses_that_fall_by_half_their_spread_per_batch(kind):
+def test_keeps_up_with_losses_that_fall_by_a_tenth_of_their_spread_per_batch(kind):
     """The share beyond stays near eps, where the plain average would leave none beyond and nothing would be learned."""
     threshold = kind(CVaR(0.2))
-    shares = [(losses - 0.5 * i > threshold(losses - 0.5 * i)).float().mean() for i, losses in enumerate(batches(100))]
+    shares = [(losses - 0.1 * i > threshold(losses - 0.1 * i)).float().mean() for i, losses in enumerate(batches(100))]
     assert float(torch.stack(shares[30:]).mean()) == pytest.approx(0.2, abs=0.08)
+
+
+@pytest.mark.parametrize(("eps", "n"), [(0.5, 256), (0.05, 256), (0.05, 32), (0.01, 64)])
+def test_learned_threshold_wanders_little_however_few_losses_the_tail_holds(eps, n):
+    threshold = LearnedThreshold(CVaR(eps))
+    path = torch.stack([threshold(losses) for losses in batches(2000, size=n)])[500:]
+    assert float(path.std()) < 0.25
+    assert float(path.mean()) == pytest.approx(
+        float(torch.distributions.Normal(0, 1).icdf(torch.tensor(1 - eps))), abs=0.1
+    )
+
+
+def test_learned_threshold_leaves_its_start_in_batches_of_one_loss():
+    threshold = LearnedThreshold(CVaR(0.5))
+    path = [float(threshold(torch.tensor([v]))) for v in [100.0] + 200 * [1.0, 2.0]]
+    assert 0.5 < path[-1] < 2.5
+
+
+@both
+def test_follows_another_measure_for_a_batch(kind):
+    threshold = kind(CVaR(0.2))
+    losses = torch.arange(10.0)
+    assert float(threshold(losses, CVaR(0.5))) == float(value_at_risk(losses, 0.5))
 
 
 def test_without_memory_the_bound_is_the_risk():
@@ -131,8 +154,6 @@ def test_bad_decay_and_step():
     for decay in (-0.1, 1.0, 1.5):
         with pytest.raises(ValueError, match="decay must be"):
             EMAThreshold(CVaR(0.1), decay=decay)
-        with pytest.raises(ValueError, match="momentum must be"):
-            LearnedThreshold(CVaR(0.1), momentum=decay)
     with pytest.raises(ValueError, match="step must be a finite number above 0; got 0"):
         LearnedThreshold(CVaR(0.1), step=0)
 

@@ -36,8 +36,8 @@ def nearest_neighbor_two_sample(
     r"""Leave-one-out accuracy of a 1-nearest-neighbor classifier between two samples.
 
     One half where both come from one distribution, one where they are far apart; below one half where ``Y``
-    copies rows of ``X``. The p-value permutes labels over the fixed neighbors, so it is exact for any
-    dimension.
+    copies rows of ``X``. The p-value permutes labels over the fixed neighbors, so it is exact in any
+    dimension. Neighbors at equal distance, as in counts or repeated rows, are drawn by lot.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def nearest_neighbor_two_sample(
     n_permutations : int, default=999
         Permutations of the labels for the p-value; 0 for none.
     random_state : int, RandomState or None, default=None
-        Source of the permutations.
+        Source of the permutations and of the lots.
 
     Returns
     -------
@@ -68,12 +68,15 @@ def nearest_neighbor_two_sample(
     (True, 1.0, 0.001)
     """
     both, labels = _two_samples(X, Y, n_permutations)
-    # Without rows of their own, kneighbors leaves each row itself out, also where others equal it.
-    neighbors = NearestNeighbors(n_neighbors=1).fit(both).kneighbors(return_distance=False)[:, 0]
     rng = check_random_state(random_state)
+    # A search breaks ties by index, which knows the labels; a coordinate of chance, too small to matter elsewhere,
+    # breaks them without. Without rows of their own, kneighbors leaves each row itself out, also where others equal it.
+    lots = 1e-5 * np.sqrt(both.var(axis=0).sum()) * rng.uniform(size=(len(both), 1))
+    search = NearestNeighbors(n_neighbors=1).fit(np.hstack((both - both.mean(axis=0), lots)))
+    neighbors = search.kneighbors(return_distance=False)[:, 0]
     accuracy = float(np.mean(labels == labels[neighbors]))
     permuted = (rng.permutation(labels) for _ in range(n_permutations))
-    return _result(accuracy, [np.mean(p == p[neighbors]) for p in permuted])
+    return _result(accuracy, [np.mean(p == p[neighbors]) for p in permuted], rounding=1e-12)
 
 
 def kernel_mmd(
@@ -100,7 +103,7 @@ def kernel_mmd(
     kernel : str or callable, default="rbf"
         As in :func:`sklearn.metrics.pairwise.pairwise_kernels`.
     gamma : float, default=None
-        Of the "rbf" kernel exp(-gamma ||x - y||^2); None takes 1 / (2 median^2) of the distances between all
+        Of the "rbf" kernel exp(-gamma ||x - y||^2), above 0; None takes 1 / (2 median^2) of the distances between all
         rows (or 1 where that median is 0).
     n_permutations : int, default=0
         Permutations of the labels for a p-value; 0 for none.
@@ -127,15 +130,12 @@ def kernel_mmd(
     both, labels = _two_samples(X, Y, n_permutations)
     if min(labels.sum(), (~labels).sum()) < 2:
         raise ValueError("X and Y must have at least two rows each: no row is paired with itself.")
-    options: dict[str, Any] = {}
-    if kernel == "rbf":
-        if gamma is None:
-            median = float(np.median(pdist(both)))
-            gamma = 0.5 / median**2 if median > 0 else 1.0
-        options["gamma"] = gamma
-    elif gamma is not None:
-        options["gamma"] = gamma
-    pairs = pairwise_kernels(both, metric=kernel, **options)
+    if gamma is not None and (kernel != "rbf" or not 0 < gamma < np.inf):
+        raise ValueError(f"gamma must be None or, for kernel='rbf', a number above 0; got {gamma!r} with {kernel!r}.")
+    if kernel == "rbf" and gamma is None:
+        median = float(np.median(pdist(both)))
+        gamma = 0.5 / median**2 if median > 0 else 1.0
+    pairs = pairwise_kernels(both, metric=kernel, **({} if gamma is None else {"gamma": gamma}))
     np.fill_diagonal(pairs, 0.0)
     rng = check_random_state(random_state)
     statistic = float(_mmd(pairs, labels[:, None])[0])
@@ -144,7 +144,7 @@ def kernel_mmd(
     while len(null) < n_permutations:
         block = min(64, n_permutations - len(null))
         null.extend(_mmd(pairs, np.stack([rng.permutation(labels) for _ in range(block)], axis=1)))
-    return _result(statistic, null)
+    return _result(statistic, null, rounding=1e-12 * float(np.abs(pairs).max()))
 
 
 def _mmd(pairs: Array, labels: NDArray[np.bool_]) -> Array:
@@ -164,16 +164,15 @@ def _two_samples(X: ArrayLike, Y: ArrayLike, n_permutations: int) -> tuple[Array
     second: Array = check_array(Y, input_name="Y", dtype=np.float64)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"X and Y must have the same features; got {first.shape[1]} and {second.shape[1]}.")
-    if n_permutations < 0:
-        raise ValueError(f"n_permutations must be at least 0; got {n_permutations}.")
+    if not isinstance(n_permutations, int | np.integer) or n_permutations < 0:
+        raise ValueError(f"n_permutations must be an integer of at least 0; got {n_permutations!r}.")
     return np.concatenate((first, second)), np.repeat([True, False], [len(first), len(second)])
 
 
-def _result(statistic: float, null: list[float]) -> TwoSampleResult:
+def _result(statistic: float, null: list[float], rounding: float) -> TwoSampleResult:
     if not null:
         return TwoSampleResult(statistic, float("nan"))
-    # Equal statistics may differ by rounding.
-    beyond = np.asarray(null) >= statistic - 1e-12 * max(abs(statistic), 1e-300)
+    beyond = np.asarray(null) >= statistic - rounding  # equal statistics may differ by that
     return TwoSampleResult(statistic, float((1 + beyond.sum()) / (1 + len(null))))
 
 

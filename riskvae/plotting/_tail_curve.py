@@ -105,8 +105,9 @@ class TailCurveDisplay:
             # One grid for all: from the smallest share that the smallest sample can resolve.
             n = min(values.shape[-1] if values.ndim else 0 for values in arrays.values())
             shares = np.geomspace(min(max(0.01, 1 / max(n, 1)), 1.0), 1.0, 100)
+        shares = np.sort(np.asarray(shares, dtype=np.float64))
         curves = {label: _curves(values, shares, tail) for label, values in arrays.items()}
-        return cls(np.asarray(shares), curves, tail=tail, loss_name=loss_name).plot(ax=ax, **line_options)
+        return cls(shares, curves, tail=tail, loss_name=loss_name).plot(ax=ax, **line_options)
 
     @classmethod
     def from_estimator(
@@ -183,7 +184,8 @@ class TailCurveDisplay:
         percent = 100 * self.shares
         for label, curve in self.curves.items():
             seeds = np.atleast_2d(curve)
-            (line,) = ax.plot(percent, seeds.mean(0), **{"label": label, "linewidth": 2, **line_options})
+            width = {} if "lw" in line_options else {"linewidth": 2}
+            (line,) = ax.plot(percent, seeds.mean(0), **{**width, **line_options, "label": label})
             self.lines_[label] = line
             if len(seeds) > 1:
                 band = ax.fill_between(percent, seeds.min(0), seeds.max(0), color=line.get_color(), alpha=0.2, lw=0)
@@ -200,7 +202,7 @@ class TailCurveDisplay:
 
 
 def _curves(losses: NDArray[np.float64], shares: ArrayLike, tail: str) -> NDArray[np.float64]:
-    if losses.ndim > 1:
+    if losses.ndim == 2 and len(losses):
         return np.stack([tail_curve(row, shares, tail=tail)[1] for row in losses])
     return tail_curve(losses, shares, tail=tail)[1]
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from riskvae.risk._order import at_least_float32, check_losses, check_number
+from riskvae.risk._order import HUGE, TINY, at_least_float32, check_losses, check_number
 
 
 def entropic_risk(losses: Tensor, theta: float, *, tail: str = "worst", dim: int = -1) -> Tensor:
@@ -49,13 +49,15 @@ def entropic_risk(losses: Tensor, theta: float, *, tail: str = "worst", dim: int
     if tail == "best":
         theta = -theta
     values = at_least_float32(losses)
-    if theta == 0 or values.shape[dim] == 1:
+    if abs(theta) < TINY or values.shape[dim] == 1:
         return values.mean(dim).to(losses.dtype)
+    if abs(theta) > HUGE:
+        return (values.amax(dim) if theta > 0 else values.amin(dim)).to(losses.dtype)
     # Around the mean, where log(1 + mean(exp - 1)) keeps what log(mean(exp)) would round away; and less what
-    # would overflow, which this form bears as well. Both shifts cancel, so they need no gradient.
+    # would overflow, in second derivatives too. This form bears both shifts; they cancel, so they need no gradient.
     center = values.detach().mean(dim, keepdim=True)
     z = theta * (values - center)
-    shift = (z.detach().amax(dim, keepdim=True) - 60.0).clamp(min=0.0)
+    shift = (z.detach().amax(dim, keepdim=True) - 15.0).clamp(min=0.0)
     log_mean = (z - shift).expm1().mean(dim).log1p() + shift.squeeze(dim)
     return (center.squeeze(dim) + log_mean / theta).to(losses.dtype)
 

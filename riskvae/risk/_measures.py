@@ -7,8 +7,8 @@ from typing import Self
 from torch import Tensor
 
 from riskvae.risk._deviation import entropic_risk, mean_semideviation
-from riskvae.risk._order import check_eps, check_number
-from riskvae.risk._smoothed import check_penalty, density, smoothed_cvar, smoothed_threshold
+from riskvae.risk._order import check_eps
+from riskvae.risk._smoothed import smoothed_cvar, smoothed_mass, smoothed_threshold
 from riskvae.risk._spectral import Superquantile, spectral_risk
 from riskvae.risk._tail import as_threshold, cvar, value_at_risk
 from riskvae.risk._value import Value
@@ -64,8 +64,7 @@ class TailMeasure(Measure):
             raise ValueError(
                 f"{name} has no eps, which only RiskAwareVAE fills in; give it one, as in {name}(eps=0.1), to call it."
             )
-        check_eps(self.eps)
-        return self.eps
+        return check_eps(self.eps)
 
 
 class CVaR(TailMeasure):
@@ -141,19 +140,12 @@ class SmoothedCVaR(TailMeasure):
 
     def threshold(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
         eps = self._checked_eps()
-        self._check()
         return smoothed_threshold(losses, eps, smoothing=self.smoothing, penalty=self.penalty, tail=tail, dim=dim)
 
     def weight_beyond(self, losses: Tensor, threshold: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
-        eps = self._checked_eps()
-        self._check()
         u = losses - as_threshold(threshold, losses, dim)
         u = u if tail == "worst" else -u
-        return density(u / max(self.smoothing, 1e-30), eps, self.penalty).mean(dim)
-
-    def _check(self) -> None:
-        check_number("smoothing", self.smoothing, 0.0)
-        check_penalty(self.penalty)
+        return smoothed_mass(u, self._checked_eps(), smoothing=self.smoothing, penalty=self.penalty, dim=dim)
 
 
 class Entropic(Measure):

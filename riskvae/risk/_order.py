@@ -14,8 +14,9 @@ from torch import Tensor
 
 # Shorter samples gain nothing from NumPy.
 _LONG = 1024
-TINY = 1e-30
-"""Scales below this count as zero: their reciprocals would overflow float32."""
+TINY, HUGE = 1e-30, 1e30
+"""Scales beyond these count as zero and infinite: they or their reciprocals would overflow float32."""
+_LEAST_EPS = 1e-12
 
 
 def check_losses(losses: Tensor, dim: int, tail: str = "worst") -> None:
@@ -24,6 +25,10 @@ def check_losses(losses: Tensor, dim: int, tail: str = "worst") -> None:
         raise TypeError(f"losses must be a torch tensor; got {type(losses).__name__}. Use torch.as_tensor(losses).")
     if not losses.is_floating_point():
         raise TypeError(f"losses must be a floating-point tensor; got {losses.dtype}. Use losses.float().")
+    if not isinstance(dim, int):
+        raise TypeError(
+            f"dim must be an integer, one dimension of losses; got {dim!r}. Flatten losses to reduce several."
+        )
     if losses.dim() > 0 and not -losses.dim() <= dim < losses.dim():
         raise ValueError(f"dim={dim} is no dimension of losses, whose shape is {tuple(losses.shape)}.")
     if losses.dim() == 0 or losses.shape[dim] == 0:
@@ -42,16 +47,17 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, *, o
         expected = "a finite number"
     try:
         good = low <= value <= high and -math.inf < value < math.inf and not (open_low and value == low)
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):  # neither strings nor arrays of several values
         raise TypeError(f"{name} must be {expected}; got {value!r}.") from None
     if not good:
         raise ValueError(f"{name} must be {expected}; got {value!r}.")
 
 
-def check_eps(eps: Any, name: str = "eps") -> None:
-    """Raise unless ``eps`` is a tail fraction."""
+def check_eps(eps: Any, name: str = "eps") -> float:
+    """Tail fraction as a float of at least 1e-12, which is the maximum of any sample; raise if it is none."""
     try:
         check_number(name, eps, 0.0, 1.0, open_low=True)
+        return max(float(eps), _LEAST_EPS)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{error} It is the share of the losses that count; {name}=1 gives the mean.") from None
 
@@ -99,9 +105,11 @@ def readable(values: Tensor) -> bool:
 
 def _numpy(values: Tensor) -> np.ndarray[Any, Any] | None:
     """The values as an array that shares their memory, where they have one that NumPy can read."""
-    if values.device.type != "cpu" or torch.compiler.is_compiling():
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return None
+    if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:  # a tracer would not see NumPy's work
         return None
     try:
         return values.detach().numpy()
-    except RuntimeError:  # inside torch.func transforms, or on a fake tensor, there is no memory to read
+    except (RuntimeError, TypeError):  # no memory to read inside torch.func transforms; bfloat16 has no NumPy type
         return None

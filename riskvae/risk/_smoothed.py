@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from riskvae.risk._order import (
+    HUGE,
     TINY,
     argsort_ascending,
     at_least_float32,
@@ -17,8 +18,6 @@ from riskvae.risk._order import (
     tail_mass,
 )
 from riskvae.risk._tail import as_threshold, cvar
-
-PENALTIES = ("l2", "kl")
 
 
 def smoothed_cvar(
@@ -89,9 +88,8 @@ def smoothed_cvar(
     (2.8125, (tensor([0.0625, 0.1875, 0.3125, 0.4375]),))
     """
     check_losses(losses, dim, tail)
-    check_eps(eps)
-    check_number("smoothing", smoothing, 0.0)
-    check_penalty(penalty)
+    eps = check_eps(eps)
+    check_smoothing(smoothing, penalty)
     if smoothing < TINY:
         return cvar(losses, eps, tail=tail, dim=dim, threshold=threshold)
     values = at_least_float32(losses).movedim(dim, -1)
@@ -100,48 +98,71 @@ def smoothed_cvar(
     if threshold is not None:
         t = as_threshold(threshold, values, -1)
         t = t if tail == "worst" else -t
-        risk = t.squeeze(-1) + _excess(values - t, eps, smoothing, penalty).mean(-1)
-    elif eps == 1:
+        smoothing = min(smoothing, HUGE)
+        risk = t.squeeze(-1) + smoothing * _excess((values - t) / smoothing, eps, penalty).mean(-1)
+    elif eps == 1 or smoothing > HUGE:
         risk = values.mean(-1)
     else:
+        eps = max(eps, 1.0 / values.shape[-1])  # no weight exceeds one anyway
         # As the sum of a loss and a multiple of s, t keeps its precision when s is far below the losses.
         center, tau = _threshold(values.detach(), eps, smoothing, penalty)
-        shifted = values - center
-        tau = _differentiable(tau, shifted / smoothing, eps, penalty)
-        risk = (center + smoothing * tau).squeeze(-1)
-        risk = risk + _excess(shifted - smoothing * tau, eps, smoothing, penalty).mean(-1)
+        z = (values - center) / smoothing
+        tau = _differentiable(tau, z, eps, penalty)
+        risk = center.squeeze(-1) + smoothing * (tau.squeeze(-1) + _excess(z - tau, eps, penalty).mean(-1))
     return (risk if tail == "worst" else -risk).to(losses.dtype)
 
 
 def smoothed_threshold(losses: Tensor, eps: float, *, smoothing: float, penalty: str, tail: str, dim: int) -> Tensor:
     """The t at which :func:`smoothed_cvar` has its weights, without a graph."""
+    check_losses(losses, dim, tail)
+    check_smoothing(smoothing, penalty)
     values = at_least_float32(losses.detach()).movedim(dim, -1)
-    center, tau = _threshold(values if tail == "worst" else -values, eps, max(smoothing, TINY), penalty)
+    smoothing = min(max(smoothing, TINY), HUGE)
+    eps = max(check_eps(eps), 1.0 / values.shape[-1])
+    center, tau = _threshold(values if tail == "worst" else -values, eps, smoothing, penalty)
     t = (center + smoothing * tau).squeeze(-1)
     return (t if tail == "worst" else -t).to(losses.dtype)
 
 
-def check_penalty(penalty: str) -> None:
-    """Raise unless the penalty is known."""
-    if penalty not in PENALTIES:
+def smoothed_mass(u: Tensor, eps: float, *, smoothing: float, penalty: str, dim: int) -> Tensor:
+    """Sum of the weights of losses that lie ``u`` above a threshold."""
+    check_smoothing(smoothing, penalty)
+    return density(u / min(max(smoothing, TINY), HUGE), eps, penalty).mean(dim)
+
+
+def check_smoothing(smoothing: float, penalty: str) -> None:
+    """Raise unless the penalty and its weight make sense."""
+    check_number("smoothing", smoothing, 0.0)
+    if penalty not in ("l2", "kl"):
         raise ValueError(f"penalty must be 'l2' or 'kl'; got {penalty!r}.")
 
 
+# In units of the smoothing, z is how far a loss lies above the threshold. From `_top` on its weight is the full
+# 1/(eps N). Both functions decide that by the same comparison: decided twice, rounding could count it twice or never.
+
+
+def _top(eps: float, penalty: str) -> float:
+    return 1.0 / eps - 1.0 if penalty == "l2" else -math.log(eps)
+
+
 def density(z: Tensor, eps: float, penalty: str) -> Tensor:
-    """N times the weight of losses that lie ``z`` smoothings above the threshold."""
-    return (1.0 + z).clamp(0.0, 1.0 / eps) if penalty == "l2" else z.clamp(max=-math.log(eps)).exp()
+    """N times the weight of losses: the slope of :func:`_excess`."""
+    full = z >= _top(eps, penalty)
+    part = torch.where(full, 0.0, z)
+    return torch.where(full, 1.0 / eps, (1.0 + part).relu() if penalty == "l2" else part.exp())
 
 
-def _excess(u: Tensor, eps: float, smoothing: float, penalty: str) -> Tensor:
-    """Antiderivative of the density in u = l - t, zero at u = 0: quadratic or exponential, then linear."""
+def _excess(z: Tensor, eps: float, penalty: str) -> Tensor:
+    """Quadratic or exponential in z, linear beyond the top; zero at zero."""
+    top = _top(eps, penalty)
+    full = z >= top
+    part = torch.where(full, top, z)
     if penalty == "l2":
-        top = 1.0 / eps - 1.0
-        z = (u / smoothing).clamp(-1.0, top)
-        curved = z + 0.5 * z * z
+        part = part.clamp(min=-1.0)
+        curved = part + 0.5 * part * part
     else:
-        top = -math.log(eps)
-        curved = (u / smoothing).clamp(max=top).expm1()
-    return smoothing * curved + (u - smoothing * top).relu() / eps
+        curved = part.expm1()
+    return curved + torch.where(full, z - top, 0.0) / eps
 
 
 def _threshold(values: Tensor, eps: float, smoothing: float, penalty: str) -> tuple[Tensor, Tensor]:
@@ -187,9 +208,10 @@ def _solve_kl(z: Tensor, eps: float) -> Tensor:
 
 def _differentiable(tau: Tensor, z: Tensor, eps: float, penalty: str) -> Tensor:
     """One Newton step, which polishes tau and gives it its dependence on the losses, as second derivatives need."""
-    grown = density((z - tau).detach(), eps, penalty)
-    free = (grown > 0) & (grown < 1.0 / eps)
+    found = density(z - tau, eps, penalty)
+    grown = found.detach()
+    free = (grown > 0) & ((z - tau).detach() < _top(eps, penalty))
     slope = torch.where(free, 1.0 if penalty == "l2" else grown, 0.0).mean(-1, keepdim=True)
     steep = slope > TINY
-    step = (density(z - tau, eps, penalty).mean(-1, keepdim=True) - 1.0) / torch.where(steep, slope, 1.0)
+    step = (found.mean(-1, keepdim=True) - 1.0) / torch.where(steep, slope, 1.0)
     return tau + torch.where(steep & (step.abs() < 0.5), step, 0.0)

@@ -40,8 +40,7 @@ class Superquantile(Spectrum):
         self.eps = eps
 
     def __call__(self, u: Tensor) -> Tensor:
-        check_eps(self.eps)
-        return ((u - (1.0 - self.eps)) / self.eps).clamp(min=0.0)
+        return (1.0 - (1.0 - u) / check_eps(self.eps)).clamp(min=0.0)  # exact near the worst, where u is 1
 
 
 class Extremile(Spectrum):
@@ -161,15 +160,23 @@ def _increments(spectrum: Callable[[Tensor], Tensor], n: int, like: Tensor) -> T
     precise = torch.float32 if like.device.type == "mps" else torch.float64
     u = torch.arange(n + 1, device=like.device, dtype=precise) / n
     cumulative = spectrum(u)
+    if not isinstance(cumulative, Tensor) or cumulative.shape != u.shape:
+        given = tuple(cumulative.shape) if isinstance(cumulative, Tensor) else type(cumulative).__name__
+        raise TypeError(
+            f"spectrum must map a tensor of fractions to one of the same shape, {tuple(u.shape)}; {spectrum!r} gave "
+            f"{given}. Pass an object, such as risk.Extremile(2), not its class."
+        )
     if type(spectrum) not in (Superquantile, Extremile, Exponential) and not torch.compiler.is_compiling():
-        slack = 1e-5
-        start, end, lowest, bend = cumulative[0], cumulative[-1], cumulative.diff().min(), 0.0
-        if n > 1:
-            bend = float((cumulative.diff().diff() * n).min())
-        if abs(float(start)) > slack or abs(float(end) - 1.0) > slack or float(lowest) < -slack or bend < -slack:
+        steps = cumulative.diff()
+        ends = float(cumulative[0].abs()), float((cumulative[-1] - 1.0).abs())
+        rounding = 8 * n * torch.finfo(cumulative.dtype).eps
+        fall = float(-steps.diff().min()) * n if n > 1 else 0.0
+        if max(ends) > 1e-5 or float(steps.min()) < -1e-5 or fall > 1e-5 + rounding:
             raise ValueError(
                 "spectrum must be convex and rise from 0 at 0 to 1 at 1, so that weights are not negative and do not "
-                f"fall towards the worst losses; got {spectrum!r}, with {float(start):.4g} at 0, {float(end):.4g} at 1."
+                f"fall towards the worst losses; {spectrum!r} gives {float(cumulative[0]):.4g} at 0, "
+                f"{float(cumulative[-1]):.4g} at 1, and on {n} losses a least weight of {float(steps.min()):.4g} and a "
+                f"largest fall of {max(fall, 0.0) / n:.4g}."
             )
     return cumulative
 

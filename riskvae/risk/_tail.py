@@ -40,14 +40,15 @@ def value_at_risk(losses: Tensor, eps: float, *, tail: str = "worst", dim: int =
     tensor(3.)
     """
     check_losses(losses, dim, tail)
-    check_eps(eps)
-    values = losses if tail == "worst" else -losses
+    eps = check_eps(eps)
+    values = at_least_float32(losses)
+    values = values if tail == "worst" else -values
     n = values.shape[dim]
     boundary = kth_largest(values, min(math.floor(tail_mass(eps, n)) + 1, n), dim)
     # The maximum of the tied is their value, without rounding, and hands its gradient out evenly.
     found = torch.where(values == boundary, values, -math.inf).amax(dim)
     found = torch.where(values.amax(dim).isnan(), math.nan, found)
-    return found if tail == "worst" else -found
+    return (found if tail == "worst" else -found).to(losses.dtype)
 
 
 def tail_weights(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = -1) -> Tensor:
@@ -88,7 +89,7 @@ def tail_weights(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = 
     tensor([0.0000, 0.5000, 0.5000, 0.0000])
     """
     check_losses(losses, dim, tail)
-    check_eps(eps)
+    eps = check_eps(eps)
     values = at_least_float32(losses.detach())
     weights, _ = _weights(values if tail == "worst" else -values, eps, dim)
     return torch.where(values.amax(dim, keepdim=True).isnan(), math.nan, weights).to(losses.dtype)
@@ -146,7 +147,7 @@ def cvar(
     tensor(3.7500)
     """
     check_losses(losses, dim, tail)
-    check_eps(eps)
+    eps = check_eps(eps)
     values = at_least_float32(losses)
     if threshold is not None:
         t = as_threshold(threshold, values, dim)
@@ -198,9 +199,14 @@ def nested_cvar(
         given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(f"losses must be a tensor of rows and draws, with at least two dimensions; got {given}.")
     check_eps(eps_inner, "eps_inner")
-    rows, draws = (d % losses.dim() for d in dim)
+    n_dims = losses.dim()
+    if not (
+        isinstance(dim, tuple) and len(dim) == 2 and all(isinstance(d, int) and -n_dims <= d < n_dims for d in dim)
+    ):
+        raise ValueError(f"dim must be a pair of dimensions (rows, draws) of losses, which has {n_dims}; got {dim!r}.")
+    rows, draws = (d % n_dims for d in dim)
     if rows == draws:
-        raise ValueError(f"dim must name two different dimensions (rows, draws); got {dim} for {losses.dim()}.")
+        raise ValueError(f"dim must name two different dimensions (rows, draws); got {dim} for {n_dims}.")
     inner = cvar(losses, eps_inner, tail=tail, dim=draws)
     return cvar(inner, eps, tail=tail, dim=rows - (rows > draws))
 

@@ -26,19 +26,22 @@ class Threshold(nn.Module):
         self.tail = tail
 
     @torch.no_grad()
-    def forward(self, losses: Tensor) -> Tensor:
+    def forward(self, losses: Tensor, measure: TailMeasure | None = None) -> Tensor:
         """Threshold for these losses, a float32 scalar without a graph.
 
         Parameters
         ----------
         losses : Tensor
             Floating point; all dimensions are one sample.
+        measure : CVaR or SmoothedCVaR, default=None
+            Followed in place of the module's own, for a tail mass that changes.
         """
+        measure = self.measure if measure is None else measure
         sample = at_least_float32(losses.detach()).flatten()
-        own = self.measure.threshold(sample, tail=self.tail).float()
-        return self._follow(sample, own)
+        own = measure.threshold(sample, tail=self.tail).float()
+        return self._follow(measure, sample, own)
 
-    def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
+    def _follow(self, measure: TailMeasure, losses: Tensor, own: Tensor) -> Tensor:
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -53,7 +56,10 @@ class EMAThreshold(Threshold):
     with the batches' own thresholds v, and m' the same average of the averages m. The denominator corrects
     the bias towards the start. While losses fall, m lies d/(1 - d) batches behind, so that no loss
     exceeds it and nothing is learned; m' lies twice as far behind, so t has no lag behind a steady fall
-    (Brown's double exponential smoothing).
+    (Brown's double exponential smoothing; the newest batch weighs 1 - d^2 in it).
+
+    Where eps * N is below 1, a batch's own threshold is its maximum, which no loss of that batch exceeds:
+    take larger batches.
 
     Parameters
     ----------
@@ -89,11 +95,11 @@ class EMAThreshold(Threshold):
             raise ValueError("decay must be below 1; got 1, at which new batches would have no weight.")
         self.decay = decay
         self.trend = trend
-        self.register_buffer("weight", torch.tensor(0.0))
-        self.register_buffer("first", torch.tensor(0.0))  # averages times the weight
-        self.register_buffer("second", torch.tensor(0.0))
+        self.register_buffer("weight", torch.tensor(0.0, dtype=torch.float32))
+        self.register_buffer("first", torch.tensor(0.0, dtype=torch.float32))  # averages times the weight
+        self.register_buffer("second", torch.tensor(0.0, dtype=torch.float32))
 
-    def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
+    def _follow(self, measure: TailMeasure, losses: Tensor, own: Tensor) -> Tensor:
         if self.training:
             new = 1.0 - self.decay
             self.weight.mul_(self.decay).add_(new)
@@ -106,25 +112,25 @@ class EMAThreshold(Threshold):
 
 
 class LearnedThreshold(Threshold):
-    r"""Threshold that descends on the risk's own objective, with momentum, in units of the losses' spread.
+    r"""Threshold that descends on the risk's own objective, in units of its distance from the losses.
 
-    .. math:: u \leftarrow m \, u + s \, \mathrm{clip}\Bigl(a \bigl(1 - \sum_i q_i(t)\bigr), -1, 1\Bigr), \qquad
-              t \leftarrow t - u
+    .. math:: t \leftarrow t - s \, \mathrm{clip}\Bigl(a \bigl(1 - \sum_i q_i(t)\bigr), -1, 1\Bigr), \qquad
+              s^2 = \frac1N \sum_i (l_i - t)^2
 
-    after each batch, with its standard deviation s, the step a, the momentum m, and the weights q that the
-    losses beyond t carry (1/(eps N) each for the conditional value at risk): the bracket is the gradient in t of
-    the objective :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon`. So it follows the quantile of all batches,
-    not the average of the batches' quantiles, which small batches bias. It starts at the first batch's
-    threshold, and its path moves and scales with the losses.
+    after each batch, with the weights q that the losses beyond t carry (1/(eps N) each for the conditional
+    value at risk): the inner bracket is the gradient in t of the objective
+    :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon`. The step a is ``step``, less where the tail holds fewer than ten
+    losses, whose number is noise: ``step * min(1, eps * N / 10)``. So t follows the quantile of all batches,
+    not the average of the batches' quantiles, which small batches bias; and as s holds the distance, it keeps
+    up with losses that fall. It starts at the first batch's threshold, and its path moves and scales with the
+    losses.
 
     Parameters
     ----------
     measure : CVaR or SmoothedCVaR
         Whose threshold is learned.
     step : float, default=0.3
-        a, above 0.
-    momentum : float, default=0.9
-        m, in [0, 1): keeps up with losses that fall steadily.
+        Largest a, above 0.
     tail : {"worst", "best"}, default="worst"
         Which tail.
 
@@ -141,27 +147,22 @@ class LearnedThreshold(Threshold):
     """
 
     value: Tensor
-    velocity: Tensor
     started: Tensor
 
-    def __init__(self, measure: TailMeasure, step: float = 0.3, tail: str = "worst", *, momentum: float = 0.9) -> None:
+    def __init__(self, measure: TailMeasure, step: float = 0.3, tail: str = "worst") -> None:
         super().__init__(measure, tail)
         check_number("step", step, 0.0, open_low=True)
-        check_number("momentum", momentum, 0.0, 1.0)
-        if momentum == 1:
-            raise ValueError("momentum must be below 1; got 1, at which no step is ever forgotten.")
         self.step = step
-        self.momentum = momentum
-        self.register_buffer("value", torch.tensor(0.0))
-        self.register_buffer("velocity", torch.tensor(0.0))
+        self.register_buffer("value", torch.tensor(0.0, dtype=torch.float32))
         self.register_buffer("started", torch.tensor(False))
 
-    def _follow(self, losses: Tensor, own: Tensor) -> Tensor:
+    def _follow(self, measure: TailMeasure, losses: Tensor, own: Tensor) -> Tensor:
         current = torch.where(self.started, self.value, own)
         if self.training:
-            slope = 1.0 - self.measure.weight_beyond(losses, current.to(losses.dtype), tail=self.tail)
-            push = (self.step * slope).clamp(-1.0, 1.0) * losses.std(correction=0)
-            self.velocity.mul_(self.momentum).add_(push, alpha=1.0 if self.tail == "worst" else -1.0)
-            self.value.copy_(current - self.velocity)
+            t = current.to(losses.dtype)
+            slope = 1.0 - measure.weight_beyond(losses, t, tail=self.tail)
+            step = self.step * min(1.0, (measure.eps or 1.0) * len(losses) / 10)
+            move = (step * slope).clamp(-1.0, 1.0) * (losses - t).square().mean().sqrt()
+            self.value.copy_(current - move if self.tail == "worst" else current + move)
             self.started.fill_(True)
         return current

@@ -1,0 +1,92 @@
+"""The loss of RiskAwareVAE: a risk over rows, latent draws, or both."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from riskvae._model import Terms, WeightedELBO
+from riskvae.risk import Measure, Threshold
+
+
+class RiskObjective(WeightedELBO):
+    """Risk of the losses l_ij of draw i of row j, plus the mean KL term weighted by ``beta``.
+
+    Parameters
+    ----------
+    beta : float
+        Weight of the KL term.
+    rows, draws : Measure
+        Risk over rows and over latent draws.
+    tail : {"worst", "best"}
+        Which tail.
+    over : {"batch", "subsamples", "nested", "joint"}
+        Over what the risk is taken.
+    threshold : Threshold or None
+        Where the tail over rows begins; None leaves it to the batch.
+    on : {"reconstruction", "elbo"}
+        Whether the losses hold the KL terms, or these are added in the mean.
+    warmup : int
+        Epochs over which the tail mass of both measures falls from 1. Evaluation is always at the final one.
+    """
+
+    def __init__(
+        self,
+        beta: float,
+        rows: Measure,
+        draws: Measure,
+        *,
+        tail: str = "worst",
+        over: str = "batch",
+        threshold: Threshold | None = None,
+        on: str = "reconstruction",
+        warmup: int = 0,
+    ) -> None:
+        super().__init__(beta)
+        self.final = (rows, draws)
+        self.current = self.final
+        self.tail = tail
+        self.over = over
+        self.threshold = threshold
+        self.on = on
+        self.warmup = warmup
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Take the tail mass of an epoch, counted from 0."""
+        if self.warmup:
+            share = min(epoch / self.warmup, 1.0)
+            self.current = tuple(_eased(measure, share) for measure in self.final)
+
+    def continues(self, other: nn.Module) -> bool:
+        """Whether the other loss's threshold is of the same losses."""
+        return (
+            isinstance(other, RiskObjective)
+            and type(self.threshold) is type(other.threshold)
+            and (self.final, self.tail, self.over, self.on) == (other.final, other.tail, other.over, other.on)
+        )
+
+    def forward(self, terms: Terms) -> Tensor:
+        losses = terms.nll
+        if self.on == "elbo":
+            return self._risk(losses + self.beta * terms.kl)
+        return self._risk(losses) + self.beta * terms.kl.mean()
+
+    def _risk(self, losses: Tensor) -> Tensor:
+        rows, draws = self.current if self.training else self.final
+        if self.over == "subsamples":
+            return draws(losses, tail=self.tail, dim=0).mean()
+        if self.over == "nested":
+            losses = draws(losses, tail=self.tail, dim=0)
+        elif self.over == "batch":
+            losses = losses.mean(0)
+        losses = losses.flatten()
+        # In evaluation the risk itself, not its bound at a threshold of the past; of all losses none is left out.
+        if self.threshold is None or not self.training or rows.eps == 1:
+            return rows(losses, tail=self.tail)
+        return rows(losses, tail=self.tail, threshold=self.threshold(losses, rows))  # type: ignore[call-arg]
+
+
+def _eased(measure: Any, share: float) -> Any:
+    eased = copy.copy(measure)
+    eased.eps = (1.0 - share) + share * measure.eps
+    return eased
