@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize_scalar
@@ -67,59 +67,126 @@ def spread(n, seed=0, **options):
 
 
 # -------------------------------------------------------------------------------------- shared laws
+# Each takes a measure and a source of examples.
 
 
-@everyone
-@given(st.data())
-def test_convex_monotone_and_moving_with_constants(measure, data):
-    a, tail, shift, share = (
-        data.draw(samples),
-        data.draw(tails),
-        data.draw(st.floats(-50, 50)),
-        data.draw(st.floats(0, 1)),
-    )
-    b = torch.tensor(data.draw(hnp.arrays(np.float64, len(a), elements=values)))
-    here, there = float(measure(a, tail=tail)), float(measure(b, tail=tail))
+def convex(measure, draw):
+    a, tail, share = draw(samples), draw(tails), draw(st.floats(0, 1))
+    b = torch.tensor(draw(hnp.arrays(np.float64, len(a), elements=values)))
     sign = 1 if tail == "worst" else -1
-    assert (
-        sign * float(measure(share * a + (1 - share) * b, tail=tail))
-        <= sign * (share * here + (1 - share) * there) + 1e-7
-    )
-    assert float(measure(a + shift, tail=tail)) == pytest.approx(here + shift, abs=1e-7)
-    assert here <= float(measure(torch.maximum(a, b), tail=tail)) + 1e-7
-    assert abs(here - there) <= float((a - b).abs().max()) + 1e-7
+    chord = share * float(measure(a, tail=tail)) + (1 - share) * float(measure(b, tail=tail))
+    assert sign * float(measure(share * a + (1 - share) * b, tail=tail)) <= sign * chord + 1e-7
+
+
+def monotone(measure, draw):
+    a, tail = draw(samples), draw(tails)
+    b = torch.tensor(draw(hnp.arrays(np.float64, len(a), elements=values)))
+    assert float(measure(a, tail=tail)) <= float(measure(torch.maximum(a, b), tail=tail)) + 1e-7
+
+
+def moving_with_constants(measure, draw):
+    a, tail, shift = draw(samples), draw(tails), draw(st.floats(-50, 50))
+    assert float(measure(a + shift, tail=tail)) == pytest.approx(float(measure(a, tail=tail)) + shift, abs=1e-7)
+
+
+def lipschitz(measure, draw):
+    a, tail = draw(samples), draw(tails)
+    b = torch.tensor(draw(hnp.arrays(np.float64, len(a), elements=values)))
+    change = float(measure(a, tail=tail)) - float(measure(b, tail=tail))
+    assert abs(change) <= float((a - b).abs().max()) + 1e-7
+
+
+def mirrored(measure, draw):
+    a = draw(samples)
     assert float(measure(-a, tail="best")) == -float(measure(a))
 
 
-@everyone
-@given(losses=samples, k=st.integers(2, 4), data=st.data())
-def test_between_mean_and_maximum_blind_to_order_and_replication(measure, losses, k, data):
-    here = float(measure(losses))
-    assert float(losses.mean()) - 1e-9 <= here <= float(losses.max()) + 1e-9
-    order = data.draw(st.permutations(range(len(losses))))
-    assert float(measure(losses[order])) == pytest.approx(here, abs=1e-9)
-    assume(0.29 * len(losses) >= 1)
-    assert float(measure(losses.repeat(k))) == pytest.approx(here, abs=1e-7)
+def between_mean_and_maximum(measure, draw):
+    a = draw(samples)
+    assert float(a.mean()) - 1e-9 <= float(measure(a)) <= float(a.max()) + 1e-9
 
 
-@everyone
-@given(losses=samples, tail=tails, data=st.data())
-def test_gradient_is_a_distribution_that_follows_permutations_and_is_shared_by_ties(measure, losses, tail, data):
-    q = weights(measure, losses, tail=tail)
+def blind_to_order(measure, draw):
+    a = draw(samples)
+    order = draw(st.permutations(range(len(a))))
+    assert float(measure(a[order])) == pytest.approx(float(measure(a)), abs=1e-9)
+
+
+def unchanged_by_replication(measure, draw):
+    a, k = draw(samples), draw(st.integers(2, 4))
+    assume(0.29 * len(a) >= 1)
+    assert float(measure(a.repeat(k))) == pytest.approx(float(measure(a)), abs=1e-7)
+
+
+def gradient_a_distribution(measure, draw):
+    q = weights(measure, draw(samples), tail=draw(tails))
     assert float(q.sum()) == pytest.approx(1.0, abs=1e-9)
     assert (q >= -1e-12).all()
-    order = data.draw(st.permutations(range(len(losses))))
-    torch.testing.assert_close(weights(measure, losses[order], tail=tail), q[order], rtol=0, atol=1e-9)
-    for value in losses.unique():
-        tied = q[losses == value]
-        assert float(tied.max() - tied.min()) <= 1e-12
+
+
+def gradient_shared_by_ties(measure, draw):
+    a, tail = draw(samples), draw(tails)
+    q = weights(measure, a, tail=tail)
+    order = draw(st.permutations(range(len(a))))
+    torch.testing.assert_close(weights(measure, a[order], tail=tail), q[order], rtol=0, atol=1e-9)
+    for value in a.unique():
+        assert float(q[a == value].max() - q[a == value].min()) <= 1e-12
+
+
+def homogeneous(measure, draw):
+    a, tail, factor = draw(samples), draw(tails), draw(st.floats(0.01, 100))
+    assert float(measure(factor * a, tail=tail)) == pytest.approx(factor * float(measure(a, tail=tail)), abs=1e-6)
+
+
+def wrong(function):
+    """A measure that breaks a law, in both tails."""
+    return lambda losses, tail="worst", dim=-1: function(losses) if tail == "worst" else -function(-losses)
+
+
+LAWS = {
+    convex: wrong(lambda a: risk.value_at_risk(a, 0.29)),
+    monotone: wrong(lambda a: a.mean() + 2 * a.std(correction=0)),
+    moving_with_constants: wrong(lambda a: 1.01 * a.mean()),
+    lipschitz: wrong(lambda a: 2 * a.max()),
+    mirrored: lambda a, tail="worst", dim=-1: cvar(a, 0.3),
+    between_mean_and_maximum: wrong(lambda a: a.mean() + 2 * a.std(correction=0)),
+    blind_to_order: wrong(lambda a: a[0]),
+    unchanged_by_replication: wrong(lambda a: a.topk(max(int(0.29 * len(a)), 1)).values.mean()),
+    gradient_a_distribution: wrong(lambda a: cvar(a, 0.29, threshold=a.detach().median())),
+    gradient_shared_by_ties: wrong(lambda a: a.max(0).values),
+}
+
+
+def examine(law, measure, **options):
+    @settings(**options)
+    @given(st.data())
+    def run(data):
+        law(measure, data.draw)
+
+    run()
+
+
+@everyone
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_law(law, measure):
+    examine(law, measure)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_law_can_fail(law):
+    with pytest.raises(AssertionError):
+        examine(law, LAWS[law], phases=[Phase.generate], derandomize=True, database=None)
 
 
 @pytest.mark.parametrize("measure", HOMOGENEOUS, ids=repr)
-@given(losses=samples, factor=st.floats(0.01, 100), tail=tails)
-def test_homogeneous(measure, losses, factor, tail):
-    expected = factor * float(measure(losses, tail=tail))
-    assert float(measure(factor * losses, tail=tail)) == pytest.approx(expected, abs=1e-6)
+def test_homogeneous(measure):
+    examine(homogeneous, measure)
+
+
+@pytest.mark.parametrize("measure", SMOOTH[:3], ids=repr)
+def test_measures_with_a_scale_of_their_own_are_not_homogeneous(measure):
+    with pytest.raises(AssertionError):
+        examine(homogeneous, measure, phases=[Phase.generate], derandomize=True, database=None)
 
 
 @everyone
