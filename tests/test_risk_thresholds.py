@@ -73,6 +73,17 @@ def test_follows_another_measure_for_a_batch(kind):
     assert float(threshold(losses, CVaR(0.5))) == float(value_at_risk(losses, 0.5))
 
 
+@both
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_batch_that_is_not_finite_leaves_the_state_as_it_was(kind, bad):
+    threshold = kind(CVaR(0.2))
+    first, second = batches(2)
+    threshold(first)
+    state = copy.deepcopy(threshold.state_dict())
+    threshold(torch.cat((second, torch.tensor([bad]))))
+    assert all(torch.equal(state[name], value) for name, value in threshold.state_dict().items())
+
+
 def test_without_memory_the_bound_is_the_risk():
     threshold = EMAThreshold(CVaR(0.3), decay=0.0)
     for losses in batches(5):

@@ -39,7 +39,13 @@ class Threshold(nn.Module):
         measure = self.measure if measure is None else measure
         sample = at_least_float32(losses.detach()).flatten()
         own = measure.threshold(sample, tail=self.tail).float()
-        return self._follow(measure, sample, own)
+        before = [buffer.clone() for buffer in self.buffers()]
+        found = self._follow(measure, sample, own)
+        # A batch that is not finite must not spoil the state: its step can be left out, and training go on.
+        good = sample.isfinite().all()
+        for buffer, old in zip(self.buffers(), before, strict=True):
+            buffer.copy_(torch.where(good, buffer, old))
+        return found
 
     def _follow(self, measure: TailMeasure, losses: Tensor, own: Tensor) -> Tensor:
         raise NotImplementedError
