@@ -75,7 +75,8 @@ net_ : skorch.NeuralNet
 history_ : list of dict
     One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
     means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-    nats per row; the same as "valid_..." when early_stopping; "dur", the seconds it took.
+    nats per row; the same as "valid_..." when early_stopping; "eps", the one of the epoch, under
+    ``eps_warmup``; "dur", the seconds it took.
 n_iter_ : int
     Epochs trained.
 noise_scale_ : float

@@ -238,8 +238,9 @@ class WeightedELBO(nn.Module):
 
     warmup = 0  # epochs in which the loss is not yet the one that is wanted
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Hear which epoch of the training begins, counted from 0."""
+    def begin_epoch(self, epoch: int) -> dict[str, float]:
+        """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""
+        return {}
 
     def continues(self, other: nn.Module) -> bool:
         """Whether the state of another loss, from an earlier training, can be taken over."""

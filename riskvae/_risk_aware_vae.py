@@ -1,6 +1,7 @@
 """RiskAwareVAE: trains on the tail of the reconstruction losses."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,6 +15,17 @@ from riskvae._risk_objective import RiskObjective
 from riskvae._validation import Rule, choice, integer, real
 
 _EPS_REMEDY = "eps is the share of the losses that count; eps=1.0 or risk='neutral' takes the mean of all."
+
+
+def _measure_remedy(value: Any) -> str:
+    if isinstance(value, type):
+        return "Measures are objects: pass risk.CVaR(), not the class."
+    if callable(value) and not isinstance(value, risk_measures.Measure):
+        return "Wrap a function of losses in a subclass of risk.Measure; spectra go in risk.Spectral(...)."
+    return ""
+
+
+_RISK = choice("averse", "seeking", "neutral")
 
 
 @document_parameters(beta=1.0)
@@ -99,7 +111,12 @@ class RiskAwareVAE(BaseVAE):
     _rules: ClassVar = {
         **BaseVAE._rules,
         "eps": real(0.0, 1.0, closed="right", remedy=_EPS_REMEDY),
-        "risk": choice("averse", "seeking", "neutral"),
+        "risk": replace(
+            _RISK,
+            remedy=lambda value: (
+                "Pass it as measure." if isinstance(value, risk_measures.Measure) else _RISK.remedy(value)
+            ),
+        ),
         "risk_over": choice("batch", "subsamples", "nested", "joint"),
         "n_subsamples": integer(1),
         "eps_subsamples": Rule(lambda value: value is None, "None") | real(0.0, 1.0, closed="right"),
@@ -107,7 +124,7 @@ class RiskAwareVAE(BaseVAE):
         | Rule(
             lambda value: isinstance(value, risk_measures.Measure),
             "a measure of riskvae.risk, such as risk.SmoothedCVaR(smoothing=1.0)",
-            lambda value: "Measures are objects: pass risk.CVaR(), not the class." if isinstance(value, type) else "",
+            _measure_remedy,
             kind=lambda value: False,
         ),
         "threshold": choice("batch", "ema", "learned"),

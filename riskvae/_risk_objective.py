@@ -51,11 +51,14 @@ class RiskObjective(WeightedELBO):
         self.on = on
         self.warmup = warmup
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Take the tail mass of an epoch, counted from 0."""
-        if self.warmup:
-            share = min(epoch / self.warmup, 1.0)
-            self.current = tuple(_eased(measure, share) for measure in self.final)
+        if not self.warmup:
+            return {}
+        share = min(epoch / self.warmup, 1.0)
+        self.current = tuple(_eased(measure, share) for measure in self.final)
+        rows, draws = self.current
+        return {"eps": draws.eps if self.over == "subsamples" else rows.eps}
 
     def continues(self, other: nn.Module) -> bool:
         """Whether the other loss's threshold is of the same losses."""

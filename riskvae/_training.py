@@ -121,7 +121,8 @@ class Net(NeuralNet):
         self._noise = torch.Generator(device).manual_seed(noise)
         self._set_training(training)
         if training:
-            self.criterion_.begin_epoch(epoch - 1)
+            for name, value in self.criterion_.begin_epoch(epoch - 1).items():
+                self.history.record(name, value)
         self._hooked = hooked = self._has_batch_callbacks()
         log: list[Tensor] = []
         means, sizes = [], []

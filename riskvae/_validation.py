@@ -90,7 +90,7 @@ def choice(*names: str) -> Rule:
     """One of some names; a misspelled one is answered with the nearest."""
 
     def remedy(value: Any) -> str:
-        near = difflib.get_close_matches(value, names, n=1, cutoff=0.65) if isinstance(value, str) else []
+        near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.65) if isinstance(value, str) else []
         return f"Did you mean {near[0]!r}?" if near else ""
 
     return Rule(

@@ -30,7 +30,7 @@ def test_draws_the_tail_curve_of_a_model(X, vae):
     np.testing.assert_allclose(line.get_xdata(), [10, 50, 100])
     np.testing.assert_allclose(line.get_ydata(), expected)
     assert line.get_color() == "red"
-    assert display.ax_.get_ylabel() == "mean squared error, mean of the worst share"
+    assert display.ax_.get_ylabel() == "mean squared error,\nmean of the worst share"
     assert display.figure_ is display.ax_.figure
 
 
@@ -94,3 +94,27 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"riskvae\[plot\]"):
         TailCurveDisplay.from_losses([1.0, 2.0])
+
+
+def test_change_against_a_baseline(X, vae):
+    rng = np.random.default_rng(0)
+    plain = rng.exponential(size=(3, 50))
+    losses = {"plain": plain, "worse": 1.5 * plain, "one": plain[0]}
+    display = TailCurveDisplay.from_losses(losses, baseline="plain")
+    np.testing.assert_allclose(display.lines_["plain"].get_ydata(), 0, atol=1e-10)
+    np.testing.assert_allclose(display.lines_["worse"].get_ydata(), 50)
+    # Seeds are paired: each is half as large again as its own partner.
+    np.testing.assert_allclose(display.bands_["worse"].get_paths()[0].vertices[1:-1, 1], 50)
+    assert "change against plain" in display.ax_.get_ylabel()
+    with pytest.raises(ValueError, match="baseline must be one of 'plain'; got 'vanilla'"):
+        TailCurveDisplay.from_losses({"plain": plain}, baseline="vanilla")
+
+
+def test_a_list_of_models_is_one_in_several_seeds(X, vae):
+    other = small(RiskAwareVAE).fit(X)
+    display = TailCurveDisplay.from_estimator({"two": [vae, other]}, X)
+    expected = [tail_curve(row_losses(model, X), display.shares)[1] for model in (vae, other)]
+    np.testing.assert_allclose(display.lines_["two"].get_ydata(), np.mean(expected, 0))
+    assert TailCurveDisplay.from_estimator([vae, vae], X).lines_.keys() == {"BetaVAE"}
+    with pytest.raises(ValueError, match="empty list"):
+        TailCurveDisplay.from_estimator([], X)

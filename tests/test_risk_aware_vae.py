@@ -279,6 +279,7 @@ def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
     np.testing.assert_allclose(warm.transform(X), neutral.transform(X), rtol=1e-3, atol=1e-4)
     warm.fit(X).fit(X)
     assert same(warm, small(RiskAwareVAE, eps=0.2, eps_warmup=2, max_epochs=3).fit(X))
+    assert [epoch["eps"] for epoch in warm.history_] == pytest.approx([1.0, 0.6, 0.2])
     assert [m.eps for m in warm.net_.criterion_.current] == [0.2, 0.2]
 
 

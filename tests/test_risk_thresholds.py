@@ -172,3 +172,14 @@ def test_bad_decay_and_step():
 @both
 def test_shows_what_it_follows(kind):
     assert repr(kind(CVaR(0.1), tail="best")) == f"{kind.__name__}(CVaR(eps=0.1), tail='best')"
+
+
+@both
+def test_misuse_of_a_threshold(kind):
+    threshold = kind(CVaR(0.2))
+    with pytest.raises(TypeError, match=r"losses must be a torch tensor; got ndarray\. Use torch.as_tensor"):
+        threshold(batches(1)[0].numpy())
+    with pytest.raises(TypeError, match=rf"threshold must be a number or a tensor; got {kind.__name__}\. Call it with"):
+        cvar(batches(1)[0], 0.2, threshold=threshold)
+    with pytest.raises(TypeError, match="threshold must be a number or a tensor; got str"):
+        cvar(batches(1)[0], 0.2, threshold="ema")

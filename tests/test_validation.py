@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from riskvae import BetaVAE, RiskAwareVAE
 from riskvae._validation import derive_seed, to_float32
+from riskvae.risk import CVaR, Extremile
 
 BAD_PARAMETERS = [
     ("eps", 0, ValueError, r"eps must be a number in \(0, 1\]; got 0\..*eps=1\.0 or risk='neutral'"),
@@ -34,6 +35,9 @@ BAD_PARAMETERS = [
     ("risk", None, TypeError, r"risk must be one of 'averse', 'seeking', 'neutral'; got None"),
     ("risk_over", "subsample", ValueError, r"risk_over .* Did you mean 'subsamples'\?"),
     ("measure", "cvra", ValueError, r"measure must be one of 'cvar', or a measure of riskvae\.risk.* mean 'cvar'\?"),
+    ("measure", "CVaR", ValueError, r"measure must be .*; got 'CVaR'\. Did you mean 'cvar'\?"),
+    ("measure", Extremile(3), TypeError, r"measure must be .* spectra go in risk\.Spectral"),
+    ("risk", CVaR(0.1), TypeError, r"risk must be one of .*; got CVaR\(eps=0\.1\)\. Pass it as measure\."),
     ("noise_scale", 0.0, ValueError, r"noise_scale must be one of 'learned', or a finite number above 0; got 0\.0"),
     ("noise_scale", "learn", ValueError, r"noise_scale .* Did you mean 'learned'\?"),
     ("scale_offset", -1e-9, ValueError, r"scale_offset must be a finite number of at least 0"),

@@ -151,7 +151,8 @@ def tail_loss_scorer(
 ) -> Callable[[Any, Any, Any], float]:
     """Scorer for :class:`~sklearn.model_selection.GridSearchCV` that looks at a tail of the rows' losses.
 
-    A model's own ``score`` is a mean and favors models trained on the mean. This is
+    A model's own ``score`` is a mean and favors models trained on the mean. In a pipeline the loss is in the
+    units of the rows that reach the autoencoder: of one scaler, models compare; of several, they do not. This is
     ``-tail_mean(row_losses(estimator, X), eps)``: larger is better.
 
     Parameters

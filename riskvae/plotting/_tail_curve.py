@@ -25,6 +25,8 @@ class TailCurveDisplay:
         Which tail.
     loss_name : str, default="loss"
         What the losses are, with their unit.
+    baseline : str, default=None
+        Name of a model: draw the change against it, in percent. Several seeds are paired where both have as many.
 
     Attributes
     ----------
@@ -55,11 +57,15 @@ class TailCurveDisplay:
         *,
         tail: str = "worst",
         loss_name: str = "loss",
+        baseline: str | None = None,
     ) -> None:
+        if baseline is not None and baseline not in curves:
+            raise ValueError(f"baseline must be one of {', '.join(map(repr, curves))}; got {baseline!r}.")
         self.shares = shares
         self.curves = dict(curves)
         self.tail = tail
         self.loss_name = loss_name
+        self.baseline = baseline
 
     @classmethod
     def from_losses(
@@ -70,6 +76,7 @@ class TailCurveDisplay:
         tail: str = "worst",
         name: str = "model",
         loss_name: str = "loss",
+        baseline: str | None = None,
         ax: Any = None,
         **line_options: Any,
     ) -> Self:
@@ -87,6 +94,8 @@ class TailCurveDisplay:
             Name of a single model.
         loss_name : str, default="loss"
             What the losses are, for the axis.
+        baseline : str, default=None
+            Name of a model: draw the change against it, in percent.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure. Pass ``display.ax_`` to add models to it.
         **line_options
@@ -107,7 +116,7 @@ class TailCurveDisplay:
             shares = np.geomspace(min(max(0.01, 1 / max(n, 1)), 1.0), 1.0, 100)
         shares = np.sort(np.asarray(shares, dtype=np.float64))
         curves = {label: _curves(values, shares, tail) for label, values in arrays.items()}
-        return cls(shares, curves, tail=tail, loss_name=loss_name).plot(ax=ax, **line_options)
+        return cls(shares, curves, tail=tail, loss_name=loss_name, baseline=baseline).plot(ax=ax, **line_options)
 
     @classmethod
     def from_estimator(
@@ -118,6 +127,7 @@ class TailCurveDisplay:
         loss: str = "squared_error",
         shares: ArrayLike | None = None,
         tail: str = "worst",
+        baseline: str | None = None,
         name: str | None = None,
         ax: Any = None,
         **line_options: Any,
@@ -127,12 +137,12 @@ class TailCurveDisplay:
         Parameters
         ----------
         estimator : estimator, Pipeline, or dict of them
-            One fitted model, or several by name.
+            One fitted model, or several by name; a list is one model in several seeds.
         X : array-like of shape (n_samples, n_features)
             Rows, best held out.
         loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
             As in :func:`riskvae.metrics.row_losses`.
-        shares, tail, ax, **line_options
+        shares, tail, baseline, ax, **line_options
             As in :meth:`from_losses`.
         name : str, default=None
             Name of a single model; None takes its class.
@@ -153,14 +163,16 @@ class TailCurveDisplay:
         >>> [text.get_text() for text in both.ax_.get_legend().get_texts()]
         ['4 components', '8 components']
         """
-        by_name = estimator if isinstance(estimator, Mapping) else {name or _name(estimator): estimator}
+        by_name = estimator if isinstance(estimator, Mapping) else {name or _name(_seeds(estimator)[0]): estimator}
         units = {
             "squared_error": "mean squared error",
             "reconstruction": "reconstruction loss (nats)",
             "evidence": "negative evidence bound (nats)",
         }
-        losses = {label: row_losses(model, X, loss) for label, model in by_name.items()}
-        return cls.from_losses(losses, shares=shares, tail=tail, loss_name=units[loss], ax=ax, **line_options)
+        losses = {label: [row_losses(model, X, loss) for model in _seeds(group)] for label, group in by_name.items()}
+        return cls.from_losses(
+            losses, shares=shares, tail=tail, loss_name=units[loss], baseline=baseline, ax=ax, **line_options
+        )
 
     def plot(self, ax: Any = None, **line_options: Any) -> Self:
         """Draw the curves.
@@ -182,17 +194,23 @@ class TailCurveDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.bands_ = {}, {}
         percent = 100 * self.shares
+        reference = None if self.baseline is None else np.atleast_2d(self.curves[self.baseline])
         for label, curve in self.curves.items():
             seeds = np.atleast_2d(curve)
+            middle = seeds.mean(0)
+            if reference is not None:
+                paired = reference if len(reference) == len(seeds) else reference.mean(0)
+                middle, seeds = 100 * (middle / reference.mean(0) - 1), 100 * (seeds / paired - 1)
             width = {} if "lw" in line_options else {"linewidth": 2}
-            (line,) = ax.plot(percent, seeds.mean(0), **{**width, **line_options, "label": label})
+            (line,) = ax.plot(percent, middle, **{**width, **line_options, "label": label})
             self.lines_[label] = line
-            if len(seeds) > 1:
+            if len(seeds) > 1 and label != self.baseline:
                 band = ax.fill_between(percent, seeds.min(0), seeds.max(0), color=line.get_color(), alpha=0.2, lw=0)
                 self.bands_[label] = band
         low = min(percent.min(), *ax.get_xlim()) if ax.get_xscale() == "log" else percent.min()
         ax.set(xscale="log", xlim=(low, 100), xlabel=f"share of the rows, {self.tail} first (%)")
-        ax.set_ylabel(f"{self.loss_name}, mean of the {self.tail} share")
+        what = f"{self.loss_name},\nmean of the {self.tail} share"
+        ax.set_ylabel(what if self.baseline is None else f"{what}, change against {self.baseline} (%)")
         ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if t >= 0.999 * low]
         ax.set_xticks(ticks, ["all" if t == 100 else f"{t:g}" for t in ticks])
         ax.minorticks_off()
@@ -205,6 +223,13 @@ def _curves(losses: NDArray[np.float64], shares: ArrayLike, tail: str) -> NDArra
     if losses.ndim == 2 and len(losses):
         return np.stack([tail_curve(row, shares, tail=tail)[1] for row in losses])
     return tail_curve(losses, shares, tail=tail)[1]
+
+
+def _seeds(group: Any) -> list[Any]:
+    """A model, or a list of models that differ by their seeds, as a list."""
+    if isinstance(group, list | tuple) and not group:
+        raise ValueError("estimator holds an empty list; give at least one fitted model.")
+    return list(group) if isinstance(group, list | tuple) else [group]
 
 
 def _name(estimator: Any) -> str:

@@ -1,9 +1,10 @@
 """Value at risk and conditional value at risk: exact for every eps and every number of losses."""
 
 import math
+from numbers import Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from riskvae.risk._order import at_least_float32, check_eps, check_losses, kth_largest, tail_mass
 
@@ -113,6 +114,8 @@ def cvar(
     of the distribution behind the sample it is biased low: for exponential losses by 0.9 % at ``eps=0.05``
     and N = 256, by 15.4 % at N = 16. Prefer large batches where the tail is small.
 
+    One dimension is reduced: flatten losses of shape (N, 1), of which the last holds a single value.
+
     Parameters
     ----------
     losses : Tensor
@@ -213,6 +216,9 @@ def nested_cvar(
 
 def as_threshold(threshold: Tensor | float, values: Tensor, dim: int) -> Tensor:
     """Threshold that broadcasts against ``values``, with size 1 along ``dim``."""
+    if not isinstance(threshold, Tensor | Real):
+        hint = " Call it with the losses: threshold=module(losses)." if isinstance(threshold, nn.Module) else ""
+        raise TypeError(f"threshold must be a number or a tensor; got {type(threshold).__name__}.{hint}")
     t = torch.as_tensor(threshold, dtype=values.dtype, device=values.device)
     if t.dim() == 0:
         shape = list(values.shape)

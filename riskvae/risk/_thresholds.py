@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from riskvae.risk._measures import TailMeasure
-from riskvae.risk._order import at_least_float32, check_number
+from riskvae.risk._order import at_least_float32, check_losses, check_number
 
 
 class Threshold(nn.Module):
@@ -36,6 +36,7 @@ class Threshold(nn.Module):
         measure : CVaR or SmoothedCVaR, default=None
             Followed in place of the module's own, for a tail mass that changes.
         """
+        check_losses(losses, -1)
         measure = self.measure if measure is None else measure
         sample = at_least_float32(losses.detach()).flatten()
         own = measure.threshold(sample, tail=self.tail).float()
