@@ -1,6 +1,7 @@
 """Data and models that several tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ from riskvae import BetaVAE
 settings.register_profile("home", deadline=None)
 settings.register_profile("judged", deadline=None, derandomize=True)
 settings.load_profile("judged" if os.environ.get("CI") else "home")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """Python's own handler of Ctrl-C, which a process that was started in the background lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

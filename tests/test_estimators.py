@@ -396,15 +396,6 @@ def test_early_stopping_restores_the_best_epoch(cls, X):
     assert "valid_loss" not in small(cls).fit(X).history_[0]
 
 
-@pytest.fixture
-def interruptible():
-    """Python's own handler of Ctrl-C, which a process that was started in the background lacks."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_stops_the_fit_and_is_raised(cls, X, fitted):
     estimator = copy.deepcopy(fitted(cls)).set_params(max_epochs=10_000_000, warm_start=True)
     before = outputs(estimator, X)
