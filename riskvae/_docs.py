@@ -10,7 +10,7 @@ _PARAMETERS = """\
 n_components : int, default=10
     Number of latent dimensions.
 beta : float, default={beta}
-    Weight of the KL term, at least 0.
+    {meaning}
 hidden_layer_sizes : sequence of int, default=(512, 256)
     Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.
 activation : str, default="relu"
@@ -85,12 +85,12 @@ device_ : torch.device
     Where the model is."""
 
 
-def document_parameters(*, beta: float = 1.0) -> Callable[[T], T]:
+def document_parameters(*, beta: float = 1.0, meaning: str = "Weight of the KL term, at least 0.") -> Callable[[T], T]:
     """Class decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring."""
 
     def fill(cls: T) -> T:
         if cls.__doc__:  # None under python -OO
-            blocks = {"parameters": _PARAMETERS.format(beta=beta), "attributes": _ATTRIBUTES}
+            blocks = {"parameters": _PARAMETERS.format(beta=beta, meaning=meaning), "attributes": _ATTRIBUTES}
             text = inspect.cleandoc(cls.__doc__)
             for name, block in blocks.items():
                 text = text.replace(f"{{{name}}}", block)

@@ -1,6 +1,36 @@
 """What several tests call."""
 
+import torch
+from scipy.optimize import brentq
+from scipy.stats import ncx2
+
 
 def small(cls, **parameters):
     """Estimator that fits in milliseconds."""
     return cls(**{"n_components": 2, "hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0, **parameters})
+
+
+class LinearGaussian:
+    """VAE whose margin is known: encoder ``A x`` with scales s, decoder ``Q diag(1/s) z`` with orthonormal columns Q.
+
+    Its reconstruction moves by Q (diag(1/s) A d + eta), whose squared length is noncentral chi-square.
+    """
+
+    def __init__(self, k, d, seed=0, uneven=True, dtype=torch.float64):
+        generator = torch.Generator().manual_seed(seed)
+        self.A = torch.randn(k, d, generator=generator, dtype=dtype)
+        self.scale = torch.rand(k, generator=generator, dtype=dtype) * 0.9 + 0.1 if uneven else torch.ones(k).to(dtype)
+        Q = torch.linalg.qr(torch.randn(d, k, generator=generator, dtype=torch.float64)).Q.to(dtype)
+        self.B = Q / self.scale
+
+    def encode(self, x):
+        return x @ self.A.T, self.scale.expand(len(x), -1)
+
+    def decode(self, z):
+        return z @ self.B.T
+
+    def margin(self, r):
+        """Smallest norm at which half of the draws lie beyond r."""
+        k = len(self.scale)
+        reach = brentq(lambda shift: ncx2.cdf(r**2, k, shift**2) - 0.5, 1e-9, 2 * r + 5)
+        return reach / float(torch.linalg.matrix_norm(self.A / self.scale[:, None], 2))

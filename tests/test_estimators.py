@@ -29,12 +29,13 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from riskvae import BetaVAE, RiskAwareVAE
+from riskvae import BetaTCVAE, BetaVAE, RiskAwareVAE
 from riskvae.risk import Extremile, SmoothedCVaR, Spectral
 
 ESTIMATORS = [
     BetaVAE(),
     small(BetaVAE, early_stopping=True, noise_scale=0.5**0.5, output_activation="sigmoid", activation="tanh"),
+    small(BetaTCVAE, beta=6.0, scale_offset=0.05),
     RiskAwareVAE(),
     small(RiskAwareVAE, risk="seeking", eps=0.3, hidden_layer_sizes=(), scale_offset=0.1, batch_size=7),
     small(RiskAwareVAE, risk_over="nested", n_subsamples=4, eps_subsamples=0.5, threshold="ema", eps_warmup=1),

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "_risk_aware_vae": GROUND | {"_model", "_base", "_docs", "_risk_objective"},
     "datasets": GROUND,
     "metrics": GROUND,
-    "plotting": {"metrics"},
+    "robustness": GROUND,
+    "plotting": {"metrics", "robustness"},
 }
 
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from riskvae.losses import bernoulli_nll, gaussian_nll, kl_divergence
+from riskvae.losses import bernoulli_nll, gaussian_nll, kl_divergence, total_correlation
 
 
 @pytest.fixture
@@ -69,3 +69,40 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda mean, scale: gaussian_nll(x, mean, scale), (tensor(2, 4, 3), tensor()))
     assert torch.autograd.gradcheck(lambda logits: bernoulli_nll(x, logits), (tensor(2, 4, 3),))
     assert torch.autograd.gradcheck(lambda mean, raw: kl_divergence(mean, raw.exp()), (tensor(4, 3), tensor(4, 3)))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, -0.9])
+def test_total_correlation_of_a_gaussian_is_known(rng, correlation):
+    # The aggregate of narrow posteriors at correlated points, in all N(0, C): its total correlation is
+    # -log(1 - c^2) / 2. Its standard error here is about .02.
+    n, s = 4000, 0.25
+    C = np.array([[1.0, correlation], [correlation, 1.0]])
+    mean = torch.tensor(rng.multivariate_normal([0, 0], C - s**2 * np.eye(2), size=n))
+    z = mean + s * torch.tensor(rng.normal(size=(n, 2)))
+    found = total_correlation(z, mean, torch.full((n, 2), s, dtype=torch.float64)).mean()
+    assert float(found) == pytest.approx(-0.5 * np.log(1 - correlation**2), abs=0.05)
+
+
+def test_total_correlation_of_one_coordinate_or_one_row_is_zero(rng):
+    z, mean, scale = (torch.tensor(rng.random((6, 1)) + 0.1) for _ in range(3))
+    torch.testing.assert_close(total_correlation(z, mean, scale), torch.zeros(6, dtype=torch.float64))
+    z, mean, scale = (torch.tensor(rng.random((1, 5)) + 0.1) for _ in range(3))
+    torch.testing.assert_close(total_correlation(z, mean, scale), torch.zeros(1, dtype=torch.float64))
+
+
+def test_total_correlation_does_not_depend_on_scales_and_order(rng):
+    z, mean, scale = (torch.tensor(rng.random((6, 3)) + 0.1) for _ in range(3))
+    found = total_correlation(z, mean, scale)
+    stretch = torch.tensor([1.0, 5.0, 0.1])
+    torch.testing.assert_close(total_correlation(z * stretch, mean * stretch, scale * stretch), found)
+    torch.testing.assert_close(total_correlation(z.flip(1), mean.flip(1), scale.flip(1)), found)
+    # Posteriors may be permuted against each other: the aggregate is a set.
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    torch.testing.assert_close(total_correlation(z, mean[order], scale[order]), found)
+
+
+def test_total_correlation_is_its_definition(rng):
+    z, mean, scale = (rng.random((4, 2)) + 0.1 for _ in range(3))
+    density = stats.norm(mean[None], scale[None]).pdf(z[:, None])  # draw, posterior, coordinate
+    expected = np.log(density.prod(-1).mean(1)) - np.log(density.mean(1)).sum(-1)
+    np.testing.assert_allclose(total_correlation(*map(torch.tensor, (z, mean, scale))), expected, rtol=1e-10)

@@ -1,5 +1,8 @@
 """Displays in the manner of scikit-learn: they compute, hold arrays, and draw with matplotlib (extra "plot")."""
 
+from riskvae.plotting._attack import AttackDisplay
+from riskvae.plotting._margin import MarginDisplay
+from riskvae.plotting._reconstruction import ReconstructionDisplay
 from riskvae.plotting._tail_curve import TailCurveDisplay
 
-__all__ = ["TailCurveDisplay"]
+__all__ = ["AttackDisplay", "MarginDisplay", "ReconstructionDisplay", "TailCurveDisplay"]

@@ -1,0 +1,174 @@
+"""Speed of margins, attacks and Jacobians against what one would write by hand, at the damage that each finds.
+
+    python benchmarks/robustness.py [--json FILE] [--rows 200] [--peer-rows 6] [--rounds 3] [--threads 2]
+
+On a model of 784-512-256-10 and its mirror (bernoulli; MNIST where RISKVAE_DATA is set, else random rows):
+
+attack    max_damage_attack against L-BFGS image by image (scipy, maximal damage in a ball through a change of
+          variables, 20 draws, 10 restarts, as in Barrett et al. 2022), at the same norm; the damage of both is
+          judged on the same fresh draws.
+margin    robustness_margin's attack against the same L-BFGS on a grid of norms, searched downwards until r is
+          no longer broken (Barrett et al.): norms of ours times 1.5, 1.4, ... until it fails.
+jacobian  encoder_sensitivity and the Jacobians inside it against torch.autograd.functional.jacobian row by row.
+
+Contenders take turns; medians over rounds; the peer works on a few of the rows, its speed is rows per second.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from training import load_rows
+
+from riskvae import BetaVAE, max_damage_attack, robustness_margin
+from riskvae.robustness._coder import open_coder
+from riskvae.robustness._jacobian import linearize
+
+BARS = {"attack": 50, "margin": 50, "jacobian": 20}
+MAX_NORM, DRAWS, RESTARTS = 3.0, 20, 10
+
+
+class Peer:
+    """One image at a time, by scipy's L-BFGS and torch's autograd."""
+
+    def __init__(self, module, seed=0):
+        self.module = module
+        self.noise = torch.randn(DRAWS, 10, generator=torch.Generator().manual_seed(seed))
+        self.rng = np.random.default_rng(seed)
+
+    def attack(self, x, max_norm):
+        """Perturbation of one image (1, d)."""
+        module, noise = self.module, self.noise
+        with torch.no_grad():
+            reference = module.decode(module.encode(x).mean)
+
+        def damage(free):
+            free = torch.tensor(free, dtype=torch.float32, requires_grad=True)
+            delta = free * (max_norm / free.norm().clamp(min=max_norm))
+            mean, scale = module.encode(x + delta)
+            found = (module.decode(mean + scale * noise) - reference).norm(dim=1).mean()
+            found.backward()
+            return -float(found.detach()), -free.grad.numpy().astype(np.float64)
+
+        best = None
+        for _ in range(RESTARTS):
+            start = self.rng.normal(size=x.shape[1])
+            start *= max_norm / np.linalg.norm(start)
+            end = minimize(damage, start, jac=True, method="L-BFGS-B")
+            if best is None or end.fun < best.fun:
+                best = end
+        return best.x * min(1.0, max_norm / np.linalg.norm(best.x))
+
+    def margin(self, x, r, start):
+        """Smallest norm of a grid, from 1.5 times ``start`` downwards, at which the mean distance exceeds r."""
+        broken = np.inf
+        for factor in np.arange(1.5, 0.3, -0.1):
+            delta = self.attack(x, factor * start)
+            if self.judge(x, delta, r) <= 0.5:
+                return broken
+            broken = factor * start
+        return broken
+
+    @torch.no_grad()
+    def judge(self, x, delta, r):
+        """Share of fresh draws beyond r, the scale unmoved."""
+        noise = torch.randn(1000, 10, generator=torch.Generator().manual_seed(99))
+        mean, _ = self.module.encode(x + torch.tensor(delta, dtype=torch.float32))
+        clean, scale = self.module.encode(x)
+        moved = self.module.decode(mean + scale * noise)
+        return float(((moved - self.module.decode(clean)).norm(dim=1) > r).float().mean())
+
+
+@torch.no_grad()
+def fresh_damage(module, X, delta):
+    """Mean damage of each row over 1,000 draws that no contender saw."""
+    noise = torch.randn(1000, 1, 10, generator=torch.Generator().manual_seed(77))
+    out = []
+    for x, d in zip(X, delta, strict=True):
+        mean, scale = module.encode((x + d)[None])
+        reference = module.decode(module.encode(x[None]).mean)
+        out.append(float((module.decode((mean + scale * noise)[:, 0]) - reference).norm(dim=1).mean()))
+    return np.array(out)
+
+
+def timed(function):
+    start = time.perf_counter()
+    value = function()
+    return value, time.perf_counter() - start
+
+
+def report(name, ours, theirs, quality):
+    ratio = ours / theirs
+    print(
+        f"{name:9} {ours:12.1f} rows/s  peer {theirs:9.2f}  {ratio:6.0f}x, asked for {BARS[name]}x   {quality}",
+        flush=True,
+    )
+    return {"ours": ours, "peer": theirs, "ratio": ratio, "quality": quality}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--peer-rows", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--part", choices=sorted(BARS))
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    X = load_rows(15360)
+    vae = BetaVAE(10, beta=1.0, likelihood="bernoulli", max_epochs=10, device="cpu", random_state=0).fit(X)
+    module, rows = vae.module_.eval().requires_grad_(False), np.ascontiguousarray(X[: args.rows])
+    x = torch.from_numpy(rows)
+    times = {name: ([], []) for name in BARS}
+    quality = {}
+    for turn in range(args.rounds):
+        few = slice(turn * args.peer_rows, (turn + 1) * args.peer_rows)
+        if args.part in (None, "attack"):
+            ours, t = timed(lambda: max_damage_attack(vae, rows, max_norm=MAX_NORM, random_state=0))
+            times["attack"][0].append(args.rows / t)
+            peer = Peer(module, turn)
+            theirs, t = timed(
+                lambda: np.stack([peer.attack(x[i : i + 1], MAX_NORM) for i in range(*few.indices(args.rows))])
+            )
+            times["attack"][1].append(args.peer_rows / t)
+            a = fresh_damage(module, x[few], torch.from_numpy(ours.delta[few]))
+            b = fresh_damage(module, x[few], torch.from_numpy(theirs).float())
+            quality.setdefault("attack", []).extend(a / b)
+        if args.part in (None, "margin"):
+            ours, t = timed(lambda: robustness_margin(vae, rows, methods="attack", random_state=0))
+            times["margin"][0].append(args.rows / t)
+            peer = Peer(module, turn)
+            two = range(*few.indices(args.rows))[:2]
+            theirs, t = timed(lambda: [peer.margin(x[i : i + 1], ours.r, ours.upper[i]) for i in two])
+            times["margin"][1].append(len(two) / t)
+            quality.setdefault("margin", []).extend(b / ours.upper[i] for i, b in zip(two, theirs, strict=True))
+        if args.part in (None, "jacobian"):
+            with open_coder(vae, X[:2048]) as coder:
+                _, t = timed(lambda: [linearize(coder, part) for part in coder.x.split(256)])
+                times["jacobian"][0].append(2048 / t)
+            mean = lambda row: module.encode(row[None]).mean[0]  # noqa: E731
+            _, t = timed(lambda: [torch.autograd.functional.jacobian(mean, row) for row in x[:100]])
+            times["jacobian"][1].append(100 / t)
+    document = {**vars(args), "torch": torch.__version__}
+    what = {
+        "attack": "damage found relative to the peer's, median {:.3f}, least {:.3f}",
+        "margin": "norm found by the peer relative to ours, median {:.2f}, least {:.2f} (above 1: ours is tighter)",
+        "jacobian": "the same matrices",
+    }
+    for name, (ours, theirs) in times.items():
+        if ours:
+            found = quality.get(name, [1.0])
+            text = what[name].format(statistics.median(found), min(found))
+            document[name] = report(name, statistics.median(ours), statistics.median(theirs), text)
+    if args.json:
+        Path(args.json).write_text(json.dumps(document, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+r"""
+How far can a digit be pushed?
+==============================
+
+A small change of the input can make a variational autoencoder draw something else. Here a model written by hand in
+plain torch is examined beside three of this library: how large a change each digit withstands (a lower bound, an
+estimate, and what an attack finds), and what the attack does to it. A larger beta and a constant added to the
+encoder's scale (tau) both widen the margin, at a price in reconstruction.
+
+    python examples/plot_robustness.py [FOLDER]
+
+prints a table and writes ``margins.png`` and ``attack.png`` to FOLDER (default: ``demo``).
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+from riskvae import BetaVAE, max_damage_attack, robustness_margin
+from riskvae.plotting import AttackDisplay, MarginDisplay, ReconstructionDisplay
+from riskvae.robustness import encoder_sensitivity
+
+RADIUS = 1.5  # of the reconstruction, over 64 pixels in [0, 1]
+
+
+class PlainVAE(nn.Module):
+    """What a torch user writes; ``encode`` and ``decode`` are all that is asked of it."""
+
+    def __init__(self, n_features, n_components):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(n_features, 64), nn.ReLU(), nn.Linear(64, 2 * n_components))
+        self.decoder = nn.Sequential(nn.Linear(n_components, 64), nn.ReLU(), nn.Linear(64, n_features))
+
+    def encode(self, x):
+        mean, log_variance = self.encoder(x).chunk(2, dim=-1)
+        return mean, (0.5 * log_variance).exp()
+
+    def decode(self, z):
+        return self.decoder(z).sigmoid()
+
+
+def train_by_hand(X):
+    """Train the plain model by a loop of the usual kind."""
+    torch.manual_seed(0)
+    vae, X = PlainVAE(X.shape[1], 8), torch.tensor(X)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=2e-3)
+    for _ in range(150):
+        for x in X[torch.randperm(len(X))].split(128):
+            mean, scale = vae.encode(x)
+            rebuilt = vae.decode(mean + scale * torch.randn_like(scale))
+            nll = nn.functional.binary_cross_entropy(rebuilt, x, reduction="sum")
+            kl = (0.5 * (mean**2 + scale**2 - 1) - scale.log()).sum()
+            optimizer.zero_grad()
+            ((nll + kl) / len(x)).backward()
+            optimizer.step()
+    return vae.eval()
+
+
+def fit(X, **options):
+    """Fit a model of this library in the same shape."""
+    vae = BetaVAE(
+        8, hidden_layer_sizes=(64,), likelihood="bernoulli", max_epochs=150, lr=2e-3, batch_size=128, random_state=0,
+        **options,
+    )  # fmt: skip
+    return vae.fit(X)
+
+
+def error(vae, X):
+    """Mean squared error of the reconstructions, per pixel."""
+    if hasattr(vae, "reconstruct"):
+        return np.mean((vae.reconstruct(X) - X) ** 2)
+    with torch.no_grad():
+        return float(((vae.decode(vae.encode(torch.tensor(X))[0]) - torch.tensor(X)) ** 2).mean())
+
+
+def print_table(models, margins, X):
+    """Medians over the digits."""
+    print(
+        f"\nMedian over {len(X)} test digits, r = {RADIUS:g} (margins are Euclidean norms of the change in 64 pixels)"
+    )
+    print(f"  {'':26}{'lower':>8}{'estimate':>10}{'attack':>8}{'scale':>8}{'Jacobian':>10}{'error x 1000':>14}")
+    for name, vae in models.items():
+        margin, local = margins[name], encoder_sensitivity(vae, X)
+        values = (margin.lower, margin.linearized, margin.upper, local.scale_mean, local.jacobian_frobenius)
+        low, estimate, high, scale, jacobian = (np.nanmedian(v) for v in values)
+        row = f"{low:8.2f}{estimate:10.2f}{high:8.2f}{scale:8.2f}{jacobian:10.2f}{1000 * error(vae, X):14.1f}"
+        print(f"  {name:26}{row}")
+    for name, margin in margins.items():
+        good = ~margin.abstained
+        share = np.mean(margin.lower[good] <= margin.upper[good])
+        print(f"  {name}: lower <= attack in {share:.0%} of {good.sum()} digits, {margin.abstained.sum()} abstained")
+
+
+def plot_margins(margins, models, X, path):
+    """Bounds against the attack, and damage against the norm."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    name = next(iter(models))
+    MarginDisplay.from_margin(margins[name], ax=left)
+    left.set_title(f"{name}: bounds lie below what the attack finds")
+    radii = [0.25, 0.5, 1, 1.5, 2, 3]
+    AttackDisplay.from_estimator(models, X[:64], max_norms=radii, bounds=(0, 1), n_steps=20, random_state=0, ax=right)
+    right.set_title("Damage: less with a larger beta or tau")
+    figure.savefig(path, dpi=130)
+
+
+def plot_attack(vae, X, path):
+    """Ten digits, the worst change of norm 1.5, and what becomes of them."""
+    result = max_damage_attack(vae, X, max_norm=1.5, bounds=(0, 1), random_state=0)
+    print(f"\n{result}")
+    display = ReconstructionDisplay.from_attack(vae, X, result)
+    display.figure_.suptitle("The change of norm 1.5 that moves each reconstruction most")
+    display.figure_.savefig(path, dpi=130)
+
+
+def main(folder):
+    """Train, measure, draw."""
+    start = time.perf_counter()
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype(np.float32)
+    X, X_test, _, y_test = train_test_split(X, y, test_size=200, random_state=0, stratify=y)
+    models = {
+        "plain torch module": train_by_hand(X),
+        "BetaVAE, beta=1": fit(X, beta=1.0),
+        "BetaVAE, beta=4": fit(X, beta=4.0),
+        "BetaVAE, beta=1, tau=0.3": fit(X, beta=1.0, scale_offset=0.3),
+    }
+    margins = {name: robustness_margin(vae, X_test, r=RADIUS, random_state=0) for name, vae in models.items()}
+    print_table(models, margins, X_test)
+    folder.mkdir(exist_ok=True)
+    plot_margins(margins, models, X_test, folder / "margins.png")
+    ten = X_test[[np.flatnonzero(y_test == digit)[0] for digit in range(10)]]
+    plot_attack(models["plain torch module"], ten, folder / "attack.png")
+    print(f"\nFigures: {folder / 'margins.png'}, {folder / 'attack.png'}   ({time.perf_counter() - start:.0f} s)")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))

@@ -1,0 +1,162 @@
+"""Display of margins: lower bounds against the attack."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import pearsonr, spearmanr
+
+from riskvae.plotting._pyplot import pyplot
+from riskvae.robustness import RobustnessMargin, robustness_margin
+
+_NAMES = {
+    "theorem1": "bound of theorem 1",
+    "whitened": "whitened bound",
+    "lipschitz": "Lipschitz bound",
+    "linearized": "linearized estimate",
+    "certified": "certified bound",
+}
+
+
+class MarginDisplay:
+    """Margin found by attack against lower bounds and estimates, a point per row, with the line where they agree.
+
+    Points of a valid bound lie above the line. Make it by :meth:`from_estimator` or :meth:`from_margin`.
+
+    Parameters
+    ----------
+    upper : ndarray of shape (n,)
+        Margins found by attack.
+    bounds : dict of str to ndarray of shape (n,)
+        Bounds or estimates by name.
+
+    Attributes
+    ----------
+    correlations : dict of str to (float, float)
+        Pearson's and Spearman's correlation with ``upper`` for each bound; NaN where fewer than three rows, or
+        constant ones, are left.
+    ax_, figure_ : matplotlib Axes and Figure
+        Where they are.
+    points_ : dict of str to matplotlib PathCollection
+        Points of each bound.
+    line_ : matplotlib Line2D
+        Where bound and attack agree.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from sklearn.datasets import load_digits
+    >>> from riskvae import BetaVAE
+    >>> from riskvae.plotting import MarginDisplay
+    >>> X = load_digits().data / 16
+    >>> vae = BetaVAE(n_components=4, hidden_layer_sizes=(64,), random_state=0).fit(X)
+    >>> display = MarginDisplay.from_estimator(vae, X[:8], n_draws=500, random_state=0)
+    >>> list(display.points_)
+    ['theorem1', 'whitened', 'linearized']
+    """
+
+    def __init__(self, upper: NDArray[np.floating], bounds: dict[str, NDArray[np.floating]]) -> None:
+        self.upper = np.asarray(upper)
+        self.bounds = {name: np.asarray(values) for name, values in bounds.items()}
+        self.correlations = {name: self._correlation(values) for name, values in self.bounds.items()}
+
+    def _correlation(self, values: NDArray[np.floating]) -> tuple[float, float]:
+        good = np.isfinite(values) & np.isfinite(self.upper)
+        a, b = values[good], self.upper[good]
+        if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+            return float("nan"), float("nan")
+        return float(pearsonr(a, b).statistic), float(spearmanr(a, b).statistic)
+
+    @classmethod
+    def from_margin(
+        cls,
+        margin: RobustnessMargin,
+        *,
+        methods: tuple[str, ...] = ("theorem1", "whitened", "linearized"),
+        ax: Any = None,
+        **scatter_options: Any,
+    ) -> Self:
+        """Draw what :func:`riskvae.robustness_margin` returned.
+
+        Parameters
+        ----------
+        margin : RobustnessMargin
+            With the method "attack" among those computed.
+        methods : tuple of str, default=("theorem1", "whitened", "linearized")
+            Bounds to draw, of those, "lipschitz" and "certified".
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **scatter_options
+            For matplotlib's ``scatter``.
+
+        Returns
+        -------
+        MarginDisplay
+        """
+        unknown = [name for name in methods if name not in _NAMES]
+        if unknown:
+            raise ValueError(f"methods must be of {', '.join(map(repr, _NAMES))}; got {unknown[0]!r}.")
+        if not np.isfinite(margin.upper).any():
+            raise ValueError(
+                "margin has no upper end to draw: compute it with the method 'attack', and with an r and a max_norm at "
+                "which rows neither abstain nor are censored."
+            )
+        bounds = {name: getattr(margin, name) for name in methods}
+        known = {name: values for name, values in bounds.items() if np.isfinite(values).any()}
+        return cls(margin.upper, known).plot(ax=ax, **scatter_options)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        vae: Any,
+        X: Any,
+        *,
+        methods: tuple[str, ...] = ("theorem1", "whitened", "linearized"),
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Compute margins and draw them.
+
+        Parameters
+        ----------
+        vae, X, **options
+            For :func:`riskvae.robustness_margin`.
+        methods, ax
+            As in :meth:`from_margin`.
+
+        Returns
+        -------
+        MarginDisplay
+        """
+        return cls.from_margin(robustness_margin(vae, X, **options), methods=methods, ax=ax)
+
+    def plot(self, ax: Any = None, **scatter_options: Any) -> Self:
+        """Draw the points.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **scatter_options
+            For matplotlib's ``scatter``.
+
+        Returns
+        -------
+        MarginDisplay
+            Itself.
+        """
+        if ax is None:
+            _, ax = pyplot().subplots(layout="constrained", figsize=(5.5, 5))
+        self.ax_, self.figure_ = ax, ax.figure
+        self.points_ = {}
+        for name, values in self.bounds.items():
+            pearson, _ = self.correlations[name]
+            label = _NAMES.get(name, name) + ("" if np.isnan(pearson) else f" (correlation {pearson:.2f})")
+            options = {"s": 14, "alpha": 0.7, "linewidths": 0, **scatter_options, "label": label}
+            self.points_[name] = ax.scatter(values, self.upper, **options)
+        top = 1.05 * max(np.nanmax(np.where(np.isfinite(v), v, np.nan)) for v in (self.upper, *self.bounds.values()))
+        (self.line_,) = ax.plot([0, top], [0, top], color="k", lw=1, label="bound = attack")
+        ax.set(xlim=(0, top), ylim=(0, top), xlabel="bound or estimate", ylabel="margin found by attack")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, loc="lower right", fontsize="small")
+        return self

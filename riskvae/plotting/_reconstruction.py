@@ -1,0 +1,173 @@
+"""Display of rows of images: originals, perturbations, reconstructions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from riskvae.plotting._pyplot import pyplot
+from riskvae.robustness._coder import open_coder
+
+
+class ReconstructionDisplay:
+    """Images in labelled lines, one column per row of X: what went in, what was added, what came out.
+
+    Make it by :meth:`from_estimator`, for reconstructions, or :meth:`from_attack`.
+
+    Parameters
+    ----------
+    lines : dict of str to ndarray of shape (n_images, n_features)
+        Images by label, from top to bottom.
+    image_shape : (height, width)
+        Height and width.
+    signed : sequence of str, default=()
+        Labels of lines that are differences, drawn around zero in two colors, on a scale of their own.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        What holds the axes.
+    axes_ : ndarray of matplotlib Axes, of shape (n_lines, n_images)
+        One per image.
+    images_ : dict of str to list of matplotlib AxesImage
+        By label.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from sklearn.datasets import load_digits
+    >>> from riskvae import BetaVAE, max_damage_attack
+    >>> from riskvae.plotting import ReconstructionDisplay
+    >>> X = load_digits().data / 16
+    >>> vae = BetaVAE(n_components=4, hidden_layer_sizes=(64,), random_state=0).fit(X)
+    >>> result = max_damage_attack(vae, X[:8], max_norm=1.0, n_steps=5, random_state=0)
+    >>> display = ReconstructionDisplay.from_attack(vae, X[:8], result)
+    >>> list(display.lines)
+    ['original', 'its reconstruction', 'perturbation', 'attacked', 'reconstruction']
+    """
+
+    def __init__(
+        self,
+        lines: Mapping[str, NDArray[np.floating]],
+        image_shape: Sequence[int],
+        *,
+        signed: Sequence[str] = (),
+    ) -> None:
+        self.lines = dict(lines)
+        self.image_shape = tuple(image_shape)
+        self.signed = tuple(signed)
+
+    @classmethod
+    def from_estimator(
+        cls, vae: Any, X: ArrayLike, *, image_shape: Sequence[int] | None = None, ax: Any = None
+    ) -> Self:
+        """Draw rows and their reconstructions at the posterior means.
+
+        Parameters
+        ----------
+        vae : estimator, object with encode and decode, or dict of them
+            One model, or several by name.
+        X : array-like of shape (n_images, n_features)
+            Rows, a handful.
+        image_shape : (height, width), default=None
+            None means square images.
+        ax : matplotlib Figure or SubFigure, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        ReconstructionDisplay
+        """
+        models = vae if isinstance(vae, Mapping) else {"reconstruction": vae}
+        rows = np.asarray(X)
+        lines = {"original": rows, **{name: _reconstruct(model, rows) for name, model in models.items()}}
+        return cls(lines, _image_shape(rows, image_shape)).plot(ax)
+
+    @classmethod
+    def from_attack(
+        cls, vae: Any, X: ArrayLike, result: Any, *, image_shape: Sequence[int] | None = None, ax: Any = None
+    ) -> Self:
+        """Draw rows, their perturbations, and reconstructions before and after.
+
+        Parameters
+        ----------
+        vae : estimator, or object with encode and decode
+            What was attacked.
+        X : array-like of shape (n_images, n_features)
+            Rows that were attacked, a handful.
+        result : AttackResult, TargetedAttackResult or RobustnessMargin
+            With the perturbations ``delta`` of those rows.
+        image_shape, ax
+            As in :meth:`from_estimator`.
+
+        Returns
+        -------
+        ReconstructionDisplay
+        """
+        rows = np.asarray(X)
+        if result.delta is None or len(result.delta) != len(rows):
+            found = "none" if result.delta is None else len(result.delta)
+            raise ValueError(f"result must hold one perturbation for each of {len(rows)} rows of X; it has {found}.")
+        moved = rows + np.asarray(result.delta, dtype=rows.dtype)
+        lines = {
+            "original": rows,
+            "its reconstruction": _reconstruct(vae, rows),
+            "perturbation": np.asarray(result.delta),
+            "attacked": moved,
+            "reconstruction": _reconstruct(vae, moved),
+        }
+        return cls(lines, _image_shape(rows, image_shape), signed=("perturbation",)).plot(ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the images.
+
+        Parameters
+        ----------
+        ax : matplotlib Figure or SubFigure, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        ReconstructionDisplay
+            Itself.
+        """
+        n = len(next(iter(self.lines.values())))
+        if ax is None:
+            ax = pyplot().figure(figsize=(1.6 + 0.85 * n, 0.9 * len(self.lines)), layout="constrained")
+        self.figure_ = ax
+        self.axes_ = np.atleast_2d(ax.subplots(len(self.lines), n, squeeze=False))
+        self.images_ = {}
+        plain = np.concatenate([np.ravel(v) for name, v in self.lines.items() if name not in self.signed])
+        low, high = float(plain.min()), float(plain.max())
+        for line, (label, values) in zip(self.axes_, self.lines.items(), strict=True):
+            reach = float(np.abs(values).max()) or 1.0
+            options = (
+                {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
+                if label in self.signed
+                else {"cmap": "gray_r", "vmin": low, "vmax": high}
+            )
+            images = np.reshape(values, (n, *self.image_shape))
+            self.images_[label] = [cell.imshow(image, **options) for cell, image in zip(line, images, strict=True)]
+            for cell in line:
+                cell.set(xticks=[], yticks=[])
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        return self
+
+
+def _reconstruct(vae: Any, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+    with open_coder(vae, rows) as coder:
+        return coder.decode(coder.mean(coder.x)).detach().cpu().numpy()
+
+
+def _image_shape(rows: NDArray[np.floating], image_shape: Sequence[int] | None) -> tuple[int, ...]:
+    d = math.prod(rows.shape[1:])
+    side = math.isqrt(d)
+    shape = (side, side) if image_shape is None else tuple(image_shape)
+    if len(shape) != 2 or math.prod(shape) != d:
+        raise ValueError(
+            f"image_shape must be (height, width) with product {d}, the number of features; got {image_shape!r} "
+            "(None means square images)."
+        )
+    return shape

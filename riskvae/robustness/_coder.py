@@ -1,0 +1,199 @@
+"""One view of every model that can be examined: tensors in, tensors out, one block of rows at a time."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_array, check_is_fitted
+from torch import Tensor, nn
+
+from riskvae._validation import compute_dtype, feature_matrix, host_array
+
+Array = NDArray[Any]
+
+# Values of decoded rows that are held at once.
+CHUNK = 2**22
+
+
+class Coder:
+    """Encoder and decoder of a model, with their answers checked.
+
+    Parameters
+    ----------
+    model : object
+        With ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors; and, where it has one,
+        ``log_likelihood(x, z)``.
+    rows : ndarray of shape (n, ...)
+        What is examined.
+    dtype, device : torch.dtype, torch.device
+        Of the maths.
+    """
+
+    def __init__(self, model: Any, rows: Array, dtype: torch.dtype, device: torch.device) -> None:
+        self.model = model
+        self.x = torch.tensor(np.ascontiguousarray(rows), dtype=dtype, device=device)
+        self.dtype = dtype
+        self.device = device
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of rows, each (n, k)."""
+        mean, scale = self.model.encode(x)
+        return mean, scale
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Posterior means of rows."""
+        return self.encode(x)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Mean rows, flattened to (..., d), of latent points (..., k)."""
+        return self.model.decode(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor | None:
+        """Log p(x|z) of rows (n, d) at latent points (m, n, k), in nats; None if the model has no likelihood."""
+        if not hasattr(self.model, "log_likelihood"):
+            return None
+        flat = self.model.log_likelihood(x.expand(len(z), *x.shape).flatten(0, 1), z.flatten(0, 1))
+        return flat.reshape(z.shape[:2])
+
+    def check(self) -> None:
+        """Try the model on the rows, and raise where an answer makes no sense."""
+        with torch.no_grad():
+            for start in range(0, len(self.x), 1024):
+                x = self.x[start : start + 1024]
+                answer = self.model.encode(x)
+                if not (isinstance(answer, tuple | list) and len(answer) == 2):
+                    raise TypeError(f"vae.encode(x) must return (mean, scale); got {type(answer).__name__}.")
+                mean, scale = answer
+                if mean.dim() != 2 or len(mean) != len(x) or mean.shape != scale.shape:
+                    raise ValueError(
+                        f"vae.encode(x) must return mean and scale of shape (n, k); for {len(x)} rows they have shapes "
+                        f"{tuple(mean.shape)} and {tuple(scale.shape)}."
+                    )
+                self._check_finite("vae.encode(x)", mean + scale, start)
+                if not (scale > 0).all():
+                    raise ValueError(
+                        f"vae.encode(x) must return (mean, scale) with positive standard deviations as scale; got one "
+                        f"of {float(scale.min()):.3g}. If the second value is a log-variance v, wrap the model so that "
+                        "encode returns exp(v / 2)."
+                    )
+                self._check_finite("vae.decode(z) at the posterior means", self.decode(mean), start)
+
+    @staticmethod
+    def _check_finite(what: str, values: Tensor, start: int) -> None:
+        bad = (~values.isfinite().flatten(1).all(1)).nonzero().flatten()
+        if len(bad):
+            raise ValueError(
+                f"{what} is NaN or infinite for {len(bad)} rows, the first of them row {start + int(bad[0])} of X. "
+                "Look for a model that diverged in training, or for rows far outside the data that it was trained on."
+            )
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, int, Tensor]]:
+        """Blocks of exactly ``size`` rows, the last filled up: a row's answer must not hang on how many there are.
+
+        Matrix products of another shape round otherwise, and an attack would amplify that.
+        """
+        for start in range(0, len(self.x), size):
+            x = self.x[start : start + size]
+            n = len(x)
+            yield slice(start, start + n), n, torch.cat((x, x[-1:].expand(size - n, *x.shape[1:])))
+
+
+class _Fitted:
+    """Module of a fitted estimator."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.encode = module.encode
+        self.decode = module.decode
+        self.encoder = module.encoder
+        self.n_components = module.n_components
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        return -self.module.likelihood.nll(x, self.module.decoder(z))
+
+
+@contextmanager
+def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
+    """Coder of a fitted estimator, or of any object with ``encode`` and ``decode``; checked on the rows of X."""
+    if hasattr(vae, "module_") or hasattr(vae, "__sklearn_is_fitted__"):
+        check_is_fitted(vae)
+        rows = feature_matrix(vae, X, reset=False)
+        dtype, device = compute_dtype(rows), vae.device_
+        if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
+            dtype = torch.float32
+        # A copy: the estimator's module keeps its dtype and its mode.
+        module = copy.deepcopy(vae.module_).to(device, dtype).eval().requires_grad_(False)
+        coder = Coder(_Fitted(module), rows, dtype, device)
+        coder.check()
+        yield coder
+        return
+    missing = [name for name in ("encode", "decode") if not callable(getattr(vae, name, None))]
+    if missing:
+        raise TypeError(
+            "vae must be a fitted estimator, or an object with encode(x) -> (mean, scale) and decode(z) -> mean on "
+            f"tensors; {type(vae).__name__} has no {' and no '.join(missing)}."
+        )
+    array = host_array(X)
+    rows = check_array(array, allow_nd=True, ensure_2d=False, input_name="X", dtype="numeric")
+    if rows.ndim < 2:
+        raise ValueError(f"X must hold rows of features, with at least two dimensions; got shape {rows.shape}.")
+    first = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
+    dtype, device = (compute_dtype(rows), torch.device("cpu")) if first is None else (first.dtype, first.device)
+    with _frozen(vae):
+        coder = Coder(vae, rows, dtype, device)
+        coder.check()
+        yield coder
+
+
+@contextmanager
+def _frozen(vae: Any) -> Iterator[None]:
+    """Module in evaluation mode and without gradients of its weights, which are put back."""
+    if not isinstance(vae, nn.Module):
+        yield
+        return
+    modes = {module: module.training for module in vae.modules()}
+    wanted = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    if any(modes.values()):
+        import warnings
+
+        warnings.warn(
+            "vae is in training mode, in which dropout and batch normalization make rows depend on chance and on each "
+            "other; it is examined in evaluation mode. Call vae.eval() before.",
+            UserWarning,
+            stacklevel=5,
+        )
+    try:
+        vae.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def noise_bank(n_draws: int, k: int, seed: int, like: Tensor) -> Tensor:
+    """Standard normal draws (n_draws, k), shared by all rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n_draws, k, generator=generator, dtype=torch.float64).to(like)
+
+
+def gradient_of(values: Tensor, at: Tensor) -> Tensor:
+    """Gradient of the sum of values; zero where they do not depend on ``at``."""
+    if not values.requires_grad:
+        return torch.zeros_like(at)
+    (found,) = torch.autograd.grad(values.sum(), at, allow_unused=True)
+    return torch.zeros_like(at) if found is None else found
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance along the last dimension, with a gradient of zero where it is zero."""
+    squared = F.mse_loss(a, b.expand_as(a), reduction="none").sum(-1)
+    return torch.where(squared > 0, squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt(), 0.0)

@@ -1,0 +1,219 @@
+"""What all attacks share: checked settings, starts, the ascent, and honest figures at the end."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer
+from riskvae.robustness._coder import CHUNK, Coder, gradient_of, noise_bank
+from riskvae.robustness._progress import progress
+from riskvae.robustness._projection import NORMS, ascent, project
+
+Array = NDArray[Any]
+
+# Fresh draws behind every reported figure.
+_REPORT_DRAWS = 256
+# Steps without a better point after which a step size halves.
+_PATIENCE = 3
+
+_RULES = {
+    "norm": Rule(
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value in NORMS,
+        "1, 2 or numpy.inf",
+        kind=lambda value: isinstance(value, int | float),
+    ),
+    "perturb": choice("mean", "both"),
+    "n_steps": integer(1),
+    "n_restarts": integer(1),
+    "n_draws": integer(1),
+    "batch_size": integer(1),
+    "verbose": integer(0) | Rule(lambda value: isinstance(value, bool), "True or False"),
+}
+
+
+class Settings(NamedTuple):
+    """Parameters that attacks have in common."""
+
+    max_norm: Any
+    norm: float
+    perturb: str
+    n_steps: int
+    n_restarts: int
+    n_draws: int
+    bounds: Any
+    batch_size: int
+    random_state: Any
+    verbose: int
+
+    def check(self, owner: str) -> None:
+        """Raise on the first parameter that cannot be."""
+        check_parameters(owner, self._asdict(), _RULES)
+
+
+class Envelope:
+    """One attack on the rows of a coder.
+
+    Parameters
+    ----------
+    owner : str
+        Name for messages.
+    coder : Coder
+        Model and rows.
+    settings : Settings
+        Checked but for what depends on the rows.
+    """
+
+    def __init__(self, owner: str, coder: Coder, settings: Settings) -> None:
+        self.owner = owner
+        self.coder = coder
+        self.settings = settings
+        self.max_norm, self.radius = self._radius(settings.max_norm)
+        self.low, self.high = self._box(settings.bounds)
+        seed = draw_seed(settings.random_state)
+        with torch.no_grad():
+            k = coder.encode(coder.x[:1])[0].shape[1]
+        self.bank = noise_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
+        self.fresh = noise_bank(_REPORT_DRAWS, k, derive_seed(seed, "report"), coder.x)
+        d = coder.x[0].numel()
+        self.random = ascent(noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x), settings.norm)
+        self.flat = 0
+
+    def _radius(self, max_norm: Any) -> tuple[float | Array, Tensor]:
+        n = len(self.coder.x)
+        message = f"{self.owner}: max_norm must be a number above 0, or {n} of them, one per row; got {max_norm!r}."
+        try:
+            values = np.asarray(max_norm, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(message) from None
+        if isinstance(max_norm, bool) or values.shape not in ((), (n,)):
+            raise ValueError(message)
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(message)
+        return (float(values) if values.ndim == 0 else values), torch.as_tensor(np.broadcast_to(values, n).copy()).to(
+            self.coder.x
+        )
+
+    def _box(self, bounds: Any) -> tuple[Tensor | None, Tensor | None]:
+        """Ends of the box, each broadcasting to flat rows."""
+        if bounds is None:
+            return None, None
+        x = self.coder.x.flatten(1)
+        try:
+            low, high = (torch.as_tensor(np.asarray(end, dtype=np.float64)).to(x).flatten() for end in bounds)
+            x.min(0).values + low + high  # they broadcast
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"{self.owner}: bounds must be a pair (low, high) of numbers or of arrays with {x.shape[1]} features, "
+                f"such as (0, 1); got {bounds!r}."
+            ) from None
+        if not (low < high).all():
+            raise ValueError(f"{self.owner}: bounds must have low below high; got {bounds!r}.")
+        slack = 1e-6 * torch.maximum((high - low).clamp(max=1e30), torch.ones_like(low))
+        outside = ((x < low - slack) | (x > high + slack)).any(1)
+        if outside.any():
+            raise ValueError(
+                f"{self.owner}: X must lie in bounds={bounds!r}; {int(outside.sum())} rows do not, the first of them "
+                f"row {int(outside.nonzero()[0])}. Widen bounds, or clip X."
+            )
+        return low, high
+
+    def climb(
+        self, rows: slice, x: Tensor, directions: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Perturbations (n, d) of the largest objective that was met.
+
+        Parameters
+        ----------
+        rows : slice
+            Which rows of X the block holds; it may be longer, filled up.
+        x : Tensor of shape (n, ...)
+            The block.
+        directions : Tensor of shape (n, c, d)
+            Where to look first, beside random directions.
+        objective : callable
+            From perturbed rows (n * copies, ...), copies of a row side by side, and draws (m, k) to (n * copies,).
+        """
+        n, d = len(x), directions.shape[-1]
+        norm, copies = self.settings.norm, self.settings.n_restarts
+        radius = self.radius[rows]
+        radius = torch.cat((radius, radius[-1:].expand(n - len(radius))))[:, None]
+        low = high = None
+        if self.low is not None and self.high is not None:
+            flat = x.flatten(1)[:, None]
+            low, high = (self.low - flat).clamp(max=0.0), (self.high - flat).clamp(min=0.0)
+
+        def inside(delta: Tensor) -> Tensor:
+            return project(delta, radius.expand(delta.shape[:2]), norm, low, high)
+
+        def value(delta: Tensor) -> Tensor:
+            moved = x[:, None] + delta.view(*delta.shape[:2], *x.shape[1:])
+            return objective(moved.flatten(0, 1), self.bank).view(delta.shape[:2])
+
+        with torch.no_grad():
+            pool = torch.cat((ascent(directions, norm, share=1.0), self.random.expand(n, -1, -1)), 1)
+            pool = inside(pool * radius[..., None])
+            values = torch.stack([value(pool[:, i : i + 1])[:, 0] for i in range(pool.shape[1])], 1)
+            first = values.topk(copies, dim=1).indices
+            delta = pool.gather(1, first[..., None].expand(-1, -1, d))
+            # Doing nothing is the point to beat.
+            best = torch.zeros_like(delta)
+            best_value = value(best)
+        step, misses, before = 2.0 * radius.expand(n, copies), torch.zeros_like(best_value), delta
+        for turn in range(self.settings.n_steps + 1):
+            with torch.enable_grad():
+                here = delta.detach().requires_grad_()
+                found = value(here)
+                gradient = gradient_of(found, here)
+            if turn == 0:
+                still = (gradient == 0).all(-1).all(-1)
+                self.flat += int(still[: len(self.radius[rows])].sum())
+            better = found.detach() > best_value
+            best_value = torch.where(better, found.detach(), best_value)
+            best = torch.where(better[..., None], delta, best)
+            misses = torch.where(better, 0.0, misses + 1.0)
+            stuck = misses >= _PATIENCE
+            step = torch.where(stuck, 0.5 * step, step)
+            misses = torch.where(stuck, 0.0, misses)
+            goal = inside(delta + step[..., None] * ascent(gradient, norm))
+            ahead = inside(delta + 0.75 * (goal - delta) + 0.25 * (delta - before))
+            # Where it is stuck, from the best point on; its momentum is of elsewhere.
+            before = torch.where(stuck[..., None], best, delta)
+            delta = torch.where(stuck[..., None], best, ahead)
+        chosen = best_value.argmax(1)
+        return best[torch.arange(n, device=best.device), chosen]
+
+    def report(self, average: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Mean over fresh draws of a function that averages over the draws it is given."""
+        count = max(1, CHUNK // x.numel())
+        with torch.no_grad():
+            parts = [average(part) * len(part) for part in self.fresh.split(count)]
+        return torch.stack(parts).sum(0) / len(self.fresh)
+
+    def run(self, examine: Callable[[slice, Tensor], dict[str, Tensor]]) -> dict[str, Array]:
+        """Examine all blocks; their results, with the attacked rows as the caller gets them."""
+        blocks = []
+        with progress(self.owner, len(self.coder.x), self.settings.verbose) as tell:
+            for rows, count, x in self.coder.blocks(self.settings.batch_size):
+                blocks.append({name: values[:count].cpu().numpy() for name, values in examine(rows, x).items()})
+                tell(count)
+        found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        if self.flat:
+            warnings.warn(
+                f"{self.owner}: the gradient is zero at every start for {self.flat} rows: the model does not react to "
+                "its input there, so nothing was optimized. Look for a collapsed posterior or saturated units.",
+                UserWarning,
+                stacklevel=3,
+            )
+        x = self.coder.x
+        moved = x.flatten(1) + torch.from_numpy(found["delta"]).to(x)
+        if self.low is not None and self.high is not None:
+            # Rounding in the sum; rows a little outside from the start stay as they are.
+            moved = torch.where(moved == x.flatten(1), moved, torch.minimum(torch.maximum(moved, self.low), self.high))
+        found["X_adv"] = moved.view_as(x).cpu().numpy()
+        found["delta"] = found["X_adv"] - x.cpu().numpy()
+        return found

@@ -1,0 +1,81 @@
+"""Jacobians of encoder and decoder, for many rows at once, and what follows from them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from riskvae.robustness._coder import CHUNK, Coder
+
+
+def jacobian_reverse(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Jacobians (n, k, ...) of a function of rows apart, (n, ...) to (n, k): one backward pass per output."""
+    with torch.enable_grad():
+        y, pull = torch.func.vjp(function, x)  # type: ignore[misc]
+        n, k = y.shape
+        basis = torch.eye(k, dtype=y.dtype, device=y.device)[:, None].expand(k, n, k)
+        chunk = max(1, CHUNK // max(1, x.numel()))
+        (rows,) = torch.func.vmap(pull, chunk_size=min(k, chunk))(basis)
+    return rows.detach().transpose(0, 1)
+
+
+def jacobian_columns(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Jacobians (n, d, k) of a function of rows apart, (n, k) to (n, d): one pass per input.
+
+    J^T u is linear in u, so its own reverse derivative in a direction v is J v. (Torch's forward mode would do
+    with one pass less, but not every layer has it, and it warns of its own deprecated parts.)
+    """
+    n, k = z.shape
+    with torch.enable_grad():
+        y, pull = torch.func.vjp(function, z)  # type: ignore[misc]
+        _, push = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))  # type: ignore[misc]
+        basis = torch.eye(k, dtype=z.dtype, device=z.device)[:, None].expand(k, n, k)
+        chunk = max(1, CHUNK // max(1, y.numel()))
+        (columns,) = torch.func.vmap(push, chunk_size=min(k, chunk))(basis)
+    return columns.detach().permute(1, 2, 0)
+
+
+class Local(NamedTuple):
+    """First-order picture of a model at each of n rows."""
+
+    mean: Tensor  # (n, k)
+    scale: Tensor  # (n, k)
+    reconstruction: Tensor  # (n, d) at the mean
+    encoder: Tensor  # (n, k, d): Jacobian of the mean
+    frobenius: Tensor  # (n,): its Frobenius norm
+    spectral: Tensor  # (n,): its largest singular value
+    whitened: Tensor  # (n,): largest singular value of diag(1 / scale) times it
+
+
+def linearize(coder: Coder, x: Tensor) -> Local:
+    """Encoder's Jacobian and its norms, these in float64, from its Gram matrix of k by k."""
+    with torch.no_grad():
+        mean, scale = coder.encode(x)
+        reconstruction = coder.decode(mean)
+    jacobian = jacobian_reverse(coder.mean, x).flatten(2)
+    wide = jacobian.double() if x.device.type != "mps" else jacobian
+    gram = wide @ wide.transpose(1, 2)
+    inverse = 1.0 / scale.to(gram)
+    whitened = inverse[:, :, None] * gram * inverse[:, None]
+
+    def largest(matrix: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(matrix)[:, -1].clamp(min=0.0).sqrt()
+
+    frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+    return Local(mean, scale, reconstruction, jacobian, frobenius, largest(gram), largest(whitened))
+
+
+def leading_directions(coder: Coder, local: Local, count: int) -> Tensor:
+    """Leading right singular vectors of J_decoder J_encoder, (n, count, d): where the output moves most.
+
+    From J_encoder^T = Q R they are Q times the eigenvectors of R J_decoder^T J_decoder R^T, of k by k; fewer
+    than ``count`` where k is smaller. Signs are fixed by the largest component.
+    """
+    decoder = jacobian_columns(coder.decode, local.mean)
+    q, r = torch.linalg.qr(local.encoder.transpose(1, 2))
+    inner = r @ (decoder.transpose(1, 2) @ decoder) @ r.transpose(1, 2)
+    _, vectors = torch.linalg.eigh(inner)
+    found = (q @ vectors.flip(-1)[..., : min(count, vectors.shape[-1])]).transpose(1, 2)
+    strongest = found.gather(-1, found.abs().argmax(-1, keepdim=True))
+    return found * strongest.sign()

@@ -1,0 +1,100 @@
+"""What can be proved of an encoder that is a chain of known layers: a Lipschitz constant, a radius of linearity."""
+
+import math
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riskvae.robustness._coder import CHUNK
+
+# Largest slope of each activation; that of GELU is 1.12898..., of SiLU 1.09983...
+_SLOPES: dict[type[nn.Module], float] = {
+    nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.Dropout: 1.0, nn.ReLU: 1.0, nn.Tanh: 1.0,
+    nn.Softplus: 1.0, nn.Sigmoid: 0.25, nn.GELU: 1.129, nn.SiLU: 1.1,
+}  # fmt: skip
+_AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, nn.Conv2d)
+_KINKED = (nn.ReLU, nn.LeakyReLU)
+
+
+def encoder_layers(model: Any) -> list[nn.Module] | str:
+    """Layers of the encoder of a fitted estimator, if all are known; else the reason why not."""
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, nn.Module) or not hasattr(model, "n_components"):
+        return "the encoder of an object with encode and decode cannot be looked into"
+    layers = list(_flatten(encoder))
+    for layer in layers:
+        if _slope(layer) is None:
+            return f"no constant is known for {type(layer).__name__}"
+    if not isinstance(layers[-1], nn.Linear):
+        return f"the encoder ends in {type(layers[-1]).__name__}, not in a linear layer"
+    return layers
+
+
+def _flatten(module: nn.Module) -> chain[nn.Module]:
+    if isinstance(module, nn.Sequential):
+        return chain.from_iterable(_flatten(child) for child in module)
+    return chain((module,))
+
+
+def _slope(layer: nn.Module) -> float | None:
+    """Lipschitz constant of a layer in the Euclidean norm; None where it is not known."""
+    if isinstance(layer, nn.Linear):
+        return float(torch.linalg.matrix_norm(layer.weight.detach().cpu().double(), 2))
+    if isinstance(layer, nn.Conv2d):
+        # A pixel lies in at most this many windows, and on each window the kernel acts as one matrix.
+        windows = math.prod(math.ceil(k / s) for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+        if layer.groups > 1 or layer.padding_mode != "zeros" or any(d > 1 for d in layer.dilation):
+            return None
+        matrix = layer.weight.detach().cpu().double().flatten(1)
+        return float(torch.linalg.matrix_norm(matrix, 2)) * math.sqrt(windows)
+    if isinstance(layer, nn.LeakyReLU):
+        return max(1.0, abs(layer.negative_slope))
+    if isinstance(layer, nn.ELU):
+        return max(1.0, abs(layer.alpha))
+    return _SLOPES.get(type(layer))
+
+
+def whitened_lipschitz(layers: list[nn.Module], scale: Tensor) -> Tensor:
+    """Constant L of x -> mean(x) / scale, scale fixed, for each row of ``scale`` (n, k): (n,), in float64."""
+    before = math.prod(slope for layer in layers[:-1] if (slope := _slope(layer)) is not None)
+    head = layers[-1].weight.detach().cpu().double()[: scale.shape[1]]  # type: ignore[operator]
+    inverse = 1.0 / scale.cpu().double()
+    gram = inverse[:, :, None] * (head @ head.T) * inverse[:, None]
+    return before * torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
+
+
+def linear_radius(layers: list[nn.Module], x: Tensor) -> Tensor:
+    r"""Radius around each row in which the encoder's mean is exactly affine, (n,), in float64.
+
+    .. math:: \min_u \frac{|a_u(x)|}{\lVert \nabla a_u(x) \rVert_2}
+
+    over all hidden units u with a kinked activation (ReLU, leaky ReLU) of pre-activation a. Infinite without
+    any, zero with a curved activation.
+    """
+    radius = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
+    for i, layer in enumerate(layers[:-1]):
+        if isinstance(layer, _KINKED):
+            before = nn.Sequential(*layers[:i])
+            same_everywhere = all(isinstance(earlier, _AFFINE) for earlier in layers[:i])
+            radius = torch.minimum(radius, _distance_to_kinks(before, x, same_everywhere))
+        elif not isinstance(layer, _AFFINE):
+            return torch.zeros_like(radius)
+    return radius
+
+
+def _distance_to_kinks(before: nn.Module, x: Tensor, same_everywhere: bool) -> Tensor:
+    rows = x[:1] if same_everywhere else x
+    with torch.enable_grad():
+        units, pull = torch.func.vjp(lambda rows: before(rows.clone()).flatten(1), rows)  # type: ignore[misc]
+    n, count = units.shape
+    norms = torch.empty(count, n, dtype=torch.float64, device=x.device)
+    step = max(1, CHUNK // rows.numel())
+    for start in range(0, count, step):
+        basis = torch.eye(count, dtype=x.dtype, device=x.device)[start : start + step, None]
+        (gradients,) = torch.func.vmap(pull)(basis.expand(-1, n, count))
+        norms[start : start + step] = gradients.detach().flatten(2).norm(dim=2)
+    with torch.no_grad():
+        distances = before(x.clone()).flatten(1).abs().double() / norms.T
+    return torch.where(norms.T > 0, distances, math.inf).amin(1)
