@@ -11,9 +11,11 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_c
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-demo: $(VENV)/.installed ## the main job on scikit-learn's digits: a table here, figures in demo/
+demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, figures in demo/
 	@echo "== demo: tail-aware compression of handwritten digits, about a minute"
 	$(RUN) examples/plot_quickstart.py
+	@echo "== demo: how far a digit can be pushed, half a minute"
+	$(RUN) examples/plot_robustness.py
 
 test: unit lint ## doctests, tests, style and types; some two minutes
 

@@ -12,7 +12,7 @@ README = Path(__file__).parents[1] / "README.md"
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # some cells of the grid, as a user would see
 def test_code_of_the_readme(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     session = {}
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")

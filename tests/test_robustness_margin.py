@@ -9,6 +9,7 @@ import torch
 from helpers import LinearGaussian, small
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 from scipy.stats import binom, chi2, norm
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
@@ -19,6 +20,7 @@ from riskvae.robustness import clopper_pearson, encoder_sensitivity, robustness_
 from riskvae.robustness._coder import open_coder
 from riskvae.robustness._jacobian import jacobian_columns, jacobian_reverse, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
+from riskvae.robustness._reach import _largest_square, second_order_reach, slope_limit
 
 few = partial(robustness_margin, n_draws=2000, random_state=0)
 
@@ -61,7 +63,7 @@ def test_margin_of_a_linear_model_is_known(k, d, uneven):
     np.testing.assert_allclose(margin.theorem1, s.min() * reach / np.linalg.norm(A), rtol=1e-9)
     np.testing.assert_allclose(margin.whitened, reach / np.linalg.norm(A / s[:, None], 2), rtol=1e-9)
     assert (margin.theorem1 <= margin.whitened).all()
-    assert (margin.whitened <= exact).all()
+    assert (margin.lower <= exact).all()
     # The attack finds the margin, from above; its draws let it miss by a few percent.
     assert (margin.upper >= 0.985 * exact).all()
     assert (margin.upper <= 1.12 * exact).all()
@@ -98,7 +100,7 @@ def test_lower_bounds_lie_below_the_attack(seed, kind, k, multiple):
     known = ~margin.abstained
     assert (margin.theorem1[known] <= margin.whitened[known]).all()
     assert (margin.lower[known] >= margin.whitened[known]).all()
-    bound = margin.whitened if model is not None else margin.certified
+    bound = margin.lower if model is not None else margin.certified
     assert (bound[known] <= margin.upper[known]).all()
     assert np.isnan(margin.upper[~known]).all()
 
@@ -120,7 +122,7 @@ def test_margins_grow_with_r(X, vae):
     auto = few(vae, X[:10], methods="theorem1").r
     found = [few(vae, X[:10], r=factor * auto / 1.5) for factor in radii]
     known = ~found[0].abstained
-    for name in ("theorem1", "whitened", "lipschitz", "linearized", "p_robust"):
+    for name in ("theorem1", "whitened", "second_order", "lipschitz", "linearized", "p_robust"):
         values = np.array([getattr(margin, name)[known] for margin in found])
         assert (np.diff(values, axis=0) >= 0).all(), name
     uppers = np.array([margin.upper[known] for margin in found])
@@ -477,3 +479,78 @@ def test_decoder_that_ignores_z():
 def test_risk_aware_models_have_margins_too(X):
     margin = few(small(RiskAwareVAE, eps=0.3).fit(X), X[:5])
     assert (margin.whitened <= margin.upper).all()
+
+
+# --------------------------------------------------------------------------------------- second order
+
+
+@pytest.mark.parametrize("p", [0.55, 0.8, 0.97])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("shift", [0.2, 0.8, 1.6])
+def test_no_event_of_that_probability_and_slope_holds_less_often(p, share, shift):
+    # Over all events (weights h in [0, 1] on a grid of the line), a linear program finds the one that holds least
+    # often after a shift; ours has to be that one.
+    slope = share * norm.pdf(norm.ppf(p))
+    edges = np.linspace(-8, 8, 1601)
+    t = 0.5 * (edges[1:] + edges[:-1])
+    mass, moved = np.diff(norm.cdf(edges)), np.diff(norm.cdf(edges - shift))
+    least = linprog(moved, A_ub=[-mass, -mass * t], b_ub=[-p, slope], bounds=(0, 1), method="highs").fun
+    reach = float(second_order_reach(p, slope))
+    if least > 0.5 + 1e-3:
+        assert reach > shift - 1e-2
+    elif least < 0.5 - 1e-3:
+        assert reach < shift + 1e-2
+    # At the reach itself the worst event holds just half of the time.
+    at_reach = np.diff(norm.cdf(edges - reach))
+    worst = linprog(at_reach, A_ub=[-mass, -mass * t], b_ub=[-p, slope], bounds=(0, 1), method="highs").fun
+    assert worst == pytest.approx(0.5, abs=2e-3)
+
+
+def test_reach_between_the_half_space_and_the_slab():
+    p = np.linspace(0.501, 0.9999, 60)
+    steepest = norm.pdf(norm.ppf(p))
+    np.testing.assert_allclose(second_order_reach(p, steepest), norm.ppf(p), atol=1e-9)
+    np.testing.assert_allclose(second_order_reach(p, 9.0), norm.ppf(p), atol=1e-9)
+    flat = second_order_reach(p, 0.0)
+    half = norm.ppf((1 + p) / 2)
+    np.testing.assert_allclose(norm.cdf(half - flat) - norm.cdf(-half - flat), 0.5)
+    assert (flat > norm.ppf(p)).all()
+    assert np.isnan(second_order_reach([0.5, 0.2, 1.0], 0.1)).all()
+
+
+def test_in_an_ellipsoid_the_longest_axis_is_the_worst():
+    # A shift of theta times the longest axis bears a slope of M / theta: its reach must not fall as fast.
+    p = np.linspace(0.501, 0.9999, 40)[:, None, None]
+    slope = np.linspace(1e-4, 1, 200)[:, None] * norm.pdf(norm.ppf(p))
+    theta = np.linspace(0.02, 1, 50)
+    scaled = second_order_reach(p, slope / theta) / theta
+    assert (scaled >= scaled[..., -1:] - 1e-9).all()
+
+
+def test_slope_limit_lies_above_the_slope_and_near_it():
+    # Event {eta_1 < b}: its gradient is -phi(b) e_1. The limit fails with probability .001 a time.
+    n, k, b = 20_000, 5, 1.0
+    for seed in range(20):
+        bank = torch.randn(n, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        inside, mirrored = (bank[:, 0] < b)[None], (-bank[:, 0] < b)[None]
+        for weights in (torch.eye(k), torch.diag(torch.tensor([1.0, 0.1, 0.1, 0.0, 0.0]))):
+            limit = slope_limit(inside, mirrored, bank, weights[None].double(), 0.999)[0]
+            assert norm.pdf(b) <= limit <= norm.pdf(b) + 0.06
+    nothing = slope_limit(inside, inside, bank, torch.eye(k, dtype=torch.float64)[None], 0.999)[0]
+    assert 0 < nothing < 0.01  # of an event that is symmetric in every draw
+
+
+def test_the_largest_square_is_that_of_the_outermost_draws():
+    eta = np.random.default_rng(0).normal(size=(400_000, 3))
+    square = np.sort((eta**2).sum(1))[::-1]
+    for probability in (0.02, 0.3, 1.0):
+        count = int(probability * len(square))
+        assert _largest_square(probability, 3) == pytest.approx(square[:count].sum() / len(square), rel=0.02)
+
+
+def test_second_order_is_larger_where_the_event_is_symmetric():
+    # A linear decoder: the ball around its mean is symmetric, and two-sided.
+    model = LinearGaussian(2, 4, seed=1)
+    margin = few(model, np.zeros((1, 4)), r=2.5, n_draws=20_000, methods=("whitened", "second_order"))
+    assert 1.05 * margin.whitened[0] < margin.second_order[0] < model.margin(2.5)
+    assert margin.lower[0] == margin.second_order[0]

@@ -12,6 +12,7 @@ from riskvae.robustness import RobustnessMargin, robustness_margin
 _NAMES = {
     "theorem1": "bound of theorem 1",
     "whitened": "whitened bound",
+    "second_order": "second-order bound",
     "lipschitz": "Lipschitz bound",
     "linearized": "linearized estimate",
     "certified": "certified bound",
@@ -83,7 +84,7 @@ class MarginDisplay:
         margin : RobustnessMargin
             With the method "attack" among those computed.
         methods : tuple of str, default=("theorem1", "whitened", "linearized")
-            Bounds to draw, of those, "lipschitz" and "certified".
+            Bounds to draw, of those, "second_order", "lipschitz" and "certified".
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **scatter_options

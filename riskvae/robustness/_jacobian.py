@@ -46,6 +46,7 @@ class Local(NamedTuple):
     frobenius: Tensor  # (n,): its Frobenius norm
     spectral: Tensor  # (n,): its largest singular value
     whitened: Tensor  # (n,): largest singular value of diag(1 / scale) times it
+    weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T of that product U S V^T
 
 
 def linearize(coder: Coder, x: Tensor) -> Local:
@@ -57,13 +58,14 @@ def linearize(coder: Coder, x: Tensor) -> Local:
     wide = jacobian.double() if x.device.type != "mps" else jacobian
     gram = wide @ wide.transpose(1, 2)
     inverse = 1.0 / scale.to(gram)
-    whitened = inverse[:, :, None] * gram * inverse[:, None]
-
-    def largest(matrix: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(matrix)[:, -1].clamp(min=0.0).sqrt()
-
+    squares, vectors = torch.linalg.eigh(inverse[:, :, None] * gram * inverse[:, None])
+    singular = squares.clamp(min=0.0).sqrt()
+    whitened = singular[:, -1]
+    relative = torch.where(whitened[:, None] > 0, singular / whitened[:, None].clamp(min=1e-300), 1.0)
+    weights = relative[:, :, None] * vectors.transpose(1, 2)
     frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
-    return Local(mean, scale, reconstruction, jacobian, frobenius, largest(gram), largest(whitened))
+    spectral = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
+    return Local(mean, scale, reconstruction, jacobian, frobenius, spectral, whitened, weights)
 
 
 def leading_directions(coder: Coder, local: Local, count: int) -> Tensor:

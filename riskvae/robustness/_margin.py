@@ -12,16 +12,17 @@ from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer, real
 from riskvae.robustness._coder import Coder, noise_bank, open_coder
-from riskvae.robustness._jacobian import leading_directions, linearize
+from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
 from riskvae.robustness._progress import progress
+from riskvae.robustness._reach import second_order_reach, slope_limit
 from riskvae.robustness._search import Rays, crossing, least_norm_attack
 
 Array = NDArray[np.float64]
 
-METHODS = ("theorem1", "whitened", "lipschitz", "linearized", "attack")
-_BOUNDS = METHODS[:3]
+METHODS = ("theorem1", "whitened", "second_order", "lipschitz", "linearized", "attack")
+_BOUNDS = METHODS[:4]
 # Attempts to confirm an upper end on fresh draws; each goes this much further out than the last.
 _ATTEMPTS, _FURTHER = 4, 1.03
 
@@ -32,7 +33,7 @@ class RobustnessMargin:
 
     Attributes
     ----------
-    theorem1, whitened : ndarray of shape (n,)
+    theorem1, whitened, second_order : ndarray of shape (n,)
         First-order lower bounds, in the units of X: exact if the encoder's mean is affine, as a network of
         rectifiers is within ``linear_radius``. NaN where abstained or not asked for, as everywhere below.
     lipschitz : ndarray of shape (n,)
@@ -66,6 +67,7 @@ class RobustnessMargin:
 
     theorem1: Array
     whitened: Array
+    second_order: Array
     lipschitz: Array
     linearized: Array
     lower: Array
@@ -85,16 +87,17 @@ class RobustnessMargin:
     def certified(self) -> Array:
         """Lower bound without a first-order error, at the stated confidence.
 
-        The larger of ``lipschitz`` and of ``whitened`` cut at ``linear_radius``; NaN where neither is known.
+        The larger of ``lipschitz`` and of the first-order bounds cut at ``linear_radius``; NaN where neither is known.
         """
-        return np.fmax(self.lipschitz, np.minimum(self.whitened, self.linear_radius))
+        first_order = np.fmax(np.fmax(self.theorem1, self.whitened), self.second_order)
+        return np.fmax(self.lipschitz, np.minimum(first_order, self.linear_radius))
 
     @property
     def guaranteed(self) -> bool:
         """Whether the bounds are about the perturbation that the attack made: for ``perturb="mean"``.
 
-        Then lower <= margin <= upper, up to first order for ``theorem1`` and ``whitened``, and each side at the
-        stated confidence.
+        Then lower <= margin <= upper, up to first order for all bounds but ``lipschitz``, and each side at the stated
+        confidence.
         """
         return self.perturb == "mean"
 
@@ -116,7 +119,7 @@ class RobustnessMargin:
             f"RobustnessMargin of {n} rows: r = {r}, perturb = {self.perturb!r}, confidence = {self.confidence:g}",
             f"  {'':14}{'median':>10}{'least':>10}{'largest':>10}",
         ]
-        for name in (*METHODS[:4], "certified", "lower", "upper"):
+        for name in (*METHODS[:-1], "certified", "lower", "upper"):
             values = getattr(self, name)
             known = values[np.isfinite(values)]
             if len(known):
@@ -147,6 +150,11 @@ class _Settings(NamedTuple):
     fresh: list[Tensor]  # n_draws each: confirmation
     starts: Tensor  # random unit directions
     n_steps: int
+
+    @property
+    def attempt_confidence(self) -> float:
+        """Of each attempt to confirm an upper end, so that all together keep the stated confidence."""
+        return 1.0 - (1.0 - self.confidence) / _ATTEMPTS
 
 
 _METHODS_RULE = Rule(
@@ -198,7 +206,9 @@ def robustness_margin(
 
     - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, of the paper;
     - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_2`, never smaller;
-    - "lipschitz": the same with a proven Lipschitz constant of the encoder in place of the Jacobian: no
+    - "second_order": the same with a longer reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
+      at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric;
+    - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian: no
       first-order error, and a good deal smaller.
 
     p is estimated from draws and enters by its Clopper-Pearson lower limit, which caps :math:`\Phi^{-1}(p)` at
@@ -263,7 +273,8 @@ def robustness_margin(
     References
     ----------
     Camuto, Willetts, Roberts, Holmes and Rainforth, "Towards a theoretical understanding of the robustness of
-    variational autoencoders" (AISTATS 2021).
+    variational autoencoders" (AISTATS 2021). Levine, Kumar, Goldstein and Feizi, "Tight second-order certificates for
+    randomized smoothing" (2020).
 
     Examples
     --------
@@ -346,7 +357,8 @@ def _examine(
     local = linearize(coder, x)
     n_draws = len(settings.bank)
     noise = noise_distances(coder, local.mean, local.scale, local.reconstruction, settings.bank)
-    count = (noise <= r[:, None]).sum(1).cpu().numpy()
+    inside = noise <= r[:, None]
+    count = inside.sum(1).cpu().numpy()
     p_low, _ = clopper_pearson(count, n_draws, settings.confidence)
     reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
     norms = {name: getattr(local, name).double().cpu().numpy() for name in ("frobenius", "whitened")}
@@ -362,6 +374,11 @@ def _examine(
     unknown = np.full(len(x), math.nan)
     out["theorem1"] = theorem1 if "theorem1" in settings.methods else unknown
     out["whitened"] = whitened if "whitened" in settings.methods else unknown
+    out["second_order"] = unknown
+    if "second_order" in settings.methods:
+        reach_2 = _second_order_reach(coder, local, inside, count, r, settings)
+        with np.errstate(divide="ignore"):
+            out["second_order"] = np.where(np.isnan(reach), math.nan, reach_2 / norms["whitened"])
     out["lipschitz"] = unknown
     if known and "lipschitz" in settings.methods:
         out["lipschitz"] = reach / whitened_lipschitz(layers, local.scale).numpy()
@@ -386,6 +403,22 @@ def _examine(
     return out
 
 
+def _second_order_reach(
+    coder: Coder, local: Local, inside: Tensor, count: Array, r: Tensor, settings: _Settings
+) -> Array:
+    """Reach by probability and slope, each at half of the error that the confidence leaves.
+
+    Shifts of the latent distribution lie in an ellipsoid, so the slope counts in the metric of its axes: a shift w of
+    length theta times the longest axis x has a slope of at most M / theta, M the norm of diag(axes / x) U^T grad f. As
+    the reach at M / theta falls by less than theta, theta = 1 is the worst.
+    """
+    half = 0.5 * (1.0 + settings.confidence)
+    mirrored = noise_distances(coder, local.mean, local.scale, local.reconstruction, -settings.bank) <= r[:, None]
+    slope = slope_limit(inside, mirrored, settings.bank, local.weights, half)
+    p_low, _ = clopper_pearson(count, len(settings.bank), half)
+    return second_order_reach(p_low, slope)
+
+
 def _linearized(rays: Rays, r: Tensor, directions: Tensor, start: Tensor, cap: Tensor, settings: _Settings) -> Tensor:
     """Smallest crossing of the median over both signs of the directions, encoder linearized."""
     both = torch.cat((directions, -directions), 1)
@@ -399,16 +432,15 @@ def _linearized(rays: Rays, r: Tensor, directions: Tensor, start: Tensor, cap: T
 
         return measure
 
-    def spread(values: Tensor, count: int) -> Tensor:
-        return values[:, None].expand(-1, count).clone()
-
     count = both.shape[1]
-    coarse = crossing(excess(settings.search, moves), spread(2.0 * start, count), spread(cap, count), steps=3)
-    best = coarse.argmin(1, keepdim=True)
+    many = cap[:, None].expand(-1, count)
+    coarse = crossing(
+        excess(settings.search[:64], moves), 3.0 * start[:, None].expand(-1, count), many, spread=0.5, steps=2
+    )
+    near, best = coarse.min(1, keepdim=True)
     chosen = moves.gather(1, best[..., None].expand(-1, -1, moves.shape[-1]))
-    near = coarse.gather(1, best)
-    near = torch.where(near.isfinite(), near, spread(cap, 1))
-    return crossing(excess(settings.select, chosen), near, spread(cap, 1), steps=3)[:, 0]
+    near = torch.where(near.isfinite(), near, cap[:, None])
+    return crossing(excess(settings.select[:512], chosen), near, cap[:, None], spread=0.1, steps=2)[:, 0]
 
 
 def _attack(
@@ -419,9 +451,13 @@ def _attack(
     signed = torch.stack((directions, -directions), 2).flatten(1, 2)
     random = settings.starts.expand(n, -1, -1)
     starts = torch.cat((signed, random), 1)[:, : len(settings.starts)]
-    found = least_norm_attack(rays, r, starts, 2.0 * start, cap, settings.search, settings.n_steps)
+    # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
+    n_draws, n_select = len(settings.bank), len(settings.select)
+    error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
+    level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.3)
+    found, size = least_norm_attack(rays, r, level, starts, 2.0 * start, cap, settings.search, settings.n_steps)
 
-    def excess(directions: Tensor, bank: Tensor, level: float) -> Any:
+    def excess(directions: Tensor, bank: Tensor) -> Any:
         def measure(norm: Tensor) -> Tensor:
             with torch.no_grad():
                 mean, scale = rays.latent(norm[..., None] * directions)
@@ -429,19 +465,13 @@ def _attack(
 
         return measure
 
-    def spread(values: Tensor, count: int) -> Tensor:
-        return values[:, None].expand(-1, count).clone()
-
-    count = found.shape[1]
-    few = settings.select[:256]
-    coarse = crossing(excess(found, few, 0.5), spread(2.0 * start, count), spread(cap, count))
-    best = coarse.argmin(1, keepdim=True)
+    # The ray that crosses first, by half as many draws again that the search did not see.
+    few = settings.select[: 2 * len(settings.search)]
+    coarse = crossing(excess(found, few), size, cap[:, None].expand_as(size), spread=0.05, steps=2)
+    near, best = coarse.min(1, keepdim=True)
     chosen = found.gather(1, best[..., None].expand(-1, -1, d))
-    near = coarse.gather(1, best)
-    near = torch.where(near.isfinite(), near, spread(cap, 1))
-    # A little beyond the median, so that fresh draws can show it.
-    level = 0.5 - 2.0 * 0.5 / math.sqrt(len(settings.bank))
-    norm = crossing(excess(chosen, settings.select, level), near, spread(cap, 1))[:, 0]
+    near = torch.where(near.isfinite(), near, cap[:, None])
+    norm = crossing(excess(chosen, settings.select), near, cap[:, None], spread=0.05, steps=3)[:, 0]
     upper = _confirm(rays, r, chosen, norm, cap, settings)
     return upper, torch.where(upper.isfinite(), upper, 0.0)[:, None] * chosen[:, 0]
 
@@ -449,21 +479,18 @@ def _attack(
 def _confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, settings: _Settings) -> Tensor:
     """Norms at which fresh draws show that robustness is broken; inf where they do not."""
     upper = torch.full_like(norm, math.inf)
-    confidence = 1.0 - (1.0 - settings.confidence) / len(settings.fresh)
-    k = rays.local.mean.shape[1]
     for bank in settings.fresh:
-        open_rows = upper.isinf() & norm.isfinite() & (norm <= cap)
-        if not open_rows.any():
+        rows = (upper.isinf() & norm.isfinite() & (norm <= cap)).nonzero().flatten()
+        if not len(rows):
             break
+        part = rays.at(rows)
         with torch.no_grad():
-            mean, scale = rays.latent(torch.where(open_rows, norm, 0.0)[:, None, None] * chosen)
-        distances = noise_distances(
-            rays.coder, mean.reshape(-1, k), scale.reshape(-1, k), rays.local.reconstruction, bank
-        )
-        count = (distances <= r[:, None]).sum(1).cpu().numpy()
-        _, high = clopper_pearson(count, len(bank), confidence)
-        broken = torch.as_tensor(high < 0.5).to(norm.device) & open_rows
-        upper = torch.where(broken, norm, upper)
+            mean, scale = part.latent(norm[rows, None, None] * chosen[rows])
+        distances = noise_distances(rays.coder, mean[:, 0], scale[:, 0], part.local.reconstruction, bank)
+        count = (distances <= r[rows, None]).sum(1).cpu().numpy()
+        _, high = clopper_pearson(count, len(bank), settings.attempt_confidence)
+        broken = torch.as_tensor(high < 0.5).to(norm.device)
+        upper[rows] = torch.where(broken, norm[rows], upper[rows])
         norm = torch.minimum(_FURTHER * norm, torch.where(norm < cap, cap, math.inf))
     return upper
 

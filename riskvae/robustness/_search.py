@@ -12,32 +12,37 @@ from riskvae.robustness._jacobian import Local
 from riskvae.robustness._noise import noise_distances
 
 
-def crossing(excess: Callable[[Tensor], Tensor], start: Tensor, cap: Tensor, steps: int = 5) -> Tensor:
+def crossing(
+    excess: Callable[[Tensor], Tensor], guess: Tensor, cap: Tensor, *, spread: float = 0.0, steps: int = 5
+) -> Tensor:
     """Smallest sign change found of an increasing function of a norm, for many at once; inf where none up to ``cap``.
 
-    Doubles the norm until the excess is not negative, then narrows the bracket by the Illinois method. What is
-    returned has an excess of at least zero.
+    The bracket starts at ``guess`` times (1 - spread, 1 + spread), from 0 where ``spread`` is 0, is widened until
+    it holds a sign change, and is narrowed by the Illinois method. What is returned has an excess of at least zero.
     """
-    low, high = torch.zeros_like(start), torch.minimum(start, cap)
-    f_low = excess(low)
-    f_high = excess(high)
-    while bool(((f_high < 0) & (high < cap)).any()):
-        outside = (f_high < 0) & (high < cap)
+    zero = torch.zeros_like(guess)
+    high = torch.minimum((1.0 + spread) * guess, cap)
+    low = torch.minimum((1.0 - spread) * guess, high) if spread else zero
+    f_low, f_high = excess(low), excess(high)
+    inside = f_low >= 0  # too far out: back to 0, where robustness holds
+    if bool(inside.any()):
+        high, f_high = torch.where(inside, low, high), torch.where(inside, f_low, f_high)
+        low, f_low = torch.where(inside, zero, low), torch.where(inside, excess(zero), f_low)
+    growth = 1.0 + max(spread, 0.0) if spread else 2.0
+    while bool((outside := (f_high < 0) & (high < cap)).any()):
         low, f_low = torch.where(outside, high, low), torch.where(outside, f_high, f_low)
-        high = torch.where(outside, torch.minimum(2.0 * high, cap), high)
+        high = torch.where(outside, torch.minimum(growth * high, cap), high)
         f_high = torch.where(outside, excess(high), f_high)
-    found = f_high >= 0
-    best = high.clone()
-    weight_low, weight_high = f_low.clone(), f_high.clone()
+        growth = min(2.0 * growth, 4.0)
+    found, best = f_high >= 0, high
     for _ in range(steps):
-        middle = (low * weight_high - high * weight_low) / (weight_high - weight_low).clamp(min=1e-30)
+        middle = (low * f_high - high * f_low) / (f_high - f_low).clamp(min=1e-30)
         # Away from the ends, where rounding or a flat function would let the bracket stand still.
         middle = torch.minimum(torch.maximum(middle, low + 0.02 * (high - low)), high - 0.02 * (high - low))
         f = excess(middle)
         beyond = f >= 0
         best = torch.where(beyond & found, middle, best)
-        weight_low = torch.where(beyond, 0.5 * weight_low, f)
-        weight_high = torch.where(beyond, f, 0.5 * weight_high)
+        f_low, f_high = torch.where(beyond, 0.5 * f_low, f), torch.where(beyond, f, 0.5 * f_high)
         high, low = torch.where(beyond, middle, high), torch.where(beyond, low, middle)
     return torch.where(found, best, math.inf)
 
@@ -49,6 +54,10 @@ class Rays(NamedTuple):
     x: Tensor  # (n, d...)
     local: Local
     perturb: str
+
+    def at(self, rows: Tensor) -> "Rays":
+        """Some of the rows."""
+        return self._replace(x=self.x[rows], local=Local(*(part[rows] for part in self.local)))
 
     def latent(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale, each (n, c, k), of perturbed rows; delta (n, c, d)."""
@@ -71,28 +80,37 @@ class Rays(NamedTuple):
         return found.kthvalue(rank, dim=1).values.view(n, c)
 
 
-def middle_mean(distances: Tensor) -> Tensor:
-    """Mean of the middle half over the first dimension: a median with a gradient that many draws share."""
+def smooth_quantile(distances: Tensor, level: float) -> Tensor:
+    """Mean of the half of the sample around a quantile, over the first dimension: many draws share its gradient."""
     m = len(distances)
-    order = distances.detach().argsort(0)
-    middle = order[m // 4 : m - m // 4]
-    return distances.gather(0, middle).mean(0)
+    first = min(max(round((level - 0.25) * m), 0), m - 1)
+    last = min(max(round((level + 0.25) * m), first + 1), m)
+    around = distances.detach().argsort(0)[first:last]
+    return distances.gather(0, around).mean(0)
 
 
 def least_norm_attack(
-    rays: Rays, r: Tensor, directions: Tensor, norm: Tensor, cap: Tensor, bank: Tensor, n_steps: int
-) -> Tensor:
-    """Directions (n, c, d) of unit length along which small perturbations break r-robustness.
+    rays: Rays,
+    r: Tensor,
+    level: float,
+    directions: Tensor,
+    norm: Tensor,
+    cap: Tensor,
+    bank: Tensor,
+    n_steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Directions (n, c, d) of unit length along which a quantile exceeds r at a small norm, and these norms.
 
-    From every start, Hasofer-Lind steps: linearize the excess h of the median distance over r, and go towards
-    the point nearest to the unperturbed row on the plane where it vanishes, g (g . d - h) / ||g||^2.
+    From every start, Hasofer-Lind steps: linearize the excess h of the quantile of distances over r, and go
+    towards the point nearest to the unperturbed row on the plane where it vanishes, g (g . d - h) / ||g||^2.
     """
     delta = directions * norm[:, None, None]
+    least = 0.05 * norm[:, None]
     best, best_norm = delta.clone(), torch.full(delta.shape[:2], math.inf, dtype=delta.dtype, device=delta.device)
     for step in range(n_steps):
         with torch.enable_grad():
             d = delta.detach().requires_grad_()
-            middle = middle_mean(rays.distances(*rays.latent(d), bank))
+            middle = smooth_quantile(rays.distances(*rays.latent(d), bank), level)
             gradient = gradient_of(middle, d)
         with torch.no_grad():
             excess = middle - r[:, None]
@@ -100,9 +118,10 @@ def least_norm_attack(
             better = (excess >= 0) & (size < best_norm)
             best_norm = torch.where(better, size, best_norm)
             best = torch.where(better[..., None], delta, best)
-            squared = gradient.square().sum(-1)
-            along = ((gradient * delta).sum(-1) - excess) / squared.clamp(min=torch.finfo(squared.dtype).tiny)
-            goal = torch.where(squared > 0, along, 0.0)[..., None] * gradient
+            length = gradient.norm(dim=-1).clamp(min=1e-30)
+            # A plane behind 0 (draws that are beyond r without a perturbation) must not turn the direction round.
+            along = ((gradient * delta).sum(-1) - excess) / length
+            goal = (along.clamp(min=least) / length)[..., None] * gradient
             move = goal - delta
             rate = 1.0 if step < n_steps // 2 else 0.5
             allowed = (0.5 * size / move.norm(dim=-1).clamp(min=1e-30)).clamp(max=rate)
@@ -110,4 +129,5 @@ def least_norm_attack(
             size = delta.norm(dim=-1, keepdim=True)
             delta = delta * (cap[:, None, None] / size.clamp(min=1e-30)).clamp(max=1.0)
     best = torch.where(best_norm.isfinite()[..., None], best, delta)
-    return best / best.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    size = best.norm(dim=-1)
+    return best / size[..., None].clamp(min=1e-30), size
