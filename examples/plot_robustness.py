@@ -88,13 +88,13 @@ def print_table(models, margins, X):
     print(
         f"\nMedian over {len(X)} test digits, r = {RADIUS:g} (margins are Euclidean norms of the change in 64 pixels)"
     )
-    print(f"  {'':26}{'lower':>8}{'estimate':>10}{'attack':>8}{'scale':>8}{'Jacobian':>10}{'error x 1000':>14}")
+    print(f"  {'':30}{'lower':>8}{'estimate':>10}{'attack':>8}{'scale':>8}{'Jacobian':>10}{'error x 1000':>14}")
     for name, vae in models.items():
         margin, local = margins[name], encoder_sensitivity(vae, X)
         values = (margin.lower, margin.linearized, margin.upper, local.scale_mean, local.jacobian_frobenius)
         low, estimate, high, scale, jacobian = (np.nanmedian(v) for v in values)
         row = f"{low:8.2f}{estimate:10.2f}{high:8.2f}{scale:8.2f}{jacobian:10.2f}{1000 * error(vae, X):14.1f}"
-        print(f"  {name:26}{row}")
+        print(f"  {name:30}{row}")
     for name, margin in margins.items():
         good = ~margin.abstained
         share = np.mean(margin.lower[good] <= margin.upper[good])
@@ -130,9 +130,9 @@ def main(folder):
     X, X_test, _, y_test = train_test_split(X, y, test_size=200, random_state=0, stratify=y)
     models = {
         "plain torch module": train_by_hand(X),
-        "BetaVAE, beta=1": fit(X, beta=1.0),
-        "BetaVAE, beta=4": fit(X, beta=4.0),
-        "BetaVAE, beta=1, tau=0.3": fit(X, beta=1.0, scale_offset=0.3),
+        "BetaVAE, beta=0.25": fit(X, beta=0.25),
+        "BetaVAE, beta=0.25, tau=0.7": fit(X, beta=0.25, scale_offset=0.7),
+        "BetaVAE, beta=1.5": fit(X, beta=1.5),
     }
     margins = {name: robustness_margin(vae, X_test, r=RADIUS, random_state=0) for name, vae in models.items()}
     print_table(models, margins, X_test)

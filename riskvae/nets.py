@@ -263,9 +263,11 @@ class _OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad_x = _matmul(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):  # of frozen layers, as in an attack on the input
+            return grad_x, None, None
         # A contiguous left factor saves oneDNN a copy of both.
         grad_t = grad.t().contiguous()
         return grad_x, _matmul(grad_t, x.t()), grad_t.sum(1)

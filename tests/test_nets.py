@@ -8,6 +8,7 @@ from helpers import small
 from torch import nn
 
 from riskvae import BetaVAE, nets
+from riskvae.nets import Linear
 
 
 @pytest.mark.parametrize("activation", nets.ACTIVATIONS)
@@ -110,3 +111,12 @@ def test_training_is_the_same_either_way(X, monkeypatch):
     torch.testing.assert_close(
         torch.tensor(small(BetaVAE).fit(X).transform(X)), torch.tensor(fast.transform(X)), rtol=1e-3, atol=1e-4
     )
+
+
+def test_a_frozen_layer_passes_the_gradient_on():
+    layer = Linear(5, 3).requires_grad_(False).train()
+    x = torch.randn(4, 5, requires_grad=True)
+    (found,) = torch.autograd.grad(layer(x).square().sum(), x)
+    (expected,) = torch.autograd.grad(torch.nn.functional.linear(x, layer.weight, layer.bias).square().sum(), x)
+    torch.testing.assert_close(found, expected)
+    assert layer.weight.grad is None

@@ -9,9 +9,9 @@ from helpers import small
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from riskvae import RiskAwareVAE
+from riskvae import RiskAwareVAE, max_damage_attack, robustness_margin
 from riskvae.metrics import row_losses, tail_curve
-from riskvae.plotting import TailCurveDisplay
+from riskvae.plotting import AttackDisplay, MarginDisplay, ReconstructionDisplay, TailCurveDisplay
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -118,3 +118,81 @@ def test_a_list_of_models_is_one_in_several_seeds(X, vae):
     assert TailCurveDisplay.from_estimator([vae, vae], X).lines_.keys() == {"BetaVAE"}
     with pytest.raises(ValueError, match="empty list"):
         TailCurveDisplay.from_estimator([], X)
+
+
+# ------------------------------------------------------------------------------------------ robustness
+
+
+@pytest.fixture(scope="module")
+def margin(X, vae):
+    return robustness_margin(vae, X[:12], n_draws=1000, random_state=0)
+
+
+def test_margins_are_drawn_against_the_attack(X, vae, margin):
+    display = MarginDisplay.from_margin(margin, s=5)
+    assert list(display.points_) == ["theorem1", "second_order", "linearized"]
+    np.testing.assert_array_equal(
+        np.asarray(display.points_["theorem1"].get_offsets()), np.stack((margin.theorem1, margin.upper), 1)
+    )
+    assert display.correlations["linearized"][0] == pytest.approx(np.corrcoef(margin.linearized, margin.upper)[0, 1])
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels[0].startswith("bound of theorem 1 (correlation ")
+    low, high = display.line_.get_data()
+    np.testing.assert_array_equal(low, high)
+    again = MarginDisplay.from_estimator(vae, X[:12], n_draws=1000, random_state=0, methods=("whitened", "certified"))
+    np.testing.assert_array_equal(again.bounds["certified"], margin.certified)
+
+
+def test_margins_that_cannot_be_drawn(X, vae, margin):
+    with pytest.raises(ValueError, match=r"methods must be of 'theorem1', .*; got 'attack'"):
+        MarginDisplay.from_margin(margin, methods=("attack",))
+    bounds = robustness_margin(vae, X[:3], methods="whitened", n_draws=100, random_state=0)
+    with pytest.raises(ValueError, match="margin has no upper end to draw: compute it with the method 'attack'"):
+        MarginDisplay.from_margin(bounds)
+    only = robustness_margin(vae, X[:3], methods="attack", n_draws=100, random_state=0)
+    with pytest.raises(ValueError, match="margin holds none of"):
+        MarginDisplay.from_margin(only, methods=("theorem1",))
+    two = MarginDisplay(np.array([1.0, 2.0]), {"a": np.array([0.5, np.nan])}).plot()
+    assert np.isnan(two.correlations["a"]).all()
+
+
+def test_damage_is_drawn_against_the_norm(X, vae):
+    options = {"n_steps": 3, "random_state": 0}
+    display = AttackDisplay.from_estimator({"a": vae, "b": vae}, X[:6], max_norms=[0.6, 0.2], **options)
+    np.testing.assert_array_equal(display.max_norms, [0.2, 0.6])
+    for i, size in enumerate((0.2, 0.6)):
+        np.testing.assert_array_equal(
+            display.curves["a"][i], max_damage_attack(vae, X[:6], max_norm=size, **options).damage
+        )
+    np.testing.assert_array_equal(display.lines_["b"].get_ydata(), np.median(display.curves["b"], axis=1))
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["a", "b", "noise alone"]
+    relative = AttackDisplay.from_estimator(vae, X[:6], max_norms=[0.5], quantity="degradation", **options)
+    assert not relative.noise
+    assert relative.ax_.get_ylabel() == "relative degradation of the likelihood"
+    with pytest.raises(ValueError, match="quantity must be 'damage' or 'degradation'"):
+        AttackDisplay.from_estimator(vae, X[:6], max_norms=[0.5], quantity="loss")
+    with pytest.raises(ValueError, match="max_norms must hold at least one"):
+        AttackDisplay.from_estimator(vae, X[:6], max_norms=[])
+
+
+def test_images_are_drawn_in_lines(X, vae):
+    result = max_damage_attack(vae, X[:4], max_norm=0.5, n_steps=3, random_state=0)
+    display = ReconstructionDisplay.from_attack(vae, X[:4], result, image_shape=(2, 3))
+    assert display.axes_.shape == (5, 4)
+    np.testing.assert_allclose(display.images_["perturbation"][1].get_array(), result.delta[1].reshape(2, 3))
+    np.testing.assert_allclose(display.images_["attacked"][2].get_array(), result.X_adv[2].reshape(2, 3))
+    np.testing.assert_allclose(
+        display.images_["reconstruction"][0].get_array().ravel(), vae.reconstruct(result.X_adv)[0]
+    )
+    low, high = display.images_["perturbation"][0].get_clim()
+    assert low == -high  # differences, around zero
+    plain = ReconstructionDisplay.from_estimator({"one": vae, "two": vae}, X[:4], image_shape=(3, 2))
+    assert list(plain.images_) == ["original", "one", "two"]
+
+
+def test_images_that_cannot_be_drawn(X, vae, margin):
+    with pytest.raises(ValueError, match=r"image_shape must be \(height, width\) with product 6.*got None"):
+        ReconstructionDisplay.from_estimator(vae, X[:4])
+    with pytest.raises(ValueError, match=r"one perturbation for each of 4 rows of X; it has 12"):
+        ReconstructionDisplay.from_attack(vae, X[:4], margin, image_shape=(2, 3))
+    assert ReconstructionDisplay.from_attack(vae, X[:12], margin, image_shape=(2, 3)).axes_.shape == (5, 12)

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from riskvae.plotting._pyplot import pyplot
 from riskvae.robustness import max_damage_attack
 
-_QUANTITIES = {"damage": "distance of the reconstruction from the clean one", "degradation": "relative degradation"}
+_QUANTITIES = {
+    "damage": "distance of the reconstruction from the clean one",
+    "degradation": "relative degradation of the likelihood",
+}
 
 
 class AttackDisplay:

@@ -53,7 +53,7 @@ class MarginDisplay:
     >>> vae = BetaVAE(n_components=4, hidden_layer_sizes=(64,), random_state=0).fit(X)
     >>> display = MarginDisplay.from_estimator(vae, X[:8], n_draws=500, random_state=0)
     >>> list(display.points_)
-    ['theorem1', 'whitened', 'linearized']
+    ['theorem1', 'second_order', 'linearized']
     """
 
     def __init__(self, upper: NDArray[np.floating], bounds: dict[str, NDArray[np.floating]]) -> None:
@@ -73,7 +73,7 @@ class MarginDisplay:
         cls,
         margin: RobustnessMargin,
         *,
-        methods: tuple[str, ...] = ("theorem1", "whitened", "linearized"),
+        methods: tuple[str, ...] = ("theorem1", "second_order", "linearized"),
         ax: Any = None,
         **scatter_options: Any,
     ) -> Self:
@@ -83,7 +83,7 @@ class MarginDisplay:
         ----------
         margin : RobustnessMargin
             With the method "attack" among those computed.
-        methods : tuple of str, default=("theorem1", "whitened", "linearized")
+        methods : tuple of str, default=("theorem1", "second_order", "linearized")
             Bounds to draw, of those, "second_order", "lipschitz" and "certified".
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -104,6 +104,8 @@ class MarginDisplay:
             )
         bounds = {name: getattr(margin, name) for name in methods}
         known = {name: values for name, values in bounds.items() if np.isfinite(values).any()}
+        if not known:
+            raise ValueError(f"margin holds none of {', '.join(map(repr, methods))}; compute it with these methods.")
         return cls(margin.upper, known).plot(ax=ax, **scatter_options)
 
     @classmethod
@@ -112,7 +114,7 @@ class MarginDisplay:
         vae: Any,
         X: Any,
         *,
-        methods: tuple[str, ...] = ("theorem1", "whitened", "linearized"),
+        methods: tuple[str, ...] = ("theorem1", "second_order", "linearized"),
         ax: Any = None,
         **options: Any,
     ) -> Self:

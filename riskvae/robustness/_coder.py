@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
 from riskvae._validation import compute_dtype, feature_matrix, host_array
+from riskvae.nets import Linear
 
 Array = NDArray[Any]
 
@@ -59,6 +60,21 @@ class Coder:
             return None
         flat = self.model.log_likelihood(x.expand(len(z), *x.shape).flatten(0, 1), z.flatten(0, 1))
         return flat.reshape(z.shape[:2])
+
+    @contextmanager
+    def first_order(self) -> Iterator[None]:
+        """Where nothing but one backward pass is asked for: layers of this library are faster then.
+
+        They know by their mode; nothing else hangs on it.
+        """
+        layers = getattr(self.model, "fast_layers", ())
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def check(self) -> None:
         """Try the model on the rows, and raise where an answer makes no sense."""
@@ -112,6 +128,7 @@ class _Fitted:
         self.decode = module.decode
         self.encoder = module.encoder
         self.n_components = module.n_components
+        self.fast_layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         return -self.module.likelihood.nll(x, self.module.decoder(z))
@@ -185,11 +202,17 @@ def noise_bank(n_draws: int, k: int, seed: int, like: Tensor) -> Tensor:
     return torch.randn(n_draws, k, generator=generator, dtype=torch.float64).to(like)
 
 
-def gradient_of(values: Tensor, at: Tensor) -> Tensor:
-    """Gradient of the sum of values; zero where they do not depend on ``at``."""
+def paired_bank(n_draws: int, k: int, seed: int, like: Tensor) -> Tensor:
+    """The same in antithetic pairs: better to optimize on, and not independent, so not to count with."""
+    half = noise_bank((n_draws + 1) // 2, k, seed, like)
+    return torch.cat((half, -half))[:n_draws]
+
+
+def gradient_of(values: Tensor, at: Tensor, *, keep: bool = False) -> Tensor:
+    """Gradient of the sum of values; zero where they do not depend on ``at``. ``keep`` keeps the graph."""
     if not values.requires_grad:
         return torch.zeros_like(at)
-    (found,) = torch.autograd.grad(values.sum(), at, allow_unused=True)
+    (found,) = torch.autograd.grad(values.sum(), at, allow_unused=True, retain_graph=keep)
     return torch.zeros_like(at) if found is None else found
 
 

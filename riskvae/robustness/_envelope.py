@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer
-from riskvae.robustness._coder import CHUNK, Coder, gradient_of, noise_bank
+from riskvae.robustness._coder import CHUNK, Coder, gradient_of, noise_bank, paired_bank
 from riskvae.robustness._progress import progress
 from riskvae.robustness._projection import NORMS, ascent, project
 
@@ -77,7 +77,7 @@ class Envelope:
         seed = draw_seed(settings.random_state)
         with torch.no_grad():
             k = coder.encode(coder.x[:1])[0].shape[1]
-        self.bank = noise_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
+        self.bank = paired_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
         self.fresh = noise_bank(_REPORT_DRAWS, k, derive_seed(seed, "report"), coder.x)
         d = coder.x[0].numel()
         self.random = ascent(noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x), settings.norm)
@@ -165,7 +165,7 @@ class Envelope:
             best_value = value(best)
         step, misses, before = 2.0 * radius.expand(n, copies), torch.zeros_like(best_value), delta
         for turn in range(self.settings.n_steps + 1):
-            with torch.enable_grad():
+            with torch.enable_grad(), self.coder.first_order():
                 here = delta.detach().requires_grad_()
                 found = value(here)
                 gradient = gradient_of(found, here)

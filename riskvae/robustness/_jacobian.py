@@ -6,18 +6,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from riskvae.robustness._coder import CHUNK, Coder
+from riskvae.robustness._coder import CHUNK, Coder, gradient_of
 
 
-def jacobian_reverse(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Jacobians (n, k, ...) of a function of rows apart, (n, ...) to (n, k): one backward pass per output."""
-    with torch.enable_grad():
-        y, pull = torch.func.vjp(function, x)  # type: ignore[misc]
-        n, k = y.shape
-        basis = torch.eye(k, dtype=y.dtype, device=y.device)[:, None].expand(k, n, k)
-        chunk = max(1, CHUNK // max(1, x.numel()))
-        (rows,) = torch.func.vmap(pull, chunk_size=min(k, chunk))(basis)
-    return rows.detach().transpose(0, 1)
+def encoder_jacobian(coder: Coder, x: Tensor) -> Tensor:
+    """Jacobians (n, k, ...) of the posterior mean: one backward pass per latent dimension, for all rows at once.
+
+    Rows are apart, so the gradient of an output's sum over rows holds the row of each Jacobian. Plain autograd: every
+    module has it, and it is twice as fast as vmap over torch.func.vjp.
+    """
+    with torch.enable_grad(), coder.first_order():
+        rows = x.detach().requires_grad_()
+        mean = coder.mean(rows)
+        outputs = mean.unbind(1)
+        return torch.stack([gradient_of(output, rows, keep=True) for output in outputs], 1)
 
 
 def jacobian_columns(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -54,9 +56,9 @@ def linearize(coder: Coder, x: Tensor) -> Local:
     with torch.no_grad():
         mean, scale = coder.encode(x)
         reconstruction = coder.decode(mean)
-    jacobian = jacobian_reverse(coder.mean, x).flatten(2)
-    wide = jacobian.double() if x.device.type != "mps" else jacobian
-    gram = wide @ wide.transpose(1, 2)
+    jacobian = encoder_jacobian(coder, x).flatten(2)
+    gram = jacobian @ jacobian.transpose(1, 2)
+    gram = gram.double() if x.device.type != "mps" else gram
     inverse = 1.0 / scale.to(gram)
     squares, vectors = torch.linalg.eigh(inverse[:, :, None] * gram * inverse[:, None])
     singular = squares.clamp(min=0.0).sqrt()

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer, real
-from riskvae.robustness._coder import Coder, noise_bank, open_coder
+from riskvae.robustness._coder import Coder, noise_bank, open_coder, paired_bank
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
@@ -305,7 +305,7 @@ def robustness_margin(
             perturb,
             confidence,
             bank("probability", n_draws),
-            bank("search", 128),
+            paired_bank(128, k, derive_seed(seed, "search"), coder.x),
             bank("select", min(n_draws, 2048)),
             [bank("confirm", n_draws, index=i) for i in range(_ATTEMPTS)] if "attack" in methods else [],
             random_starts / random_starts.norm(dim=1, keepdim=True),

@@ -108,7 +108,7 @@ def least_norm_attack(
     least = 0.05 * norm[:, None]
     best, best_norm = delta.clone(), torch.full(delta.shape[:2], math.inf, dtype=delta.dtype, device=delta.device)
     for step in range(n_steps):
-        with torch.enable_grad():
+        with torch.enable_grad(), rays.coder.first_order():
             d = delta.detach().requires_grad_()
             middle = smooth_quantile(rays.distances(*rays.latent(d), bank), level)
             gradient = gradient_of(middle, d)
