@@ -29,7 +29,8 @@ noise_scale : float or "learned", default="learned"
 output_activation : {{"auto", "identity", "sigmoid"}}, default="auto"
     Applied to the decoder's output; "auto" is the sigmoid for bernoulli, else the identity.
 scale_offset : float, default=0.0
-    Constant tau added to the encoder's standard deviations.
+    Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
+    the decoder learns to bear, where the encoder's own would be smaller.
 max_epochs : int, default=30
     Passes over the data.
 batch_size : int, default=256

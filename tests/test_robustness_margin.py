@@ -13,6 +13,8 @@ from scipy.optimize import linprog
 from scipy.stats import binom, chi2, norm
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
 from torch import nn
 
 from riskvae import BetaVAE, RiskAwareVAE, nets
@@ -372,7 +374,9 @@ def test_frame_and_repr(X, vae):
     assert len(frame) == 5
     assert {"theorem1", "upper", "p_low", "abstained", "r", "certified"} <= set(frame.columns)
     assert "lower <= upper in 100.0%" in repr(margin)
-    assert "at most" in margin.notes[0]
+    assert not margin.notes
+    capped = few(vae, X[:5], r=50.0, methods="whitened")
+    assert "is at its cap of 2.70 in 5 rows: more than 2,000 draws" in repr(capped)
 
 
 def test_methods_not_asked_for_are_nan(X, vae):
@@ -428,8 +432,18 @@ def test_bad_models_and_rows(X, vae):
         robustness_margin(BetaVAE(), X)
     with pytest.raises(ValueError, match="X has 3 features, but BetaVAE is expecting 6"):
         robustness_margin(vae, X[:, :3])
-    with pytest.raises(TypeError, match="LinearRegression has no encode and no decode"):
+    with pytest.raises(TypeError, match=r"got LinearRegression\. Of a pipeline take the model, pipe\[-1\]"):
         robustness_margin(LinearRegression(), X)
+    with pytest.raises(TypeError, match=r"got Pipeline\. Of a pipeline take the model, pipe\[-1\], and the rows"):
+        robustness_margin(make_pipeline(MinMaxScaler(), small(BetaVAE)).fit(X), X)
+    with pytest.raises(TypeError, match="object has no encode and no decode"):
+        robustness_margin(object(), X)
+    with pytest.raises(TypeError, match="got the class Plain"):
+        robustness_margin(Plain, X)
+    with pytest.raises(
+        ValueError, match=r"vae.encode fails on a tensor of shape \(2, 3\), torch.float32: RuntimeError"
+    ):
+        robustness_margin(Plain(), X[:, :3])
 
     class LogVariance(Plain):
         def encode(self, x):
@@ -455,6 +469,36 @@ def test_bad_models_and_rows(X, vae):
         robustness_margin(Shapes(), X)
 
 
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (lambda mean, scale: (mean + scale * torch.randn_like(mean), scale), "gives another mean at each call"),
+        (lambda mean, scale: (mean.detach(), scale), "mean without a gradient.*torch.no_grad"),
+        (lambda mean, scale: (mean, scale, mean), r"pair of tensors \(mean, scale\); got 3 values"),
+        (lambda mean, scale: mean, r"pair of tensors \(mean, scale\); got Tensor"),
+        (lambda mean, scale: (mean.detach().numpy(), scale), r"got \(ndarray, Tensor\)"),
+    ],
+)
+def test_encoders_that_return_something_else(X, encode, message):
+    class Other(Plain):
+        def encode(self, x):
+            return encode(*super().encode(x))
+
+    for examine in (few, encoder_sensitivity):
+        with pytest.raises((TypeError, ValueError), match=message):
+            examine(Other(), X[:5])
+
+
+@pytest.mark.parametrize("decode", [lambda rows: (rows,), lambda rows: rows.reshape(1, -1), lambda rows: rows[:, 0]])
+def test_decoders_that_return_something_else(X, decode):
+    class Other(Plain):
+        def decode(self, z):
+            return decode(super().decode(z))
+
+    with pytest.raises(TypeError, match=r"vae.decode\(z\) must return a tensor with one mean row for each of 5"):
+        few(Other(), X[:5])
+
+
 def test_a_module_in_training_mode_is_examined_in_evaluation(X):
     model = Plain()
     model.body.insert(1, nn.Dropout(0.5))
@@ -463,6 +507,7 @@ def test_a_module_in_training_mode_is_examined_in_evaluation(X):
         found = few(model.train(), X[:5])
     np.testing.assert_array_equal(found.upper, expected.upper)
     assert all(module.training for module in model.modules())
+    few(Plain().train(), X[:5], methods="whitened")  # no layer of it cares: no warning
 
 
 def test_decoder_that_ignores_z():

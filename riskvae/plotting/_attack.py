@@ -30,6 +30,8 @@ class AttackDisplay:
         Damage by the encoder's noise alone, drawn as a dotted line.
     quantity : {"damage", "degradation"}, default="damage"
         What the curves are.
+    norm : {1, 2, inf}, default=2
+        Of the radii.
 
     Attributes
     ----------
@@ -58,11 +60,13 @@ class AttackDisplay:
         noise: Mapping[str, NDArray[np.floating]] | None = None,
         *,
         quantity: str = "damage",
+        norm: float = 2,
     ) -> None:
         self.max_norms = np.asarray(max_norms)
         self.curves = dict(curves)
         self.noise = dict(noise or {})
         self.quantity = quantity
+        self.norm = norm
 
     @classmethod
     def from_estimator(
@@ -98,17 +102,27 @@ class AttackDisplay:
         """
         if quantity not in _QUANTITIES:
             raise ValueError(f"quantity must be 'damage' or 'degradation'; got {quantity!r}.")
-        radii = np.sort(np.asarray(max_norms, dtype=np.float64).reshape(-1))
-        if len(radii) == 0:
-            raise ValueError("max_norms must hold at least one radius above 0; got an empty sequence.")
+        if "max_norm" in options:
+            raise TypeError("max_norms are the radii; leave max_norm out.")
+        message = f"max_norms must hold at least one radius, all above 0; got {max_norms!r}."
+        try:
+            radii = np.sort(np.asarray(max_norms, dtype=np.float64).reshape(-1))
+        except (TypeError, ValueError):
+            raise TypeError(message) from None
+        if len(radii) == 0 or not (radii > 0).all():
+            raise ValueError(message)
+        if isinstance(vae, list | tuple) or (isinstance(vae, Mapping) and not vae):
+            raise TypeError("vae must be one model, or several in a dict by name.")
         models = vae if isinstance(vae, Mapping) else {type(vae).__name__: vae}
         curves, noise = {}, {}
         for name, model in models.items():
             results = [max_damage_attack(model, X, max_norm=float(radius), **options) for radius in radii]
             curves[name] = np.stack([getattr(result, quantity) for result in results])
+            if not np.isfinite(curves[name]).all():
+                raise ValueError(f"quantity={quantity!r} needs a model with a likelihood, which {name} has not.")
             if quantity == "damage":
                 noise[name] = results[0].clean_damage
-        return cls(radii, curves, noise, quantity=quantity).plot(ax=ax)
+        return cls(radii, curves, noise, quantity=quantity, norm=options.get("norm", 2)).plot(ax=ax)
 
     def plot(self, ax: Any = None, **line_options: Any) -> Self:
         """Draw the curves.
@@ -140,7 +154,9 @@ class AttackDisplay:
                 ax.axhline(np.median(self.noise[name]), color=color, ls=":", lw=1.2)
         if self.noise:
             ax.plot([], [], color="gray", ls=":", lw=1.2, label="noise alone")
-        ax.set(xlim=(0, None), ylim=(0, None), xlabel="norm of the perturbation", ylabel=_QUANTITIES[self.quantity])
+        n_rows = len(next(iter(self.curves.values()))[0])
+        ax.set(xlim=(0, None), ylim=(0, None), xlabel=f"norm of the perturbation (norm {self.norm:g})")
+        ax.set_ylabel(f"{_QUANTITIES[self.quantity]},\nmedian and quartiles of {n_rows} rows")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)
         return self

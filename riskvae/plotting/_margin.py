@@ -94,6 +94,9 @@ class MarginDisplay:
         -------
         MarginDisplay
         """
+        if not isinstance(margin, RobustnessMargin):
+            raise TypeError(f"margin must be what robustness_margin returns; got {type(margin).__name__}.")
+        methods = (methods,) if isinstance(methods, str) else tuple(methods)
         unknown = [name for name in methods if name not in _NAMES]
         if unknown:
             raise ValueError(f"methods must be of {', '.join(map(repr, _NAMES))}; got {unknown[0]!r}.")
@@ -154,12 +157,17 @@ class MarginDisplay:
         self.points_ = {}
         for name, values in self.bounds.items():
             pearson, _ = self.correlations[name]
-            label = _NAMES.get(name, name) + ("" if np.isnan(pearson) else f" (correlation {pearson:.2f})")
+            label = _NAMES.get(name, name) + ("" if np.isnan(pearson) else f" (Pearson {pearson:.2f})")
             options = {"s": 14, "alpha": 0.7, "linewidths": 0, **scatter_options, "label": label}
             self.points_[name] = ax.scatter(values, self.upper, **options)
         top = 1.05 * max(np.nanmax(np.where(np.isfinite(v), v, np.nan)) for v in (self.upper, *self.bounds.values()))
-        (self.line_,) = ax.plot([0, top], [0, top], color="k", lw=1, label="bound = attack")
-        ax.set(xlim=(0, top), ylim=(0, top), xlabel="bound or estimate", ylabel="margin found by attack")
+        (self.line_,) = ax.plot([0, top], [0, top], color="k", lw=1, label="equal")
+        ax.fill_between([0, top], [0, top], color="k", alpha=0.05, lw=0)
+        ax.annotate("a bound here would be wrong", (0.97 * top, 0.5 * top), ha="right", color="gray", fontsize="small")
+        shown = int(np.isfinite(self.upper).sum())
+        rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
+        ax.set(xlim=(0, top), ylim=(0, top), xlabel="bound or estimate (norm, units of X)")
+        ax.set_ylabel(f"margin found by attack, {rows}")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, loc="lower right", fontsize="small")
         return self

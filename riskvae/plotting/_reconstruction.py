@@ -45,7 +45,7 @@ class ReconstructionDisplay:
     >>> result = max_damage_attack(vae, X[:8], max_norm=1.0, n_steps=5, random_state=0)
     >>> display = ReconstructionDisplay.from_attack(vae, X[:8], result)
     >>> list(display.lines)
-    ['original', 'its reconstruction', 'perturbation', 'attacked', 'reconstruction']
+    ['original', 'reconstruction of original', 'perturbation', 'attacked', 'reconstruction of attacked']
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ReconstructionDisplay:
 
     @classmethod
     def from_estimator(
-        cls, vae: Any, X: ArrayLike, *, image_shape: Sequence[int] | None = None, ax: Any = None
+        cls, vae: Any, X: ArrayLike, *, image_shape: Sequence[int] | None = None, figure: Any = None
     ) -> Self:
         """Draw rows and their reconstructions at the posterior means.
 
@@ -73,7 +73,7 @@ class ReconstructionDisplay:
             Rows, a handful.
         image_shape : (height, width), default=None
             None means square images.
-        ax : matplotlib Figure or SubFigure, default=None
+        figure : matplotlib Figure or SubFigure, default=None
             Where to draw; None makes a figure.
 
         Returns
@@ -83,11 +83,11 @@ class ReconstructionDisplay:
         models = vae if isinstance(vae, Mapping) else {"reconstruction": vae}
         rows = np.asarray(X)
         lines = {"original": rows, **{name: _reconstruct(model, rows) for name, model in models.items()}}
-        return cls(lines, _image_shape(rows, image_shape)).plot(ax)
+        return cls(lines, _image_shape(rows, image_shape)).plot(figure)
 
     @classmethod
     def from_attack(
-        cls, vae: Any, X: ArrayLike, result: Any, *, image_shape: Sequence[int] | None = None, ax: Any = None
+        cls, vae: Any, X: ArrayLike, result: Any, *, image_shape: Sequence[int] | None = None, figure: Any = None
     ) -> Self:
         """Draw rows, their perturbations, and reconstructions before and after.
 
@@ -99,7 +99,7 @@ class ReconstructionDisplay:
             Rows that were attacked, a handful.
         result : AttackResult, TargetedAttackResult or RobustnessMargin
             With the perturbations ``delta`` of those rows.
-        image_shape, ax
+        image_shape, figure
             As in :meth:`from_estimator`.
 
         Returns
@@ -107,25 +107,27 @@ class ReconstructionDisplay:
         ReconstructionDisplay
         """
         rows = np.asarray(X)
+        if not hasattr(result, "delta"):
+            raise TypeError(f"result must be what an attack or robustness_margin returns; got {type(result).__name__}.")
         if result.delta is None or len(result.delta) != len(rows):
             found = "none" if result.delta is None else len(result.delta)
             raise ValueError(f"result must hold one perturbation for each of {len(rows)} rows of X; it has {found}.")
         moved = rows + np.asarray(result.delta, dtype=rows.dtype)
         lines = {
             "original": rows,
-            "its reconstruction": _reconstruct(vae, rows),
+            "reconstruction of original": _reconstruct(vae, rows),
             "perturbation": np.asarray(result.delta),
             "attacked": moved,
-            "reconstruction": _reconstruct(vae, moved),
+            "reconstruction of attacked": _reconstruct(vae, moved),
         }
-        return cls(lines, _image_shape(rows, image_shape), signed=("perturbation",)).plot(ax)
+        return cls(lines, _image_shape(rows, image_shape), signed=("perturbation",)).plot(figure)
 
-    def plot(self, ax: Any = None) -> Self:
+    def plot(self, figure: Any = None) -> Self:
         """Draw the images.
 
         Parameters
         ----------
-        ax : matplotlib Figure or SubFigure, default=None
+        figure : matplotlib Figure or SubFigure, default=None
             Where to draw; None makes a figure.
 
         Returns
@@ -134,13 +136,16 @@ class ReconstructionDisplay:
             Itself.
         """
         n = len(next(iter(self.lines.values())))
-        if ax is None:
-            ax = pyplot().figure(figsize=(1.6 + 0.85 * n, 0.9 * len(self.lines)), layout="constrained")
-        self.figure_ = ax
-        self.axes_ = np.atleast_2d(ax.subplots(len(self.lines), n, squeeze=False))
+        if figure is None:
+            figure = pyplot().figure(figsize=(2.2 + 0.85 * n, 0.9 * len(self.lines)), layout="constrained")
+        if not hasattr(figure, "subplots"):
+            raise TypeError(f"figure must be a matplotlib Figure or SubFigure; got {type(figure).__name__}.")
+        self.figure_ = figure
+        self.axes_ = np.atleast_2d(figure.subplots(len(self.lines), n, squeeze=False))
         self.images_ = {}
-        plain = np.concatenate([np.ravel(v) for name, v in self.lines.items() if name not in self.signed])
-        low, high = float(plain.min()), float(plain.max())
+        # The originals set the scale: one bad line must not gray out the others.
+        first = next(iter(self.lines.values()))
+        low, high = float(np.min(first)), float(np.max(first))
         for line, (label, values) in zip(self.axes_, self.lines.items(), strict=True):
             reach = float(np.abs(values).max()) or 1.0
             options = (
@@ -164,6 +169,7 @@ def _reconstruct(vae: Any, rows: NDArray[np.floating]) -> NDArray[np.floating]:
 def _image_shape(rows: NDArray[np.floating], image_shape: Sequence[int] | None) -> tuple[int, ...]:
     d = math.prod(rows.shape[1:])
     side = math.isqrt(d)
+    image_shape = (image_shape,) if isinstance(image_shape, int) else image_shape
     shape = (side, side) if image_shape is None else tuple(image_shape)
     if len(shape) != 2 or math.prod(shape) != d:
         raise ValueError(

@@ -13,12 +13,13 @@ from torch import Tensor
 from riskvae._validation import check_parameters, choice, host_array
 from riskvae.robustness._coder import Coder, distance, open_coder
 from riskvae.robustness._envelope import Envelope, Settings
+from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import leading_directions, linearize
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class AttackResult:
     r"""What :func:`max_damage_attack` found for n rows.
 
@@ -37,7 +38,8 @@ class AttackResult:
         Mean over draws of log p(x | z) for z of the clean and of the attacked row, in nats; NaN for models
         without a likelihood.
     degradation : ndarray of shape (n,)
-        ``|log_likelihood_adv - log_likelihood| / |log_likelihood|``.
+        ``|log_likelihood_adv - log_likelihood| / |log_likelihood|``, of the paper. A log-density may lie near
+        0; the difference in nats then says more.
     success : ndarray of bool of shape (n,)
         Whether the perturbation does more damage than the noise alone.
     norm : float
@@ -57,12 +59,16 @@ class AttackResult:
     norm: float
     max_norm: float | Array
 
+    def to_frame(self) -> Any:
+        """Rows as a pandas DataFrame, one column per number."""
+        return to_frame(self, norm=self.norm, max_norm=self.max_norm)
+
     def __repr__(self) -> str:
         n = len(self.damage)
         damage, clean = np.median(self.damage), np.median(self.clean_damage)
         lines = [
             f"AttackResult of {n} rows, norm {self.norm:g} up to {_range(self.max_norm)}: "
-            f"{self.success.sum()} succeeded",
+            f"{self.success.sum()} did more damage than the noise alone",
             f"  damage         {damage:.4g} (median), by noise alone {clean:.4g}",
         ]
         if np.isfinite(self.degradation).any():
@@ -73,7 +79,7 @@ class AttackResult:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TargetedAttackResult:
     """What :func:`targeted_attack` found for n rows.
 
@@ -101,6 +107,10 @@ class TargetedAttackResult:
     space: str
     norm: float
     max_norm: float | Array
+
+    def to_frame(self) -> Any:
+        """Rows as a pandas DataFrame, one column per number."""
+        return to_frame(self, norm=self.norm, max_norm=self.max_norm)
 
     def __repr__(self) -> str:
         return (
@@ -350,8 +360,12 @@ def _targets(coder: Coder, X_target: Any) -> Tensor:
     shape = tuple(coder.x.shape)
     if rows.shape == shape[1:] or (rows.shape[1:] == shape[1:] and len(rows) == 1):
         rows = rows.expand(shape)
-    if tuple(rows.shape) != shape or not rows.isfinite().all():
+    if tuple(rows.shape) != shape:
         raise ValueError(
-            f"X_target must be finite, of the shape of X, {shape}, or one row of it; got shape {tuple(rows.shape)}."
+            f"targeted_attack: X_target must have the shape of X, {shape}, or be one row; got shape "
+            f"{tuple(rows.shape)}."
         )
+    if not rows.isfinite().all():
+        bad = int((~rows.isfinite().flatten(1).all(1)).nonzero()[0])
+        raise ValueError(f"targeted_attack: X_target must be finite; row {bad} holds NaN or infinity.")
     return rows

@@ -1,6 +1,7 @@
 """One view of every model that can be examined: tensors in, tensors out, one block of rows at a time."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
@@ -78,13 +80,11 @@ class Coder:
 
     def check(self) -> None:
         """Try the model on the rows, and raise where an answer makes no sense."""
+        self._check_gradient()
         with torch.no_grad():
             for start in range(0, len(self.x), 1024):
                 x = self.x[start : start + 1024]
-                answer = self.model.encode(x)
-                if not (isinstance(answer, tuple | list) and len(answer) == 2):
-                    raise TypeError(f"vae.encode(x) must return (mean, scale); got {type(answer).__name__}.")
-                mean, scale = answer
+                mean, scale = self._try("encode", x)
                 if mean.dim() != 2 or len(mean) != len(x) or mean.shape != scale.shape:
                     raise ValueError(
                         f"vae.encode(x) must return mean and scale of shape (n, k); for {len(x)} rows they have shapes "
@@ -97,7 +97,45 @@ class Coder:
                         f"of {float(scale.min()):.3g}. If the second value is a log-variance v, wrap the model so that "
                         "encode returns exp(v / 2)."
                     )
-                self._check_finite("vae.decode(z) at the posterior means", self.decode(mean), start)
+                decoded = self._try("decode", mean)
+                if not isinstance(decoded, Tensor) or decoded.dim() < 2 or len(decoded) != len(mean):
+                    found = tuple(decoded.shape) if isinstance(decoded, Tensor) else type(decoded).__name__
+                    raise TypeError(
+                        f"vae.decode(z) must return a tensor with one mean row for each of {len(mean)} latent points; "
+                        f"got {found}."
+                    )
+                self._check_finite("vae.decode(z) at the posterior means", decoded, start)
+
+    def _check_gradient(self) -> None:
+        x = self.x[:2].clone().requires_grad_()
+        with torch.enable_grad():
+            answer = self._try("encode", x)
+            if not isinstance(answer, tuple | list) or len(answer) != 2:
+                what = f"{len(answer)} values" if isinstance(answer, tuple | list) else type(answer).__name__
+                raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got {what}.")
+            if not all(isinstance(part, Tensor) for part in answer):
+                kinds = ", ".join(type(part).__name__ for part in answer)
+                raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got ({kinds}).")
+            if not answer[0].requires_grad:
+                raise ValueError(
+                    "vae.encode(x) has a mean without a gradient, so nothing can be said of perturbations. Take it out "
+                    "of torch.no_grad(), and do not detach inside."
+                )
+            again = self._try("encode", x)
+        if not torch.equal(answer[0], again[0]):
+            raise ValueError(
+                "vae.encode(x) gives another mean at each call for the same rows. Return the posterior's mean and "
+                "scale, not a draw from it; noise is added here."
+            )
+
+    def _try(self, name: str, values: Tensor) -> Any:
+        try:
+            return getattr(self.model, name)(values)
+        except Exception as error:
+            raise ValueError(
+                f"vae.{name} fails on a tensor of shape {tuple(values.shape)}, {values.dtype}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     @staticmethod
     def _check_finite(what: str, values: Tensor, start: int) -> None:
@@ -137,7 +175,15 @@ class _Fitted:
 @contextmanager
 def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
     """Coder of a fitted estimator, or of any object with ``encode`` and ``decode``; checked on the rows of X."""
-    if hasattr(vae, "module_") or hasattr(vae, "__sklearn_is_fitted__"):
+    if isinstance(vae, BaseEstimator) and not hasattr(vae, "encode"):
+        raise TypeError(
+            f"vae must be a single estimator of this library, or an object with encode and decode; got "
+            f"{type(vae).__name__}. Of a pipeline take the model, pipe[-1], and the rows that reach it, "
+            "pipe[:-1].transform(X); of a search its best_estimator_."
+        )
+    if isinstance(vae, type):
+        raise TypeError(f"vae must be an object with encode and decode; got the class {vae.__name__}.")
+    if isinstance(vae, BaseEstimator):
         check_is_fitted(vae)
         rows = feature_matrix(vae, X, reset=False)
         dtype, device = compute_dtype(rows), vae.device_
@@ -175,9 +221,7 @@ def _frozen(vae: Any) -> Iterator[None]:
         return
     modes = {module: module.training for module in vae.modules()}
     wanted = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    if any(modes.values()):
-        import warnings
-
+    if any(training and not _same_in_training(module) for module, training in modes.items()):
         warnings.warn(
             "vae is in training mode, in which dropout and batch normalization make rows depend on chance and on each "
             "other; it is examined in evaluation mode. Call vae.eval() before.",
@@ -194,6 +238,13 @@ def _frozen(vae: Any) -> Iterator[None]:
             module.training = training
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+def _same_in_training(module: nn.Module) -> bool:
+    """Containers, and layers that do the same in both modes."""
+    return any(True for _ in module.children()) or isinstance(
+        module, nn.Linear | nn.modules.conv._ConvNd | nn.ReLU | nn.LeakyReLU | nn.Tanh | nn.Flatten | nn.Unflatten
+    )
 
 
 def noise_bank(n_draws: int, k: int, seed: int, like: Tensor) -> Tensor:

@@ -205,7 +205,8 @@ class Envelope:
         if self.flat:
             warnings.warn(
                 f"{self.owner}: the gradient is zero at every start for {self.flat} rows: the model does not react to "
-                "its input there, so nothing was optimized. Look for a collapsed posterior or saturated units.",
+                "its input there, so nothing was optimized. Look for a collapsed posterior, saturated units, or a "
+                "detach inside.",
                 UserWarning,
                 stacklevel=3,
             )

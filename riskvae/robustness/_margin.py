@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer, real
 from riskvae.robustness._coder import Coder, noise_bank, open_coder, paired_bank
+from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
@@ -27,7 +28,7 @@ _BOUNDS = METHODS[:4]
 _ATTEMPTS, _FURTHER = 4, 1.03
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RobustnessMargin:
     r"""Margins of robustness of n rows, as :func:`robustness_margin` returns them.
 
@@ -40,8 +41,11 @@ class RobustnessMargin:
         Lower bound without a first-order error.
     linearized : ndarray of shape (n,)
         Estimate, no bound.
+    certified : ndarray of shape (n,)
+        Lower bound without a first-order error: the larger of ``lipschitz`` and of the first-order bounds cut at
+        ``linear_radius``.
     lower : ndarray of shape (n,)
-        Largest of the lower bounds asked for.
+        Largest of the lower bounds asked for, row by row.
     upper : ndarray of shape (n,)
         Smallest norm at which the attack broke r-robustness, confirmed on fresh draws; infinite where censored.
     p_robust, p_low : ndarray of shape (n,)
@@ -103,20 +107,14 @@ class RobustnessMargin:
 
     def to_frame(self) -> Any:
         """Rows as a pandas DataFrame, one column per array."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_frame makes a pandas DataFrame; install pandas.") from error
-        n = len(self.lower)
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if np.shape(getattr(self, f.name)) == (n,)}
-        columns.pop("notes", None)
-        return pd.DataFrame({**columns, "certified": self.certified, "r": np.broadcast_to(self.r, n)})
+        return to_frame(self, certified=self.certified, r=self.r)
 
     def __repr__(self) -> str:
         n = len(self.lower)
         r = f"{self.r:.4g}" if np.ndim(self.r) == 0 else f"{np.min(self.r):.4g} to {np.max(self.r):.4g}"
         lines = [
-            f"RobustnessMargin of {n} rows: r = {r}, perturb = {self.perturb!r}, confidence = {self.confidence:g}",
+            f"RobustnessMargin of {n} row{'s' if n > 1 else ''}: r = {r}, perturb = {self.perturb!r}, "
+            f"confidence = {self.confidence:g}; norms in the units of X",
             f"  {'':14}{'median':>10}{'least':>10}{'largest':>10}",
         ]
         for name in (*METHODS[:-1], "certified", "lower", "upper"):
@@ -128,14 +126,20 @@ class RobustnessMargin:
         both = np.isfinite(self.lower) & np.isfinite(self.upper)
         if both.any():
             share = np.mean(self.lower[both] <= self.upper[both])
-            meaning = "as must be, up to first order" if self.guaranteed else "not guaranteed for perturb='both'"
+            meaning = (
+                "as must be, up to first order" if share == 1 else "first-order bounds fail where the encoder bends"
+            )
+            meaning = meaning if self.guaranteed else "not guaranteed for perturb='both'"
             ratio = np.median(self.upper[both] / self.lower[both])
-            lines.append(f"  lower <= upper in {share:.1%} of {both.sum()} rows ({meaning}); upper / lower {ratio:.2f}")
+            lines.append(f"  lower <= upper in {share:.1%} of {both.sum()} rows ({meaning})")
+            lines.append(f"  upper / lower {ratio:.2f} (median)")
         if self.abstained.any():
             why = "their own noise moves the reconstruction by more than r; take a larger r"
             lines.append(f"  abstained: {self.abstained.sum()} rows ({why})")
         if self.censored.any():
-            lines.append(f"  censored: {self.censored.sum()} rows, unbroken up to max_norm")
+            lines.append(
+                f"  censored: {self.censored.sum()} rows, unbroken up to max_norm, and not counted in upper above"
+            )
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -206,8 +210,9 @@ def robustness_margin(
 
     - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, of the paper;
     - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_2`, never smaller;
-    - "second_order": the same with a longer reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
-      at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric;
+    - "second_order": the same with another reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
+      at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Longer
+      with many draws and few latent dimensions; ``lower`` takes the larger row by row;
     - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian: no
       first-order error, and a good deal smaller.
 
@@ -232,7 +237,8 @@ def robustness_margin(
         (n_samples, ...) that ``encode`` takes.
     r : float, array-like of shape (n_samples,) or "auto", default="auto"
         Radius, in the units of the decoder's output, over all features: above 0. "auto" is 1.5 times the median
-        of :math:`\lVert \Delta(x, 0) \rVert` over rows and draws.
+        of :math:`\lVert \Delta(x, 0) \rVert` over rows and draws: the model's own noise. To compare models, give all
+        of them the same number.
     methods : str or sequence of str, default=all
         What to compute.
     perturb : {"mean", "both"}, default="mean"
@@ -266,9 +272,11 @@ def robustness_margin(
 
     Notes
     -----
-    Work per row: the decoder runs on ``n_draws`` points for the probability and as many for the confirmation,
-    and some ``40 * n_steps * n_restarts`` in the attack. Memory per block: ``batch_size * n_restarts *
-    32`` decoded rows with their graph.
+    Work per row: the decoder runs on ``n_draws`` points for the probability, as many for "second_order" and for the
+    confirmation, and some ``400 * n_steps * n_restarts / 3`` with their gradients in the attack. To save time, in this
+    order: give float32 rows; leave "attack" out, "linearized" comes near it; lower ``n_draws`` (the bounds
+    lose little down to 2,000), then ``n_steps``. Memory per block: ``batch_size * n_restarts * 128`` decoded
+    rows with their graph. A block costs as much for one row as for ``batch_size``.
 
     References
     ----------
@@ -506,7 +514,13 @@ def _assemble(
         lower = np.fmax(lower, bound)
     attacked = "attack" in settings.methods
     cap = probit(clopper_pearson(n_draws, n_draws, settings.confidence)[0])
-    notes = [f"Phi^-1(p_low) is at most {cap:.2f} with {n_draws:,} draws"]
+    notes = []
+    capped = int((columns["p_robust"] == 1).sum())
+    if capped:
+        notes.append(
+            f"Phi^-1(p_low) is at its cap of {cap:.2f} in {capped} rows: more than {n_draws:,} draws would raise their "
+            "lower bounds"
+        )
     if isinstance(layers, str):
         notes.append(f"lipschitz and linear_radius are not known: {layers}")
     delta = columns.pop("delta")

@@ -45,6 +45,11 @@ def clopper_pearson(count: ArrayLike, n: int, confidence: float) -> tuple[Array,
     (0.933, 1.0)
     """
     k = np.asarray(count, dtype=np.float64)
+    if n < 1 or not ((k >= 0) & (k <= n)).all() or not 0 < confidence < 1:
+        raise ValueError(
+            "clopper_pearson: n must be at least 1, count from 0 to n, and confidence in (0, 1); got "
+            f"count={count!r}, n={n!r}, confidence={confidence!r}."
+        )
     low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, 1.0 - confidence), 0.0)
     high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1), confidence), 1.0)
     return low, high

@@ -1,6 +1,6 @@
 """What decides a margin: the encoder's scale and its Jacobian."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from riskvae._validation import check_parameters, integer
 from riskvae.robustness._coder import open_coder
+from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import linearize
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncoderSensitivity:
     r"""Encoder's scale and Jacobian at n rows, as :func:`encoder_sensitivity` returns them.
 
@@ -39,12 +40,8 @@ class EncoderSensitivity:
     whitened_spectral: Array
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_frame makes a pandas DataFrame; install pandas.") from error
-        return pd.DataFrame(asdict(self))
+        """Rows as a pandas DataFrame, one column per array."""
+        return to_frame(self)
 
 
 def encoder_sensitivity(vae: Any, X: Any, *, batch_size: int = 256) -> EncoderSensitivity:
