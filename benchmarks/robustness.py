@@ -9,7 +9,9 @@ attack    max_damage_attack against L-BFGS image by image (scipy, maximal damage
           judged on the same fresh draws.
 margin    robustness_margin's attack (2,000 draws, confirmed on as many) against the same L-BFGS on a grid of norms in
           steps of 10 %, searched downwards from 3 until r is no longer broken in 1,000 draws (Barrett et al.).
-jacobian  encoder_sensitivity and the Jacobians inside it against torch.autograd.functional.jacobian row by row.
+jacobian  Jacobians of the encoder, with all norms of them, against torch.autograd.functional.jacobian row by row.
+directions  leading singular directions of the whole model's Jacobian (where attacks start and the linearized
+          estimate goes), against the same function and torch.linalg.svd row by row.
 
 Contenders take turns; medians over rounds; the peer works on a few of the rows, its speed is rows per second.
 """
@@ -27,9 +29,9 @@ from training import load_rows
 
 from riskvae import BetaVAE, max_damage_attack, robustness_margin
 from riskvae.robustness._coder import open_coder
-from riskvae.robustness._jacobian import linearize
+from riskvae.robustness._jacobian import leading_directions, linearize
 
-BARS = {"attack": 50, "margin": 50, "jacobian": 20}
+BARS = {"attack": 50, "margin": 50, "jacobian": 20, "directions": 20}
 MAX_NORM, DRAWS, RESTARTS = 3.0, 20, 10
 
 
@@ -104,7 +106,7 @@ def timed(function):
 def report(name, ours, theirs, quality):
     ratio = ours / theirs
     print(
-        f"{name:9} {ours:12.1f} rows/s  peer {theirs:9.2f}  {ratio:6.0f}x, asked for {BARS[name]}x   {quality}",
+        f"{name:10} {ours:12.1f} rows/s  peer {theirs:9.2f}  {ratio:6.0f}x, asked for {BARS[name]}x   {quality}",
         flush=True,
     )
     return {"ours": ours, "peer": theirs, "ratio": ratio, "quality": quality}
@@ -154,11 +156,21 @@ def main():
             mean = lambda row: module.encode(row[None]).mean[0]  # noqa: E731
             _, t = timed(lambda: [torch.autograd.functional.jacobian(mean, row) for row in x[:100]])
             times["jacobian"][1].append(100 / t)
+        if args.part in (None, "directions"):
+            with open_coder(vae, X[:512]) as coder:
+                parts = coder.x.split(128)
+                _, t = timed(lambda: [leading_directions(coder, linearize(coder, part), 3) for part in parts])
+                times["directions"][0].append(512 / t)
+            whole = lambda row: module.decode(module.encode(row[None]).mean)[0]  # noqa: E731
+            jacobian = torch.autograd.functional.jacobian
+            _, t = timed(lambda: [torch.linalg.svd(jacobian(whole, row), full_matrices=False) for row in x[:4]])
+            times["directions"][1].append(4 / t)
     document = {**vars(args), "torch": torch.__version__}
     what = {
         "attack": "damage found relative to the peer's, median {:.3f}, least {:.3f}",
         "margin": "norm found by the peer relative to ours, median {:.2f}, least {:.2f} (above 1: ours is tighter)",
         "jacobian": "the same matrices",
+        "directions": "the same directions",
     }
     for name, (ours, theirs) in times.items():
         if ours:
