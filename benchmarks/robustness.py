@@ -13,7 +13,8 @@ jacobian  Jacobians of the encoder, with all norms of them, against torch.autogr
 directions  leading singular directions of the whole model's Jacobian (where attacks start and the linearized
           estimate goes), against the same function and torch.linalg.svd row by row.
 
-Contenders take turns; medians over rounds; the peer works on a few of the rows, its speed is rows per second.
+Contenders take turns; medians over rounds; the peer works on a few of the rows, on one thread, which suits single
+images better than two.
 """
 
 import argparse
@@ -97,7 +98,8 @@ def fresh_damage(module, X, delta):
     return np.array(out)
 
 
-def timed(function):
+def timed(function, threads):
+    torch.set_num_threads(threads)
     start = time.perf_counter()
     value = function()
     return value, time.perf_counter() - start
@@ -112,6 +114,57 @@ def report(name, ours, theirs, quality):
     return {"ours": ours, "peer": theirs, "ratio": ratio, "quality": quality}
 
 
+WHAT = {
+    "attack": "damage found relative to the peer's: median {:.3f}, least {:.3f}",
+    "margin": "norm found by the peer relative to ours: median {:.2f}, least {:.2f} (above 1: ours is tighter)",
+    "jacobian": "the same matrices",
+    "directions": "the same directions",
+}
+
+
+class Rounds:
+    """One round of each part: rows per second of ours and of the peer, and what each found relative to the other."""
+
+    def __init__(self, vae, X, args):
+        self.vae, self.X, self.threads, self.peer_rows = vae, X, args.threads, args.peer_rows
+        self.module = vae.module_.eval().requires_grad_(False)
+        self.rows = np.ascontiguousarray(X[: args.rows])
+        self.x = torch.from_numpy(self.rows)
+
+    def attack(self, turn):
+        ours, t = timed(lambda: max_damage_attack(self.vae, self.rows, max_norm=MAX_NORM, random_state=0), self.threads)
+        peer, some = Peer(self.module, turn), range(turn * self.peer_rows, (turn + 1) * self.peer_rows)
+        theirs, u = timed(lambda: np.stack([peer.attack(self.x[i : i + 1], MAX_NORM) for i in some]), 1)
+        few = slice(some.start, some.stop)
+        a = fresh_damage(self.module, self.x[few], torch.from_numpy(ours.delta[few]))
+        b = fresh_damage(self.module, self.x[few], torch.from_numpy(theirs).float())
+        return len(self.rows) / t, len(some) / u, list(a / b)
+
+    def margin(self, turn):
+        ours, t = timed(
+            lambda: robustness_margin(self.vae, self.rows, methods="attack", n_draws=2000, random_state=0), self.threads
+        )
+        peer = Peer(self.module, turn)
+        norm, u = timed(lambda: peer.margin(self.x[turn : turn + 1], ours.r), 1)
+        return len(self.rows) / t, 1 / u, [norm / ours.upper[turn]]
+
+    def jacobian(self, turn):
+        with open_coder(self.vae, self.X[:2048]) as coder:
+            _, t = timed(lambda: [linearize(coder, part) for part in coder.x.split(256)], self.threads)
+        mean = lambda row: self.module.encode(row[None]).mean[0]  # noqa: E731
+        _, u = timed(lambda: [torch.autograd.functional.jacobian(mean, row) for row in self.x[:100]], 1)
+        return 2048 / t, 100 / u, [1.0]
+
+    def directions(self, turn):
+        with open_coder(self.vae, self.X[:512]) as coder:
+            parts = coder.x.split(128)
+            _, t = timed(lambda: [leading_directions(coder, linearize(coder, part), 3) for part in parts], self.threads)
+        whole = lambda row: self.module.decode(self.module.encode(row[None]).mean)[0]  # noqa: E731
+        jacobian = torch.autograd.functional.jacobian
+        _, u = timed(lambda: [torch.linalg.svd(jacobian(whole, row), full_matrices=False) for row in self.x[:4]], 1)
+        return 512 / t, 4 / u, [1.0]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200)
@@ -121,62 +174,15 @@ def main():
     parser.add_argument("--part", choices=sorted(BARS))
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     X = load_rows(15360)
     vae = BetaVAE(10, beta=1.0, likelihood="bernoulli", max_epochs=10, device="cpu", random_state=0).fit(X)
-    module, rows = vae.module_.eval().requires_grad_(False), np.ascontiguousarray(X[: args.rows])
-    x = torch.from_numpy(rows)
-    times = {name: ([], []) for name in BARS}
-    quality = {}
-    for turn in range(args.rounds):
-        few = slice(turn * args.peer_rows, (turn + 1) * args.peer_rows)
-        if args.part in (None, "attack"):
-            ours, t = timed(lambda: max_damage_attack(vae, rows, max_norm=MAX_NORM, random_state=0))
-            times["attack"][0].append(args.rows / t)
-            peer = Peer(module, turn)
-            theirs, t = timed(
-                lambda: np.stack([peer.attack(x[i : i + 1], MAX_NORM) for i in range(*few.indices(args.rows))])
-            )
-            times["attack"][1].append(args.peer_rows / t)
-            a = fresh_damage(module, x[few], torch.from_numpy(ours.delta[few]))
-            b = fresh_damage(module, x[few], torch.from_numpy(theirs).float())
-            quality.setdefault("attack", []).extend(a / b)
-        if args.part in (None, "margin"):
-            ours, t = timed(lambda: robustness_margin(vae, rows, methods="attack", n_draws=2000, random_state=0))
-            times["margin"][0].append(args.rows / t)
-            peer = Peer(module, turn)
-            two = range(*few.indices(args.rows))[:2]
-            theirs, t = timed(lambda: [peer.margin(x[i : i + 1], ours.r) for i in two])
-            times["margin"][1].append(len(two) / t)
-            quality.setdefault("margin", []).extend(b / ours.upper[i] for i, b in zip(two, theirs, strict=True))
-        if args.part in (None, "jacobian"):
-            with open_coder(vae, X[:2048]) as coder:
-                _, t = timed(lambda: [linearize(coder, part) for part in coder.x.split(256)])
-                times["jacobian"][0].append(2048 / t)
-            mean = lambda row: module.encode(row[None]).mean[0]  # noqa: E731
-            _, t = timed(lambda: [torch.autograd.functional.jacobian(mean, row) for row in x[:100]])
-            times["jacobian"][1].append(100 / t)
-        if args.part in (None, "directions"):
-            with open_coder(vae, X[:512]) as coder:
-                parts = coder.x.split(128)
-                _, t = timed(lambda: [leading_directions(coder, linearize(coder, part), 3) for part in parts])
-                times["directions"][0].append(512 / t)
-            whole = lambda row: module.decode(module.encode(row[None]).mean)[0]  # noqa: E731
-            jacobian = torch.autograd.functional.jacobian
-            _, t = timed(lambda: [torch.linalg.svd(jacobian(whole, row), full_matrices=False) for row in x[:4]])
-            times["directions"][1].append(4 / t)
-    document = {**vars(args), "torch": torch.__version__}
-    what = {
-        "attack": "damage found relative to the peer's, median {:.3f}, least {:.3f}",
-        "margin": "norm found by the peer relative to ours, median {:.2f}, least {:.2f} (above 1: ours is tighter)",
-        "jacobian": "the same matrices",
-        "directions": "the same directions",
-    }
-    for name, (ours, theirs) in times.items():
-        if ours:
-            found = quality.get(name, [1.0])
-            text = what[name].format(statistics.median(found), min(found))
-            document[name] = report(name, statistics.median(ours), statistics.median(theirs), text)
+    rounds, document = Rounds(vae, X, args), {**vars(args), "torch": torch.__version__}
+    for name in [args.part] if args.part else BARS:
+        results = [getattr(rounds, name)(turn) for turn in range(args.rounds)]
+        ours, theirs, found = zip(*results, strict=True)
+        found = [value for part in found for value in part]
+        text = WHAT[name].format(statistics.median(found), min(found))
+        document[name] = report(name, statistics.median(ours), statistics.median(theirs), text)
     if args.json:
         Path(args.json).write_text(json.dumps(document, indent=1, default=str))
 

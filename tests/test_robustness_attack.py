@@ -232,7 +232,7 @@ def test_comes_nearer_to_targets(X, vae, space):
     distances = [towards(vae, X[:10], X[20], max_norm=size, space=space).distance for size in (0.2, 0.6)]
     result = towards(vae, X[:10], X[20], max_norm=0.6, space=space)
     assert result.success.mean() > 0.8
-    assert (distances[1] <= distances[0] + 1e-6).mean() > 0.8
+    assert (distances[1] <= distances[0] + 0.02).mean() > 0.8  # of the clean distance, 1 and more
     assert f"distance in {space} space" in repr(result)
 
 
@@ -295,3 +295,29 @@ def test_attack_and_margin_agree(X):
     margin = robustness_margin(vae, X[:10], n_draws=2000, random_state=0)
     result = quick(vae, X[:10], max_norm=margin.upper, perturb="mean", n_steps=40)
     assert (result.damage > 0.9 * margin.r).all()
+
+
+@norms
+def test_rounding_does_not_leave_the_ball(norm):
+    # Float32 rows of many large values: X + delta rounds by more than 1e-6 of a ball of norm 1.
+    model = LinearGaussian(2, 784, dtype=torch.float32)
+    rows = (255 * np.random.default_rng(0).random((3, 784))).astype(np.float32)
+    result = quick(model, rows, max_norm=1.0, norm=norm, bounds=(0, 255))
+    exact = result.X_adv.astype(np.float64) - rows
+    assert (np.linalg.norm(exact, norm, axis=1) <= 1 + 1e-6).all()
+    assert result.success.all()
+
+
+def test_damage_is_judged_on_draws_that_the_attack_did_not_see():
+    # With one draw to fit, the damage on that draw is far above the expected one; the report must not be of it.
+    model = LinearGaussian(6, 8, seed=3)
+    result = max_damage_attack(model, np.zeros((1, 8)), max_norm=0.05, n_draws=1, random_state=0)
+    noise = torch.randn(20_000, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with torch.no_grad():
+        shift = torch.tensor(result.delta) @ model.A.T
+        expected = float(model.decode(shift + model.scale * noise).norm(dim=1).mean())
+    assert result.damage[0] == pytest.approx(expected, rel=0.04)
+
+
+def test_numpy_norms_are_norms(X, vae):
+    assert quick(vae, X[:2], max_norm=1.0, norm=np.int64(2)).success.all()

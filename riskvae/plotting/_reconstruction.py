@@ -112,7 +112,7 @@ class ReconstructionDisplay:
         if result.delta is None or len(result.delta) != len(rows):
             found = "none" if result.delta is None else len(result.delta)
             raise ValueError(f"result must hold one perturbation for each of {len(rows)} rows of X; it has {found}.")
-        moved = rows + np.asarray(result.delta, dtype=rows.dtype)
+        moved = result.X_adv if hasattr(result, "X_adv") else rows + np.reshape(result.delta, rows.shape)
         lines = {
             "original": rows,
             "reconstruction of original": _reconstruct(vae, rows),

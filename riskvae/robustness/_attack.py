@@ -167,7 +167,8 @@ def max_damage_attack(
     perturb : {"mean", "both"}, default="both"
         Whether the perturbation moves the posterior's mean only, as theory has it, or its scale too.
     n_steps, n_restarts : int, default=50, 2
-        Gradient steps, and points from which they start.
+        Gradient steps per restart, and restarts. Three times as many starts are tried for a sixth of the steps each,
+        and the best go on for what is left.
     n_draws : int, default=16
         Draws in the bank.
     bounds : (low, high), default=None
@@ -219,7 +220,7 @@ def max_damage_attack(
 
         def examine(rows: slice, x: Tensor) -> dict[str, Tensor]:
             local = linearize(coder, x)
-            directions = leading_directions(coder, local, n_restarts)
+            directions = leading_directions(coder, local, 2 * n_restarts)
 
             def damage(moved: Tensor, noise: Tensor) -> Tensor:
                 copies = len(moved) // len(x)

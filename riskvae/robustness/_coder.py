@@ -205,22 +205,31 @@ def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
     rows = check_array(array, allow_nd=True, ensure_2d=False, input_name="X", dtype="numeric")
     if rows.ndim < 2:
         raise ValueError(f"X must hold rows of features, with at least two dimensions; got shape {rows.shape}.")
-    first = next(vae.parameters(), None) if isinstance(vae, nn.Module) else None
+    modules = _modules_of(vae)
+    first = next((p for module in modules for p in module.parameters() if p.is_floating_point()), None)
     dtype, device = (compute_dtype(rows), torch.device("cpu")) if first is None else (first.dtype, first.device)
-    with _frozen(vae):
+    if dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"vae must compute in float32 or float64; its parameters are {dtype}. Pass vae.float().")
+    with _frozen(modules):
         coder = Coder(vae, rows, dtype, device)
         coder.check()
         yield coder
 
 
+def _modules_of(vae: Any) -> list[nn.Module]:
+    """The module itself, or those that an object holds as attributes."""
+    if isinstance(vae, nn.Module):
+        return [vae]
+    held = list(vars(vae).values()) if hasattr(vae, "__dict__") else []
+    owners = [getattr(getattr(vae, name), "__self__", None) for name in ("encode", "decode")]
+    return [part for part in (*held, *owners) if isinstance(part, nn.Module)]
+
+
 @contextmanager
-def _frozen(vae: Any) -> Iterator[None]:
-    """Module in evaluation mode and without gradients of its weights, which are put back."""
-    if not isinstance(vae, nn.Module):
-        yield
-        return
-    modes = {module: module.training for module in vae.modules()}
-    wanted = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+def _frozen(modules: list[nn.Module]) -> Iterator[None]:
+    """Modules in evaluation mode and without gradients of their weights, which are put back."""
+    modes = {module: module.training for top in modules for module in top.modules()}
+    wanted = [parameter for top in modules for parameter in top.parameters() if parameter.requires_grad]
     if any(training and not _same_in_training(module) for module, training in modes.items()):
         warnings.warn(
             "vae is in training mode, in which dropout and batch normalization make rows depend on chance and on each "
@@ -229,7 +238,8 @@ def _frozen(vae: Any) -> Iterator[None]:
             stacklevel=5,
         )
     try:
-        vae.eval()
+        for module in modes:
+            module.training = False
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
@@ -268,6 +278,6 @@ def gradient_of(values: Tensor, at: Tensor, *, keep: bool = False) -> Tensor:
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance along the last dimension, with a gradient of zero where it is zero."""
+    """Euclidean distance along the last dimension, with a gradient of zero where it is zero; NaN where a value is."""
     squared = F.mse_loss(a, b.expand_as(a), reduction="none").sum(-1)
-    return torch.where(squared > 0, squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt(), 0.0)
+    return torch.where(squared == 0, 0.0, squared.clamp(min=torch.finfo(squared.dtype).tiny).sqrt())

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer
+from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, host_array, integer
 from riskvae.robustness._coder import CHUNK, Coder, gradient_of, noise_bank, paired_bank
 from riskvae.robustness._progress import progress
 from riskvae.robustness._projection import NORMS, ascent, project
@@ -20,12 +21,14 @@ Array = NDArray[Any]
 _REPORT_DRAWS = 256
 # Steps without a better point after which a step size halves.
 _PATIENCE = 3
+# Starts per restart that are tried for a few steps.
+_EXPLORE = 3
 
 _RULES = {
     "norm": Rule(
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value in NORMS,
+        lambda value: isinstance(value, Real) and not isinstance(value, bool) and value in NORMS,
         "1, 2 or numpy.inf",
-        kind=lambda value: isinstance(value, int | float),
+        kind=lambda value: isinstance(value, Real),
     ),
     "perturb": choice("mean", "both"),
     "n_steps": integer(1),
@@ -55,6 +58,33 @@ class Settings(NamedTuple):
         check_parameters(owner, self._asdict(), _RULES)
 
 
+class _Climb(NamedTuple):
+    """Where the ascents of n rows from c starts each have got to."""
+
+    delta: Tensor  # (n, c, d)
+    before: Tensor  # (n, c, d)
+    step: Tensor  # (n, c)
+    misses: Tensor  # (n, c): steps since the last better point
+    best: Tensor  # (n, c, d)
+    best_value: Tensor  # (n, c)
+
+    @classmethod
+    def at(cls, delta: Tensor, radius: Tensor) -> "_Climb":
+        """Before the first step."""
+        step = 2.0 * radius.expand(delta.shape[:2])
+        return cls(delta, delta, step, torch.zeros_like(step), torch.zeros_like(delta), torch.zeros_like(step))
+
+    def only(self, index: Tensor) -> "_Climb":
+        """Some of the starts, by index (n, m)."""
+        return _Climb(*(_take(part, index) for part in self))
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    if values.dim() == 3:
+        index = index[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, index)
+
+
 class Envelope:
     """One attack on the rows of a coder.
 
@@ -82,6 +112,7 @@ class Envelope:
         d = coder.x[0].numel()
         self.random = ascent(noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x), settings.norm)
         self.flat = 0
+        self.still: Tensor | None = None  # rows of the block without a gradient at any start
 
     def _radius(self, max_norm: Any) -> tuple[float | Array, Tensor]:
         n = len(self.coder.x)
@@ -138,7 +169,7 @@ class Envelope:
         objective : callable
             From perturbed rows (n * copies, ...), copies of a row side by side, and draws (m, k) to (n * copies,).
         """
-        n, d = len(x), directions.shape[-1]
+        n = len(x)
         norm, copies = self.settings.norm, self.settings.n_restarts
         radius = self.radius[rows]
         radius = torch.cat((radius, radius[-1:].expand(n - len(radius))))[:, None]
@@ -158,20 +189,41 @@ class Envelope:
             pool = torch.cat((ascent(directions, norm, share=1.0), self.random.expand(n, -1, -1)), 1)
             pool = inside(pool * radius[..., None])
             values = torch.stack([value(pool[:, i : i + 1])[:, 0] for i in range(pool.shape[1])], 1)
-            first = values.topk(copies, dim=1).indices
-            delta = pool.gather(1, first[..., None].expand(-1, -1, d))
+            self._check(values)
+            state = _Climb.at(_take(pool, values.topk(min(_EXPLORE * copies, pool.shape[1]), dim=1).indices), radius)
             # Doing nothing is the point to beat.
-            best = torch.zeros_like(delta)
-            best_value = value(best)
-        step, misses, before = 2.0 * radius.expand(n, copies), torch.zeros_like(best_value), delta
-        for turn in range(self.settings.n_steps + 1):
+            state = state._replace(best_value=value(torch.zeros_like(state.best)))
+        # More starts than restarts for a few steps, the best of them for the rest: no more work than without.
+        early = self.settings.n_steps // (2 * _EXPLORE) if state.best.shape[1] > copies else 0
+        state = self._ascend(state, value, inside, early)
+        with torch.no_grad():
+            state = state.only(state.best_value.topk(min(copies, state.best.shape[1]), dim=1).indices)
+        late = self.settings.n_steps - early * (_EXPLORE if early else 0)
+        state = self._ascend(state, value, inside, late + 1)  # the last step too is looked at
+        if self.still is not None:
+            self.flat += int(self.still[: len(self.radius[rows])].sum())
+            self.still = None
+        chosen = state.best_value.argmax(1)
+        return state.best[torch.arange(n, device=x.device), chosen]
+
+    def _ascend(
+        self,
+        state: "_Climb",
+        value: Callable[[Tensor], Tensor],
+        inside: Callable[[Tensor], Tensor],
+        n_steps: int,
+    ) -> "_Climb":
+        """Steps of projected ascent with momentum."""
+        norm = self.settings.norm
+        delta, before, step, misses, best, best_value = state
+        for _ in range(n_steps):
             with torch.enable_grad(), self.coder.first_order():
                 here = delta.detach().requires_grad_()
                 found = value(here)
                 gradient = gradient_of(found, here)
-            if turn == 0:
-                still = (gradient == 0).all(-1).all(-1)
-                self.flat += int(still[: len(self.radius[rows])].sum())
+            self._check(found)
+            if self.still is None:
+                self.still = (gradient == 0).all(-1).all(-1)
             better = found.detach() > best_value
             best_value = torch.where(better, found.detach(), best_value)
             best = torch.where(better[..., None], delta, best)
@@ -184,8 +236,14 @@ class Envelope:
             # Where it is stuck, from the best point on; its momentum is of elsewhere.
             before = torch.where(stuck[..., None], best, delta)
             delta = torch.where(stuck[..., None], best, ahead)
-        chosen = best_value.argmax(1)
-        return best[torch.arange(n, device=best.device), chosen]
+        return _Climb(delta, before, step, misses, best, best_value)
+
+    def _check(self, values: Tensor) -> None:
+        if values.isnan().any():
+            raise ValueError(
+                f"{self.owner}: the model answers NaN for perturbed rows, though not for the rows themselves. Look for "
+                "an encoder or decoder that overflows away from the data; clamp it, or take a smaller max_norm."
+            )
 
     def report(self, average: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Mean over fresh draws of a function that averages over the draws it is given."""
@@ -199,7 +257,7 @@ class Envelope:
         blocks = []
         with progress(self.owner, len(self.coder.x), self.settings.verbose) as tell:
             for rows, count, x in self.coder.blocks(self.settings.batch_size):
-                blocks.append({name: values[:count].cpu().numpy() for name, values in examine(rows, x).items()})
+                blocks.append({name: host_array(values[:count]) for name, values in examine(rows, x).items()})
                 tell(count)
         found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         if self.flat:
@@ -211,10 +269,14 @@ class Envelope:
                 stacklevel=3,
             )
         x = self.coder.x
-        moved = x.flatten(1) + torch.from_numpy(found["delta"]).to(x)
+        delta = torch.from_numpy(found["delta"]).to(x)
+        moved = x.flatten(1) + delta
+        # The sum rounds: towards the row, entry by entry, so that the difference stays in the ball.
+        too_far = (moved - x.flatten(1)).abs() > delta.abs()
+        moved = torch.where(too_far, torch.nextafter(moved, x.flatten(1)), moved)
         if self.low is not None and self.high is not None:
             # Rounding in the sum; rows a little outside from the start stay as they are.
             moved = torch.where(moved == x.flatten(1), moved, torch.minimum(torch.maximum(moved, self.low), self.high))
-        found["X_adv"] = moved.view_as(x).cpu().numpy()
-        found["delta"] = found["X_adv"] - x.cpu().numpy()
+        found["X_adv"] = host_array(moved.view_as(x))
+        found["delta"] = host_array((moved - x.flatten(1)).view_as(x))
         return found

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from riskvae.nets import Linear
 from riskvae.robustness._coder import CHUNK
 
 # Largest slope of each activation; that of GELU is 1.12898..., of SiLU 1.09983...
@@ -14,6 +15,7 @@ _SLOPES: dict[type[nn.Module], float] = {
     nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.Dropout: 1.0, nn.ReLU: 1.0, nn.Tanh: 1.0,
     nn.Softplus: 1.0, nn.Sigmoid: 0.25, nn.GELU: 1.129, nn.SiLU: 1.1,
 }  # fmt: skip
+_EXACT = (nn.Linear, Linear, nn.Conv2d, nn.LeakyReLU, nn.ELU)  # by their own parameters
 _AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, nn.Conv2d)
 _KINKED = (nn.ReLU, nn.LeakyReLU)
 
@@ -33,13 +35,20 @@ def encoder_layers(model: Any) -> list[nn.Module] | str:
 
 
 def _flatten(module: nn.Module) -> chain[nn.Module]:
-    if isinstance(module, nn.Sequential):
+    if type(module) is nn.Sequential and not _hooked(module):  # a subclass may do something else
         return chain.from_iterable(_flatten(child) for child in module)
     return chain((module,))
 
 
+def _hooked(module: nn.Module) -> bool:
+    """Whether something beside its forward takes part."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def _slope(layer: nn.Module) -> float | None:
-    """Lipschitz constant of a layer in the Euclidean norm; None where it is not known."""
+    """Lipschitz constant of a layer in the Euclidean norm; None where it is not known. Subclasses are not known."""
+    if _hooked(layer) or type(layer) not in (*_SLOPES, *_EXACT):
+        return None
     if isinstance(layer, nn.Linear):
         return float(torch.linalg.matrix_norm(layer.weight.detach().cpu().double(), 2))
     if isinstance(layer, nn.Conv2d):
@@ -73,7 +82,7 @@ def linear_radius(layers: list[nn.Module], x: Tensor) -> Tensor:
     over all hidden units u with a kinked activation (ReLU, leaky ReLU) of pre-activation a. Infinite without
     any, zero with a curved activation.
     """
-    radius = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
+    radius = torch.full((len(x),), math.inf, dtype=torch.float64)
     for i, layer in enumerate(layers[:-1]):
         if isinstance(layer, _KINKED):
             before = nn.Sequential(*layers[:i])
@@ -89,12 +98,12 @@ def _distance_to_kinks(before: nn.Module, x: Tensor, same_everywhere: bool) -> T
     with torch.enable_grad():
         units, pull = torch.func.vjp(lambda rows: before(rows.clone()).flatten(1), rows)  # type: ignore[misc]
     n, count = units.shape
-    norms = torch.empty(count, n, dtype=torch.float64, device=x.device)
+    norms = torch.empty(count, n, dtype=torch.float64)
     step = max(1, CHUNK // rows.numel())
     for start in range(0, count, step):
         basis = torch.eye(count, dtype=x.dtype, device=x.device)[start : start + step, None]
         (gradients,) = torch.func.vmap(pull)(basis.expand(-1, n, count))
-        norms[start : start + step] = gradients.detach().flatten(2).norm(dim=2)
+        norms[start : start + step] = gradients.detach().flatten(2).norm(dim=2).cpu()
     with torch.no_grad():
-        distances = before(x.clone()).flatten(1).abs().double() / norms.T
+        distances = before(x.clone()).flatten(1).abs().cpu().double() / norms.T
     return torch.where(norms.T > 0, distances, math.inf).amin(1)

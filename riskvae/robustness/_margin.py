@@ -49,18 +49,18 @@ class RobustnessMargin:
     upper : ndarray of shape (n,)
         Smallest norm at which the attack broke r-robustness, confirmed on fresh draws; infinite where censored.
     p_robust, p_low : ndarray of shape (n,)
-        Share of draws within r of the unperturbed row, and its lower confidence limit.
+        Share of draws within r of the unperturbed row, and its lower confidence limit as the bounds use it.
     linear_radius : ndarray of shape (n,)
         Radius in which the encoder's mean is exactly affine: 0 for curved activations, infinite for a linear
         encoder, NaN where the encoder cannot be looked into.
     abstained : ndarray of bool of shape (n,)
         Nothing is said of the row: its own noise breaks r-robustness, or may (``p_low`` at most 1/2).
     censored : ndarray of bool of shape (n,)
-        The attack found nothing up to ``max_norm``.
+        No break was confirmed up to ``max_norm``.
     r : float or ndarray of shape (n,)
         Radius of the reconstructions.
     confidence : float
-        Of ``p_low``, and of each upper end.
+        Of each row's bounds together, and of its upper end.
     perturb : {"mean", "both"}
         What the perturbation moved.
     delta : ndarray of the shape of X, or None
@@ -138,7 +138,7 @@ class RobustnessMargin:
             lines.append(f"  abstained: {self.abstained.sum()} rows ({why})")
         if self.censored.any():
             lines.append(
-                f"  censored: {self.censored.sum()} rows, unbroken up to max_norm, and not counted in upper above"
+                f"  censored: {self.censored.sum()} rows, no break confirmed up to max_norm; not counted above"
             )
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
@@ -154,6 +154,11 @@ class _Settings(NamedTuple):
     fresh: list[Tensor]  # n_draws each: confirmation
     starts: Tensor  # random unit directions
     n_steps: int
+
+    @property
+    def bound_confidence(self) -> float:
+        """Of p_low: where a slope is estimated too, both share the error, so that all bounds hold together."""
+        return 0.5 * (1.0 + self.confidence) if "second_order" in self.methods else self.confidence
 
     @property
     def attempt_confidence(self) -> float:
@@ -173,7 +178,7 @@ _RULES = {
     "methods": _METHODS_RULE,
     "perturb": choice("mean", "both"),
     "confidence": real(0.5, 1.0, closed="left"),
-    "n_draws": integer(16),
+    "n_draws": integer(100),
     "max_norm": Rule(lambda value: value is None, "None") | real(0.0, closed="neither"),
     "n_steps": integer(1),
     "n_restarts": integer(1),
@@ -211,8 +216,8 @@ def robustness_margin(
     - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, of the paper;
     - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_2`, never smaller;
     - "second_order": the same with another reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
-      at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Longer
-      with many draws and few latent dimensions; ``lower`` takes the larger row by row;
+      at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Never
+      smaller than "whitened";
     - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian: no
       first-order error, and a good deal smaller.
 
@@ -245,11 +250,13 @@ def robustness_margin(
         Whether the attack moves the posterior's mean, as in the definition, or its scale too. The lower bounds
         are about "mean" in either case.
     confidence : float, default=0.999
-        Of each row's lower limit and of each confirmation, in [0.5, 1).
+        Of each row's lower bounds, together, and of its upper end, in [0.5, 1). With "second_order" among the methods p
+        and the slope take half of the error each, for all bounds.
     n_draws : int, default=10000
-        Draws for the probability, and for each confirmation.
+        Draws for the probability, and for each confirmation; at least 100.
     max_norm : float, default=None
-        Largest norm that the attack and "linearized" try; None is a hundred times the row's "whitened" bound.
+        Largest norm that the attack and "linearized" try; None is a hundred times the norm that can move the row's
+        latent distribution by one standard deviation, :math:`1/\lVert \mathrm{diag}(1/\sigma) J \rVert_2`.
     n_steps, n_restarts : int, default=20, 4
         Steps of the attack, and its starts: the leading singular directions with both signs, then random ones.
     batch_size : int, default=32
@@ -302,7 +309,8 @@ def robustness_margin(
     with open_coder(vae, X) as coder:
         with torch.no_grad():
             k = coder.encode(coder.x[:1])[0].shape[1]
-        n, d = len(coder.x), coder.x[0].numel()
+        shape = tuple(coder.x.shape)
+        n, d = shape[0], coder.x[0].numel()
 
         def bank(purpose: str, size: int, width: int = k, index: int = 0) -> Tensor:
             return noise_bank(size, width, derive_seed(seed, purpose, index), coder.x)
@@ -329,7 +337,7 @@ def robustness_margin(
                 part = _examine(coder, x, at, settings, layers, max_norm)
                 parts.append({name: values[:count] for name, values in part.items()})
                 tell(count)
-    return _assemble(parts, radius, settings, layers, n_draws)
+    return _assemble(parts, radius, settings, layers, shape)
 
 
 def _radius(r: Any, coder: Coder, bank: Tensor, batch_size: int) -> float | Array:
@@ -367,11 +375,11 @@ def _examine(
     noise = noise_distances(coder, local.mean, local.scale, local.reconstruction, settings.bank)
     inside = noise <= r[:, None]
     count = inside.sum(1).cpu().numpy()
-    p_low, _ = clopper_pearson(count, n_draws, settings.confidence)
+    p_low, _ = clopper_pearson(count, n_draws, settings.bound_confidence)
     reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
-    norms = {name: getattr(local, name).double().cpu().numpy() for name in ("frobenius", "whitened")}
+    norms = {name: getattr(local, name).cpu().double().numpy() for name in ("frobenius", "whitened")}
     out = {"p_robust": count / n_draws, "p_low": p_low, "linear_radius": np.full(len(x), math.nan)}
-    least = local.scale.amin(1).double().cpu().numpy()
+    least = local.scale.amin(1).cpu().double().numpy()
     with np.errstate(divide="ignore"):
         whitened = reach / norms["whitened"]
         # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
@@ -384,12 +392,13 @@ def _examine(
     out["whitened"] = whitened if "whitened" in settings.methods else unknown
     out["second_order"] = unknown
     if "second_order" in settings.methods:
-        reach_2 = _second_order_reach(coder, local, inside, count, r, settings)
+        reach_2 = _second_order_reach(coder, local, inside, p_low, r, settings)
         with np.errstate(divide="ignore"):
             out["second_order"] = np.where(np.isnan(reach), math.nan, reach_2 / norms["whitened"])
     out["lipschitz"] = unknown
     if known and "lipschitz" in settings.methods:
-        out["lipschitz"] = reach / whitened_lipschitz(layers, local.scale).numpy()
+        with np.errstate(divide="ignore"):
+            out["lipschitz"] = reach / whitened_lipschitz(layers, local.scale).numpy()
     out["linearized"], out["upper"] = unknown, unknown
     out["delta"] = np.zeros((len(x), x[0].numel()), dtype=x.cpu().numpy().dtype)
     if not {"linearized", "attack"} & set(settings.methods) or np.isnan(reach).all():
@@ -402,17 +411,17 @@ def _examine(
     directions = leading_directions(coder, local, 3)
     if "linearized" in settings.methods:
         found = _linearized(rays, r, directions, scale_of_search, cap, settings)
-        out["linearized"] = np.where(np.isnan(reach), math.nan, found.double().cpu().numpy())
+        out["linearized"] = np.where(np.isnan(reach), math.nan, found.cpu().double().numpy())
     if "attack" in settings.methods:
         upper, delta = _attack(rays, r, directions, scale_of_search, cap, settings)
-        out["upper"] = np.where(np.isnan(reach), math.nan, upper.double().cpu().numpy())
+        out["upper"] = np.where(np.isnan(reach), math.nan, upper.cpu().double().numpy())
         found_one = np.isfinite(out["upper"])[:, None]
         out["delta"] = np.where(found_one, delta.cpu().numpy(), 0.0).astype(out["delta"].dtype)
     return out
 
 
 def _second_order_reach(
-    coder: Coder, local: Local, inside: Tensor, count: Array, r: Tensor, settings: _Settings
+    coder: Coder, local: Local, inside: Tensor, p_low: Array, r: Tensor, settings: _Settings
 ) -> Array:
     """Reach by probability and slope, each at half of the error that the confidence leaves.
 
@@ -420,10 +429,8 @@ def _second_order_reach(
     length theta times the longest axis x has a slope of at most M / theta, M the norm of diag(axes / x) U^T grad f. As
     the reach at M / theta falls by less than theta, theta = 1 is the worst.
     """
-    half = 0.5 * (1.0 + settings.confidence)
     mirrored = noise_distances(coder, local.mean, local.scale, local.reconstruction, -settings.bank) <= r[:, None]
-    slope = slope_limit(inside, mirrored, settings.bank, local.weights, half)
-    p_low, _ = clopper_pearson(count, len(settings.bank), half)
+    slope = slope_limit(inside, mirrored, settings.bank, local.weights, settings.bound_confidence)
     return second_order_reach(p_low, slope)
 
 
@@ -462,7 +469,7 @@ def _attack(
     # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
     n_draws, n_select = len(settings.bank), len(settings.select)
     error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
-    level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.3)
+    level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.45)
     found, size = least_norm_attack(rays, r, level, starts, 2.0 * start, cap, settings.search, settings.n_steps)
 
     def excess(directions: Tensor, bank: Tensor) -> Any:
@@ -504,16 +511,16 @@ def _confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, s
 
 
 def _assemble(
-    parts: list[dict[str, Array]], radius: float | Array, settings: _Settings, layers: Any, n_draws: int
+    parts: list[dict[str, Array]], radius: float | Array, settings: _Settings, layers: Any, shape: tuple[int, ...]
 ) -> RobustnessMargin:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    abstained = columns["p_low"] <= 0.5
+    abstained, n_draws = columns["p_low"] <= 0.5, len(settings.bank)
     bounds = np.stack([columns[name] for name in _BOUNDS])
     lower = np.full(len(abstained), math.nan)
     for bound in bounds:
         lower = np.fmax(lower, bound)
     attacked = "attack" in settings.methods
-    cap = probit(clopper_pearson(n_draws, n_draws, settings.confidence)[0])
+    cap = probit(clopper_pearson(n_draws, n_draws, settings.bound_confidence)[0])
     notes = []
     capped = int((columns["p_robust"] == 1).sum())
     if capped:
@@ -523,7 +530,7 @@ def _assemble(
         )
     if isinstance(layers, str):
         notes.append(f"lipschitz and linear_radius are not known: {layers}")
-    delta = columns.pop("delta")
+    delta = columns.pop("delta").reshape(shape)
     return RobustnessMargin(
         **columns,
         lower=lower,

@@ -79,4 +79,10 @@ def noise_distances(coder: Coder, mean: Tensor, scale: Tensor, reference: Tensor
         for start in range(0, len(bank), step):
             decoded = coder.decode(mean + scale * bank[start : start + step, None])
             out[:, start : start + step] = distance(decoded, reference).T
+    if out.isnan().any():
+        bad = int(out.isnan().sum())
+        raise ValueError(
+            f"vae.decode(z) is NaN for {bad} of {out.numel()} draws around the rows of a block, though not at their "
+            "posterior means. Look for a decoder that overflows away from the data, such as an exponential; clamp it."
+        )
     return out

@@ -13,9 +13,6 @@ from riskvae.robustness._noise import clopper_pearson
 
 Array = NDArray[np.float64]
 
-# Mass and length of what a truncation leaves out.
-_RARE = 1e-10
-
 
 def second_order_reach(p: ArrayLike, slope: ArrayLike) -> Array:
     r"""Largest shift at which every event of a given probability and slope holds with at least 1/2.
@@ -92,18 +89,20 @@ def slope_limit(inside: Tensor, mirrored: Tensor, bank: Tensor, weights: Tensor,
     Pinelis and Sakhanenko, "Remarks on inequalities for large deviation probabilities" (1986).
     """
     n_draws, k = bank.shape
-    error = 0.5 * (1.0 - confidence)
+    error = (1.0 - confidence) / 3.0
+    # The bound is about draws cut at a radius; that none of these is longer costs the last third.
+    rare = error / n_draws
     half = 0.5 * (inside.to(bank.dtype) - mirrored.to(bank.dtype))
-    mean = torch.einsum("nij,nj->ni", weights.to(bank), half @ bank / n_draws).norm(dim=1).double().cpu().numpy()
+    mean = torch.einsum("nij,nj->ni", weights.to(bank), half @ bank / n_draws).norm(dim=1).cpu().double().numpy()
     differ = (inside != mirrored).sum(1).cpu().numpy()
     _, often = clopper_pearson(differ, n_draws, 1.0 - error)
-    shares = weights.double().square().sum((1, 2)).cpu().numpy()
+    shares = weights.cpu().double().square().sum((1, 2)).numpy()
     variance = 0.25 * np.minimum(_largest_square(often, k), shares * _largest_square(often, 1))
-    radius = math.sqrt(chi2.isf(_RARE, k))
+    radius = math.sqrt(chi2.isf(rare, k))
     log = math.log(2.0 / error)
     linear = 2.0 * log * radius / 3.0
     deviation = (linear + np.sqrt(linear**2 + 8.0 * n_draws * log * variance)) / (2.0 * n_draws)
-    return mean + deviation + 0.5 * math.sqrt(k * _RARE)
+    return mean + deviation + 0.5 * math.sqrt(_largest_square(np.asarray(rare), k) * rare)
 
 
 def _largest_square(probability: Array, k: int) -> Array:

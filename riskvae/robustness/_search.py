@@ -21,7 +21,7 @@ def crossing(
     it holds a sign change, and is narrowed by the Illinois method. What is returned has an excess of at least zero.
     """
     zero = torch.zeros_like(guess)
-    high = torch.minimum((1.0 + spread) * guess, cap)
+    high = torch.minimum(torch.maximum((1.0 + spread) * guess, 1e-6 * cap), cap)
     low = torch.minimum((1.0 - spread) * guess, high) if spread else zero
     f_low, f_high = excess(low), excess(high)
     inside = f_low >= 0  # too far out: back to 0, where robustness holds

@@ -84,5 +84,5 @@ def encoder_sensitivity(vae: Any, X: Any, *, batch_size: int = 256) -> EncoderSe
                 scale.mean(1), scale.amin(1), scale.amax(1), scale.square().mean(1),
                 local.frobenius, local.spectral, local.whitened,
             )  # fmt: skip
-            blocks.append([values.double().cpu().numpy() for values in columns])
+            blocks.append([values.cpu().double().numpy() for values in columns])
     return EncoderSensitivity(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
