@@ -3,6 +3,7 @@
 import torch
 from scipy.optimize import brentq
 from scipy.stats import ncx2
+from torch import nn
 
 
 def small(cls, **parameters):
@@ -34,3 +35,22 @@ class LinearGaussian:
         k = len(self.scale)
         reach = brentq(lambda shift: ncx2.cdf(r**2, k, shift**2) - 0.5, 1e-9, 2 * r + 5)
         return reach / float(torch.linalg.matrix_norm(self.A / self.scale[:, None], 2))
+
+
+class Plain(nn.Module):
+    """VAE of plain torch, as a user would write it."""
+
+    def __init__(self, d=6, k=2, width=16, seed=0, activation=nn.ReLU):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(nn.Linear(d, width), activation(), nn.Linear(width, 2 * k))
+            self.head = nn.Sequential(nn.Linear(k, width), activation(), nn.Linear(width, d))
+        self.eval()
+
+    def encode(self, x):
+        mean, raw = self.body(x).chunk(2, dim=-1)
+        return 3 * mean, 0.1 + 0.2 * raw.sigmoid()
+
+    def decode(self, z):
+        return self.head(z)

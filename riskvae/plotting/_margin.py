@@ -163,7 +163,7 @@ class MarginDisplay:
         top = 1.05 * max(np.nanmax(np.where(np.isfinite(v), v, np.nan)) for v in (self.upper, *self.bounds.values()))
         (self.line_,) = ax.plot([0, top], [0, top], color="k", lw=1, label="equal")
         ax.fill_between([0, top], [0, top], color="k", alpha=0.05, lw=0)
-        ax.annotate("a bound here would be wrong", (0.97 * top, 0.5 * top), ha="right", color="gray", fontsize="small")
+        ax.annotate("a bound here would be wrong", (0.97 * top, 0.3 * top), ha="right", color="gray", fontsize="small")
         shown = int(np.isfinite(self.upper).sum())
         rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
         ax.set(xlim=(0, top), ylim=(0, top), xlabel="bound or estimate (norm, units of X)")
