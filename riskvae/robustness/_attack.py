@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from riskvae._validation import check_parameters, choice, host_array
-from riskvae.robustness._coder import Coder, distance, open_coder
+from riskvae.robustness._coder import Coder, distance, fill_up, open_coder
 from riskvae.robustness._envelope import Envelope, Settings
 from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import leading_directions, linearize
@@ -223,11 +223,7 @@ def max_damage_attack(
             directions = leading_directions(coder, local, 2 * n_restarts)
 
             def damage(moved: Tensor, noise: Tensor) -> Tensor:
-                copies = len(moved) // len(x)
-                mean, own = coder.encode(moved)
-                scale = own if perturb == "both" else local.scale.repeat_interleave(copies, 0)
-                decoded = coder.decode(mean + scale * noise[:, None])
-                return distance(decoded, local.reconstruction.repeat_interleave(copies, 0)).mean(0)
+                return attack.mean_distance(moved, noise, local.reconstruction, local.scale)
 
             delta = attack.climb(rows, x, torch.cat((directions, -directions), 1), damage)
             moved = x + delta.view_as(x)
@@ -325,21 +321,16 @@ def targeted_attack(
         targets = _targets(coder, X_target)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Tensor]:
-            target = targets[rows]
-            target = torch.cat((target, target[-1:].expand(len(x) - len(target), *target.shape[1:])))
+            target = fill_up(targets[rows], len(x))
             with torch.no_grad():
                 clean_scale = coder.encode(x)[1]
                 goal = coder.mean(target)
                 goal = goal if space == "latent" else coder.decode(goal)
 
             def gap(moved: Tensor, noise: Tensor) -> Tensor:
-                copies = len(moved) // len(x)
-                mean, own = coder.encode(moved)
                 if space == "latent":
-                    return distance(mean, goal.repeat_interleave(copies, 0))
-                scale = own if perturb == "both" else clean_scale.repeat_interleave(copies, 0)
-                decoded = coder.decode(mean + scale * noise[:, None])
-                return distance(decoded, goal.repeat_interleave(copies, 0)).mean(0)
+                    return distance(coder.mean(moved), goal.repeat_interleave(len(moved) // len(goal), 0))
+                return attack.mean_distance(moved, noise, goal, clean_scale)
 
             towards = (target - x).flatten(1)[:, None]
             delta = attack.climb(rows, x, towards, lambda moved, noise: -gap(moved, noise))

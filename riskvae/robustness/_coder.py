@@ -48,6 +48,12 @@ class Coder:
         mean, scale = self.model.encode(x)
         return mean, scale
 
+    @property
+    def n_components(self) -> int:
+        """Latent dimensions, k."""
+        with torch.no_grad():
+            return self.mean(self.x[:1]).shape[1]
+
     def mean(self, x: Tensor) -> Tensor:
         """Posterior means of rows."""
         return self.encode(x)[0]
@@ -153,8 +159,12 @@ class Coder:
         """
         for start in range(0, len(self.x), size):
             x = self.x[start : start + size]
-            n = len(x)
-            yield slice(start, start + n), n, torch.cat((x, x[-1:].expand(size - n, *x.shape[1:])))
+            yield slice(start, start + len(x)), len(x), fill_up(x, size)
+
+
+def fill_up(values: Tensor, size: int) -> Tensor:
+    """Values of a block's rows, the last repeated until there are ``size``."""
+    return torch.cat((values, values[-1:].expand(size - len(values), *values.shape[1:])))
 
 
 class _Fitted:

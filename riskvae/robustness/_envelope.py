@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, host_array, integer
-from riskvae.robustness._coder import CHUNK, Coder, gradient_of, noise_bank, paired_bank
+from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, host_array, integer
+from riskvae.robustness._checks import RULES, positive_per_row
+from riskvae.robustness._coder import CHUNK, Coder, distance, fill_up, gradient_of, noise_bank, paired_bank
 from riskvae.robustness._progress import progress
 from riskvae.robustness._projection import NORMS, ascent, project
 
@@ -30,12 +31,8 @@ _RULES = {
         "1, 2 or numpy.inf",
         kind=lambda value: isinstance(value, Real),
     ),
-    "perturb": choice("mean", "both"),
-    "n_steps": integer(1),
-    "n_restarts": integer(1),
     "n_draws": integer(1),
-    "batch_size": integer(1),
-    "verbose": integer(0) | Rule(lambda value: isinstance(value, bool), "True or False"),
+    **RULES,
 }
 
 
@@ -102,32 +99,18 @@ class Envelope:
         self.owner = owner
         self.coder = coder
         self.settings = settings
-        self.max_norm, self.radius = self._radius(settings.max_norm)
+        n = len(coder.x)
+        self.max_norm = positive_per_row(f"{owner}: max_norm", settings.max_norm, n)
+        self.radius = torch.as_tensor(np.broadcast_to(self.max_norm, n).copy()).to(coder.x)
         self.low, self.high = self._box(settings.bounds)
         seed = draw_seed(settings.random_state)
-        with torch.no_grad():
-            k = coder.encode(coder.x[:1])[0].shape[1]
+        k = coder.n_components
         self.bank = paired_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
         self.fresh = noise_bank(_REPORT_DRAWS, k, derive_seed(seed, "report"), coder.x)
         d = coder.x[0].numel()
         self.random = ascent(noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x), settings.norm)
         self.flat = 0
         self.still: Tensor | None = None  # rows of the block without a gradient at any start
-
-    def _radius(self, max_norm: Any) -> tuple[float | Array, Tensor]:
-        n = len(self.coder.x)
-        message = f"{self.owner}: max_norm must be a number above 0, or {n} of them, one per row; got {max_norm!r}."
-        try:
-            values = np.asarray(max_norm, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(message) from None
-        if isinstance(max_norm, bool) or values.shape not in ((), (n,)):
-            raise ValueError(message)
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(message)
-        return (float(values) if values.ndim == 0 else values), torch.as_tensor(np.broadcast_to(values, n).copy()).to(
-            self.coder.x
-        )
 
     def _box(self, bounds: Any) -> tuple[Tensor | None, Tensor | None]:
         """Ends of the box, each broadcasting to flat rows."""
@@ -171,8 +154,7 @@ class Envelope:
         """
         n = len(x)
         norm, copies = self.settings.norm, self.settings.n_restarts
-        radius = self.radius[rows]
-        radius = torch.cat((radius, radius[-1:].expand(n - len(radius))))[:, None]
+        radius = fill_up(self.radius[rows], n)[:, None]
         low = high = None
         if self.low is not None and self.high is not None:
             flat = x.flatten(1)[:, None]
@@ -244,6 +226,17 @@ class Envelope:
                 f"{self.owner}: the model answers NaN for perturbed rows, though not for the rows themselves. Look for "
                 "an encoder or decoder that overflows away from the data; clamp it, or take a smaller max_norm."
             )
+
+    def mean_distance(self, moved: Tensor, noise: Tensor, goal: Tensor, clean_scale: Tensor) -> Tensor:
+        """Mean over draws (m, k) of the distance of perturbed rows' reconstructions from goals, (n * copies,).
+
+        Perturbed rows (n * copies, ...), copies of a row side by side; goals (n, d) and clean scales (n, k).
+        """
+        copies = len(moved) // len(goal)
+        mean, own = self.coder.encode(moved)
+        scale = own if self.settings.perturb == "both" else clean_scale.repeat_interleave(copies, 0)
+        decoded = self.coder.decode(mean + scale * noise[:, None])
+        return distance(decoded, goal.repeat_interleave(copies, 0)).mean(0)
 
     def report(self, average: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Mean over fresh draws of a function that averages over the draws it is given."""

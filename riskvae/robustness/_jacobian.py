@@ -45,8 +45,8 @@ class Local(NamedTuple):
     scale: Tensor  # (n, k)
     reconstruction: Tensor  # (n, d) at the mean
     encoder: Tensor  # (n, k, d): Jacobian of the mean
+    gram: Tensor  # (n, k, k): that Jacobian times its transpose
     frobenius: Tensor  # (n,): its Frobenius norm
-    spectral: Tensor  # (n,): its largest singular value
     whitened: Tensor  # (n,): largest singular value of diag(1 / scale) times it
     weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T of that product U S V^T
 
@@ -66,8 +66,7 @@ def linearize(coder: Coder, x: Tensor) -> Local:
     relative = torch.where(whitened[:, None] > 0, singular / whitened[:, None].clamp(min=1e-300), 1.0)
     weights = relative[:, :, None] * vectors.transpose(1, 2)
     frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
-    spectral = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
-    return Local(mean, scale, reconstruction, jacobian, frobenius, spectral, whitened, weights)
+    return Local(mean, scale, reconstruction, jacobian, gram, frobenius, whitened, weights)
 
 
 def leading_directions(coder: Coder, local: Local, count: int) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer, real
-from riskvae.robustness._coder import Coder, noise_bank, open_coder, paired_bank
+from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, integer, real
+from riskvae.robustness._checks import RULES, positive_per_row
+from riskvae.robustness._coder import Coder, fill_up, noise_bank, open_coder, paired_bank
 from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
@@ -176,14 +177,10 @@ _METHODS_RULE = Rule(
 )
 _RULES = {
     "methods": _METHODS_RULE,
-    "perturb": choice("mean", "both"),
     "confidence": real(0.5, 1.0, closed="left"),
     "n_draws": integer(100),
     "max_norm": Rule(lambda value: value is None, "None") | real(0.0, closed="neither"),
-    "n_steps": integer(1),
-    "n_restarts": integer(1),
-    "batch_size": integer(1),
-    "verbose": integer(0) | Rule(lambda value: isinstance(value, bool), "True or False"),
+    **RULES,
 }
 
 
@@ -307,9 +304,7 @@ def robustness_margin(
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     seed = draw_seed(random_state)
     with open_coder(vae, X) as coder:
-        with torch.no_grad():
-            k = coder.encode(coder.x[:1])[0].shape[1]
-        shape = tuple(coder.x.shape)
+        shape, k = tuple(coder.x.shape), coder.n_components
         n, d = shape[0], coder.x[0].numel()
 
         def bank(purpose: str, size: int, width: int = k, index: int = 0) -> Tensor:
@@ -332,8 +327,7 @@ def robustness_margin(
         parts = []
         with progress("robustness_margin", n, verbose) as tell:
             for rows, count, x in coder.blocks(batch_size):
-                at = torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x)
-                at = torch.cat((at, at[-1:].expand(len(x) - count)))
+                at = fill_up(torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x), len(x))
                 part = _examine(coder, x, at, settings, layers, max_norm)
                 parts.append({name: values[:count] for name, values in part.items()})
                 tell(count)
@@ -355,15 +349,7 @@ def _radius(r: Any, coder: Coder, bank: Tensor, batch_size: int) -> float | Arra
                 "decoder does not look at z. Give r as a number, and check the model."
             )
         return 1.5 * median
-    n = len(coder.x)
-    message = f"robustness_margin: r must be 'auto', a number above 0, or {n} of them, one per row; got {r!r}."
-    try:
-        values = np.asarray(r, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(message) from None
-    if isinstance(r, bool) or values.shape not in ((), (n,)) or not (np.isfinite(values) & (values > 0)).all():
-        raise ValueError(message)
-    return float(values) if values.ndim == 0 else values
+    return positive_per_row("robustness_margin: r", r, len(coder.x), otherwise="'auto', ")
 
 
 def _examine(
@@ -515,10 +501,7 @@ def _assemble(
 ) -> RobustnessMargin:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     abstained, n_draws = columns["p_low"] <= 0.5, len(settings.bank)
-    bounds = np.stack([columns[name] for name in _BOUNDS])
-    lower = np.full(len(abstained), math.nan)
-    for bound in bounds:
-        lower = np.fmax(lower, bound)
+    lower = np.fmax.reduce([columns[name] for name in _BOUNDS])
     attacked = "attack" in settings.methods
     cap = probit(clopper_pearson(n_draws, n_draws, settings.bound_confidence)[0])
     notes = []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from riskvae._validation import check_parameters, integer
@@ -79,10 +80,10 @@ def encoder_sensitivity(vae: Any, X: Any, *, batch_size: int = 256) -> EncoderSe
     with open_coder(vae, X) as coder:
         for x in coder.x.split(batch_size):
             local = linearize(coder, x)
-            scale = local.scale
+            scale, spectral = local.scale, torch.linalg.eigvalsh(local.gram)[:, -1].clamp(min=0.0).sqrt()
             columns = (
                 scale.mean(1), scale.amin(1), scale.amax(1), scale.square().mean(1),
-                local.frobenius, local.spectral, local.whitened,
+                local.frobenius, spectral, local.whitened,
             )  # fmt: skip
             blocks.append([values.cpu().double().numpy() for values in columns])
     return EncoderSensitivity(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
