@@ -20,8 +20,8 @@ from riskvae import BetaVAE, RiskAwareVAE, max_damage_attack
 from riskvae.robustness import clopper_pearson, encoder_sensitivity, robustness_margin
 from riskvae.robustness._coder import noise_bank, open_coder
 from riskvae.robustness._jacobian import leading_directions, linearize
-from riskvae.robustness._margin import _confirm, _Settings
 from riskvae.robustness._search import Rays
+from riskvae.robustness._upper import Settings, confirm
 
 few = partial(robustness_margin, n_draws=2000, random_state=0)
 
@@ -431,9 +431,9 @@ def test_a_confirmation_is_wrong_no_oftener_than_stated():
         assert best.shape == direction.shape
         for seed in range(300):
             banks = [noise_bank(200, 2, 4 * seed + i, coder.x) for i in range(4)]
-            settings = _Settings(("attack",), "mean", 0.8, banks[0], banks[0], banks[0], banks, banks[0], 1)
+            settings = Settings(("attack",), "mean", 0.8, banks[0], banks[0], banks[0], banks, banks[0], 1)
             r, norm, cap = (torch.tensor([value], dtype=torch.float64) for value in (2.5, 0.94 * exact, 9.0))
-            false += bool(_confirm(Rays(coder, coder.x, local, "mean"), r, direction, norm, cap, settings) < exact)
+            false += bool(confirm(Rays(coder, coder.x, local, "mean"), r, direction, norm, cap, settings) < exact)
     assert false / 300 <= 0.28
 
 

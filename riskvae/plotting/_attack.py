@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from riskvae.plotting._pyplot import pyplot
+from riskvae.plotting._pyplot import axes_or_new
 from riskvae.robustness import max_damage_attack
 
 _QUANTITIES = {
@@ -139,8 +139,7 @@ class AttackDisplay:
         AttackDisplay
             Itself.
         """
-        if ax is None:
-            _, ax = pyplot().subplots(layout="constrained")
+        ax = axes_or_new(ax)
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.bands_ = {}, {}
         for name, damage in self.curves.items():

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from riskvae.plotting._pyplot import pyplot
+from riskvae.plotting._pyplot import axes_or_new
 from riskvae.robustness import RobustnessMargin, robustness_margin
 
 _NAMES = {
@@ -151,8 +151,7 @@ class MarginDisplay:
         MarginDisplay
             Itself.
         """
-        if ax is None:
-            _, ax = pyplot().subplots(layout="constrained", figsize=(5.5, 5))
+        ax = axes_or_new(ax, figsize=(5.5, 5))
         self.ax_, self.figure_ = ax, ax.figure
         self.points_ = {}
         for name, values in self.bounds.items():

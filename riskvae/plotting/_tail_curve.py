@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from riskvae.metrics import row_losses, tail_curve
-from riskvae.plotting._pyplot import pyplot
+from riskvae.plotting._pyplot import axes_or_new
 
 
 class TailCurveDisplay:
@@ -189,8 +189,7 @@ class TailCurveDisplay:
         TailCurveDisplay
             Itself.
         """
-        if ax is None:
-            _, ax = pyplot().subplots(layout="constrained")
+        ax = axes_or_new(ax)
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.bands_ = {}, {}
         percent = 100 * self.shares

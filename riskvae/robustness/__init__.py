@@ -5,8 +5,9 @@ tensors: models of other libraries and plain torch modules can be examined too.
 """
 
 from riskvae.robustness._attack import AttackResult, TargetedAttackResult, max_damage_attack, targeted_attack
-from riskvae.robustness._margin import RobustnessMargin, robustness_margin
+from riskvae.robustness._margin import robustness_margin
 from riskvae.robustness._noise import clopper_pearson
+from riskvae.robustness._result import RobustnessMargin
 from riskvae.robustness._sensitivity import EncoderSensitivity, encoder_sensitivity
 
 __all__ = [

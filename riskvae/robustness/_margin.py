@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,159 +12,18 @@ from torch import Tensor
 from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, integer, real
 from riskvae.robustness._checks import RULES, positive_per_row
 from riskvae.robustness._coder import Coder, fill_up, noise_bank, open_coder, paired_bank
-from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
 from riskvae.robustness._progress import progress
 from riskvae.robustness._reach import second_order_reach, slope_limit
-from riskvae.robustness._search import Rays, crossing, least_norm_attack
+from riskvae.robustness._result import METHODS, RobustnessMargin
+from riskvae.robustness._search import Rays
+from riskvae.robustness._upper import ATTEMPTS, Settings, attacked_margin, linearized_margin
 
 Array = NDArray[np.float64]
 
-METHODS = ("theorem1", "whitened", "second_order", "lipschitz", "linearized", "attack")
 _BOUNDS = METHODS[:4]
-# Attempts to confirm an upper end on fresh draws; each goes this much further out than the last.
-_ATTEMPTS, _FURTHER = 4, 1.03
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class RobustnessMargin:
-    r"""Margins of robustness of n rows, as :func:`robustness_margin` returns them.
-
-    Attributes
-    ----------
-    theorem1, whitened, second_order : ndarray of shape (n,)
-        First-order lower bounds, in the units of X: exact if the encoder's mean is affine, as a network of
-        rectifiers is within ``linear_radius``. NaN where abstained or not asked for, as everywhere below.
-    lipschitz : ndarray of shape (n,)
-        Lower bound without a first-order error.
-    linearized : ndarray of shape (n,)
-        Estimate, no bound.
-    certified : ndarray of shape (n,)
-        Lower bound without a first-order error: the larger of ``lipschitz`` and of the first-order bounds cut at
-        ``linear_radius``.
-    lower : ndarray of shape (n,)
-        Largest of the lower bounds asked for, row by row.
-    upper : ndarray of shape (n,)
-        Smallest norm at which the attack broke r-robustness, confirmed on fresh draws; infinite where censored.
-    p_robust, p_low : ndarray of shape (n,)
-        Share of draws within r of the unperturbed row, and its lower confidence limit as the bounds use it.
-    linear_radius : ndarray of shape (n,)
-        Radius in which the encoder's mean is exactly affine: 0 for curved activations, infinite for a linear
-        encoder, NaN where the encoder cannot be looked into.
-    abstained : ndarray of bool of shape (n,)
-        Nothing is said of the row: its own noise breaks r-robustness, or may (``p_low`` at most 1/2).
-    censored : ndarray of bool of shape (n,)
-        No break was confirmed up to ``max_norm``.
-    r : float or ndarray of shape (n,)
-        Radius of the reconstructions.
-    confidence : float
-        Of each row's bounds together, and of its upper end.
-    perturb : {"mean", "both"}
-        What the perturbation moved.
-    delta : ndarray of the shape of X, or None
-        Perturbations of norm ``upper`` that the attack found; zero where it found none.
-    notes : tuple of str
-        What could not be computed, and why; caps of the method.
-    """
-
-    theorem1: Array
-    whitened: Array
-    second_order: Array
-    lipschitz: Array
-    linearized: Array
-    lower: Array
-    upper: Array
-    p_robust: Array
-    p_low: Array
-    linear_radius: Array
-    abstained: NDArray[np.bool_]
-    censored: NDArray[np.bool_]
-    r: float | Array
-    confidence: float
-    perturb: str
-    delta: NDArray[Any] | None = None
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def certified(self) -> Array:
-        """Lower bound without a first-order error, at the stated confidence.
-
-        The larger of ``lipschitz`` and of the first-order bounds cut at ``linear_radius``; NaN where neither is known.
-        """
-        first_order = np.fmax(np.fmax(self.theorem1, self.whitened), self.second_order)
-        return np.fmax(self.lipschitz, np.minimum(first_order, self.linear_radius))
-
-    @property
-    def guaranteed(self) -> bool:
-        """Whether the bounds are about the perturbation that the attack made: for ``perturb="mean"``.
-
-        Then lower <= margin <= upper, up to first order for all bounds but ``lipschitz``, and each side at the stated
-        confidence.
-        """
-        return self.perturb == "mean"
-
-    def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per array."""
-        return to_frame(self, certified=self.certified, r=self.r)
-
-    def __repr__(self) -> str:
-        n = len(self.lower)
-        r = f"{self.r:.4g}" if np.ndim(self.r) == 0 else f"{np.min(self.r):.4g} to {np.max(self.r):.4g}"
-        lines = [
-            f"RobustnessMargin of {n} row{'s' if n > 1 else ''}: r = {r}, perturb = {self.perturb!r}, "
-            f"confidence = {self.confidence:g}; norms in the units of X",
-            f"  {'':14}{'median':>10}{'least':>10}{'largest':>10}",
-        ]
-        for name in (*METHODS[:-1], "certified", "lower", "upper"):
-            values = getattr(self, name)
-            known = values[np.isfinite(values)]
-            if len(known):
-                cells = "".join(f"{value:>10.4g}" for value in (np.median(known), known.min(), known.max()))
-                lines.append(f"  {name:14}{cells}")
-        both = np.isfinite(self.lower) & np.isfinite(self.upper)
-        if both.any():
-            share = np.mean(self.lower[both] <= self.upper[both])
-            meaning = (
-                "as must be, up to first order" if share == 1 else "first-order bounds fail where the encoder bends"
-            )
-            meaning = meaning if self.guaranteed else "not guaranteed for perturb='both'"
-            ratio = np.median(self.upper[both] / self.lower[both])
-            lines.append(f"  lower <= upper in {share:.1%} of {both.sum()} rows ({meaning})")
-            lines.append(f"  upper / lower {ratio:.2f} (median)")
-        if self.abstained.any():
-            why = "their own noise moves the reconstruction by more than r; take a larger r"
-            lines.append(f"  abstained: {self.abstained.sum()} rows ({why})")
-        if self.censored.any():
-            lines.append(
-                f"  censored: {self.censored.sum()} rows, no break confirmed up to max_norm; not counted above"
-            )
-        lines += [f"  {note}" for note in self.notes]
-        return "\n".join(lines)
-
-
-class _Settings(NamedTuple):
-    methods: tuple[str, ...]
-    perturb: str
-    confidence: float
-    bank: Tensor  # n_draws: the probability
-    search: Tensor  # few: what the attack optimizes
-    select: Tensor  # more: which ray it takes, and where this crosses
-    fresh: list[Tensor]  # n_draws each: confirmation
-    starts: Tensor  # random unit directions
-    n_steps: int
-
-    @property
-    def bound_confidence(self) -> float:
-        """Of p_low: where a slope is estimated too, both share the error, so that all bounds hold together."""
-        return 0.5 * (1.0 + self.confidence) if "second_order" in self.methods else self.confidence
-
-    @property
-    def attempt_confidence(self) -> float:
-        """Of each attempt to confirm an upper end, so that all together keep the stated confidence."""
-        return 1.0 - (1.0 - self.confidence) / _ATTEMPTS
-
 
 _METHODS_RULE = Rule(
     lambda value: (
@@ -311,14 +169,14 @@ def robustness_margin(
             return noise_bank(size, width, derive_seed(seed, purpose, index), coder.x)
 
         random_starts = bank("starts", n_restarts, d)
-        settings = _Settings(
+        settings = Settings(
             methods,
             perturb,
             confidence,
             bank("probability", n_draws),
             paired_bank(128, k, derive_seed(seed, "search"), coder.x),
             bank("select", min(n_draws, 2048)),
-            [bank("confirm", n_draws, index=i) for i in range(_ATTEMPTS)] if "attack" in methods else [],
+            [bank("confirm", n_draws, index=i) for i in range(ATTEMPTS)] if "attack" in methods else [],
             random_starts / random_starts.norm(dim=1, keepdim=True),
             n_steps,
         )
@@ -353,61 +211,59 @@ def _radius(r: Any, coder: Coder, bank: Tensor, batch_size: int) -> float | Arra
 
 
 def _examine(
-    coder: Coder, x: Tensor, r: Tensor, settings: _Settings, layers: Any, max_norm: float | None
+    coder: Coder, x: Tensor, r: Tensor, settings: Settings, layers: Any, max_norm: float | None
 ) -> dict[str, Array]:
     """Everything about one block of rows."""
     local = linearize(coder, x)
-    n_draws = len(settings.bank)
-    noise = noise_distances(coder, local.mean, local.scale, local.reconstruction, settings.bank)
-    inside = noise <= r[:, None]
-    count = inside.sum(1).cpu().numpy()
-    p_low, _ = clopper_pearson(count, n_draws, settings.bound_confidence)
-    reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
-    norms = {name: getattr(local, name).cpu().double().numpy() for name in ("frobenius", "whitened")}
-    out = {"p_robust": count / n_draws, "p_low": p_low, "linear_radius": np.full(len(x), math.nan)}
-    least = local.scale.amin(1).cpu().double().numpy()
-    with np.errstate(divide="ignore"):
-        whitened = reach / norms["whitened"]
-        # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
-        theorem1 = np.fmin(least * reach / norms["frobenius"], whitened)
-    known = isinstance(layers, list)
-    if known:
-        out["linear_radius"] = linear_radius(layers, x).cpu().numpy()
-    unknown = np.full(len(x), math.nan)
-    out["theorem1"] = theorem1 if "theorem1" in settings.methods else unknown
-    out["whitened"] = whitened if "whitened" in settings.methods else unknown
-    out["second_order"] = unknown
-    if "second_order" in settings.methods:
-        reach_2 = _second_order_reach(coder, local, inside, p_low, r, settings)
-        with np.errstate(divide="ignore"):
-            out["second_order"] = np.where(np.isnan(reach), math.nan, reach_2 / norms["whitened"])
-    out["lipschitz"] = unknown
-    if known and "lipschitz" in settings.methods:
-        with np.errstate(divide="ignore"):
-            out["lipschitz"] = reach / whitened_lipschitz(layers, local.scale).numpy()
-    out["linearized"], out["upper"] = unknown, unknown
-    out["delta"] = np.zeros((len(x), x[0].numel()), dtype=x.cpu().numpy().dtype)
-    if not {"linearized", "attack"} & set(settings.methods) or np.isnan(reach).all():
+    out = _from_below(coder, x, local, r, settings, layers)
+    abstained = out["p_low"] <= 0.5
+    out["linearized"], out["upper"] = (np.full(len(x), math.nan) for _ in range(2))
+    out["delta"] = torch.zeros_like(x).flatten(1).cpu().numpy()
+    if not {"linearized", "attack"} & set(settings.methods) or abstained.all():
         return out
     # The norm that moves the latent distribution by one standard deviation.
     slope = local.whitened.to(x)
-    scale_of_search = torch.where(slope > 0, 1.0 / slope.clamp(min=torch.finfo(x.dtype).tiny), 1.0)
-    cap = torch.full_like(scale_of_search, max_norm) if max_norm is not None else 100.0 * scale_of_search
+    start = torch.where(slope > 0, 1.0 / slope.clamp(min=torch.finfo(x.dtype).tiny), 1.0)
+    cap = torch.full_like(start, max_norm) if max_norm is not None else 100.0 * start
     rays = Rays(coder, x, local, settings.perturb)
     directions = leading_directions(coder, local, 3)
     if "linearized" in settings.methods:
-        found = _linearized(rays, r, directions, scale_of_search, cap, settings)
-        out["linearized"] = np.where(np.isnan(reach), math.nan, found.cpu().double().numpy())
+        found = linearized_margin(rays, r, directions, start, cap, settings)
+        out["linearized"] = np.where(abstained, math.nan, found.cpu().double().numpy())
     if "attack" in settings.methods:
-        upper, delta = _attack(rays, r, directions, scale_of_search, cap, settings)
-        out["upper"] = np.where(np.isnan(reach), math.nan, upper.cpu().double().numpy())
-        found_one = np.isfinite(out["upper"])[:, None]
-        out["delta"] = np.where(found_one, delta.cpu().numpy(), 0.0).astype(out["delta"].dtype)
+        upper, delta = attacked_margin(rays, r, directions, start, cap, settings)
+        out["upper"] = np.where(abstained, math.nan, upper.cpu().double().numpy())
+        out["delta"][~abstained] = delta.cpu().numpy()[~abstained]  # zero where nothing was found
     return out
 
 
+def _from_below(coder: Coder, x: Tensor, local: Local, r: Tensor, settings: Settings, layers: Any) -> dict[str, Array]:
+    """Probability of one block's rows, and the lower bounds that follow from it; NaN where abstained or unknown."""
+    noise = noise_distances(coder, local.mean, local.scale, local.reconstruction, settings.bank)
+    inside = noise <= r[:, None]
+    count = inside.sum(1).cpu().numpy()
+    p_low, _ = clopper_pearson(count, len(settings.bank), settings.bound_confidence)
+    reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
+    frobenius, whitened = (norms.cpu().double().numpy() for norms in (local.frobenius, local.whitened))
+    least = local.scale.amin(1).cpu().double().numpy()
+    known = isinstance(layers, list)
+    bounds = dict.fromkeys(_BOUNDS, np.full(len(x), math.nan))
+    with np.errstate(divide="ignore"):  # an encoder that does not move has no upper end
+        if "whitened" in settings.methods:
+            bounds["whitened"] = reach / whitened
+        if "theorem1" in settings.methods:
+            # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
+            bounds["theorem1"] = np.fmin(least * reach / frobenius, reach / whitened)
+        if "second_order" in settings.methods:
+            bounds["second_order"] = _second_order_reach(coder, local, inside, p_low, r, settings) / whitened
+        if known and "lipschitz" in settings.methods:
+            bounds["lipschitz"] = reach / whitened_lipschitz(layers, local.scale).numpy()
+    radius = linear_radius(layers, x).cpu().numpy() if known else np.full(len(x), math.nan)
+    return {"p_robust": count / len(settings.bank), "p_low": p_low, "linear_radius": radius, **bounds}
+
+
 def _second_order_reach(
-    coder: Coder, local: Local, inside: Tensor, p_low: Array, r: Tensor, settings: _Settings
+    coder: Coder, local: Local, inside: Tensor, p_low: Array, r: Tensor, settings: Settings
 ) -> Array:
     """Reach by probability and slope, each at half of the error that the confidence leaves.
 
@@ -420,84 +276,8 @@ def _second_order_reach(
     return second_order_reach(p_low, slope)
 
 
-def _linearized(rays: Rays, r: Tensor, directions: Tensor, start: Tensor, cap: Tensor, settings: _Settings) -> Tensor:
-    """Smallest crossing of the median over both signs of the directions, encoder linearized."""
-    both = torch.cat((directions, -directions), 1)
-    moves = torch.einsum("nkd,ncd->nck", rays.local.encoder, both)
-    scale = rays.local.scale[:, None]
-
-    def excess(bank: Tensor, moves: Tensor) -> Any:
-        def measure(norm: Tensor) -> Tensor:
-            mean = rays.local.mean[:, None] + norm[..., None] * moves
-            return rays.quantile(mean, scale.expand_as(mean), bank, 0.5) - r[:, None]
-
-        return measure
-
-    count = both.shape[1]
-    many = cap[:, None].expand(-1, count)
-    coarse = crossing(
-        excess(settings.search[:64], moves), 3.0 * start[:, None].expand(-1, count), many, spread=0.5, steps=2
-    )
-    near, best = coarse.min(1, keepdim=True)
-    chosen = moves.gather(1, best[..., None].expand(-1, -1, moves.shape[-1]))
-    near = torch.where(near.isfinite(), near, cap[:, None])
-    return crossing(excess(settings.select[:512], chosen), near, cap[:, None], spread=0.1, steps=2)[:, 0]
-
-
-def _attack(
-    rays: Rays, r: Tensor, directions: Tensor, start: Tensor, cap: Tensor, settings: _Settings
-) -> tuple[Tensor, Tensor]:
-    """Smallest confirmed norm of a perturbation that breaks r-robustness, and the perturbation."""
-    n, d = len(r), directions.shape[-1]
-    signed = torch.stack((directions, -directions), 2).flatten(1, 2)
-    random = settings.starts.expand(n, -1, -1)
-    starts = torch.cat((signed, random), 1)[:, : len(settings.starts)]
-    # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
-    n_draws, n_select = len(settings.bank), len(settings.select)
-    error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
-    level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.45)
-    found, size = least_norm_attack(rays, r, level, starts, 2.0 * start, cap, settings.search, settings.n_steps)
-
-    def excess(directions: Tensor, bank: Tensor) -> Any:
-        def measure(norm: Tensor) -> Tensor:
-            with torch.no_grad():
-                mean, scale = rays.latent(norm[..., None] * directions)
-            return rays.quantile(mean, scale, bank, level) - r[:, None]
-
-        return measure
-
-    # The ray that crosses first, by half as many draws again that the search did not see.
-    few = settings.select[: 2 * len(settings.search)]
-    coarse = crossing(excess(found, few), size, cap[:, None].expand_as(size), spread=0.05, steps=2)
-    near, best = coarse.min(1, keepdim=True)
-    chosen = found.gather(1, best[..., None].expand(-1, -1, d))
-    near = torch.where(near.isfinite(), near, cap[:, None])
-    norm = crossing(excess(chosen, settings.select), near, cap[:, None], spread=0.05, steps=3)[:, 0]
-    upper = _confirm(rays, r, chosen, norm, cap, settings)
-    return upper, torch.where(upper.isfinite(), upper, 0.0)[:, None] * chosen[:, 0]
-
-
-def _confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, settings: _Settings) -> Tensor:
-    """Norms at which fresh draws show that robustness is broken; inf where they do not."""
-    upper = torch.full_like(norm, math.inf)
-    for bank in settings.fresh:
-        rows = (upper.isinf() & norm.isfinite() & (norm <= cap)).nonzero().flatten()
-        if not len(rows):
-            break
-        part = rays.at(rows)
-        with torch.no_grad():
-            mean, scale = part.latent(norm[rows, None, None] * chosen[rows])
-        distances = noise_distances(rays.coder, mean[:, 0], scale[:, 0], part.local.reconstruction, bank)
-        count = (distances <= r[rows, None]).sum(1).cpu().numpy()
-        _, high = clopper_pearson(count, len(bank), settings.attempt_confidence)
-        broken = torch.as_tensor(high < 0.5).to(norm.device)
-        upper[rows] = torch.where(broken, norm[rows], upper[rows])
-        norm = torch.minimum(_FURTHER * norm, torch.where(norm < cap, cap, math.inf))
-    return upper
-
-
 def _assemble(
-    parts: list[dict[str, Array]], radius: float | Array, settings: _Settings, layers: Any, shape: tuple[int, ...]
+    parts: list[dict[str, Array]], radius: float | Array, settings: Settings, layers: Any, shape: tuple[int, ...]
 ) -> RobustnessMargin:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     abstained, n_draws = columns["p_low"] <= 0.5, len(settings.bank)

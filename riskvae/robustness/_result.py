@@ -1,0 +1,129 @@
+"""The margins of robustness of some rows, and how they print."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskvae.robustness._frame import to_frame
+
+Array = NDArray[np.float64]
+
+METHODS = ("theorem1", "whitened", "second_order", "lipschitz", "linearized", "attack")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class RobustnessMargin:
+    r"""Margins of robustness of n rows, as :func:`robustness_margin` returns them.
+
+    Attributes
+    ----------
+    theorem1, whitened, second_order : ndarray of shape (n,)
+        First-order lower bounds, in the units of X: exact if the encoder's mean is affine, as a network of
+        rectifiers is within ``linear_radius``. NaN where abstained or not asked for, as everywhere below.
+    lipschitz : ndarray of shape (n,)
+        Lower bound without a first-order error.
+    linearized : ndarray of shape (n,)
+        Estimate, no bound.
+    certified : ndarray of shape (n,)
+        Lower bound without a first-order error: the larger of ``lipschitz`` and of the first-order bounds cut at
+        ``linear_radius``.
+    lower : ndarray of shape (n,)
+        Largest of the lower bounds asked for, row by row.
+    upper : ndarray of shape (n,)
+        Smallest norm at which the attack broke r-robustness, confirmed on fresh draws; infinite where censored.
+    p_robust, p_low : ndarray of shape (n,)
+        Share of draws within r of the unperturbed row, and its lower confidence limit as the bounds use it.
+    linear_radius : ndarray of shape (n,)
+        Radius in which the encoder's mean is exactly affine: 0 for curved activations, infinite for a linear
+        encoder, NaN where the encoder cannot be looked into.
+    abstained : ndarray of bool of shape (n,)
+        Nothing is said of the row: its own noise breaks r-robustness, or may (``p_low`` at most 1/2).
+    censored : ndarray of bool of shape (n,)
+        No break was confirmed up to ``max_norm``.
+    r : float or ndarray of shape (n,)
+        Radius of the reconstructions.
+    confidence : float
+        Of each row's bounds together, and of its upper end.
+    perturb : {"mean", "both"}
+        What the perturbation moved.
+    delta : ndarray of the shape of X, or None
+        Perturbations of norm ``upper`` that the attack found; zero where it found none.
+    notes : tuple of str
+        What could not be computed, and why; caps of the method.
+    """
+
+    theorem1: Array
+    whitened: Array
+    second_order: Array
+    lipschitz: Array
+    linearized: Array
+    lower: Array
+    upper: Array
+    p_robust: Array
+    p_low: Array
+    linear_radius: Array
+    abstained: NDArray[np.bool_]
+    censored: NDArray[np.bool_]
+    r: float | Array
+    confidence: float
+    perturb: str
+    delta: NDArray[Any] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def certified(self) -> Array:
+        """Lower bound without a first-order error, at the stated confidence.
+
+        The larger of ``lipschitz`` and of the first-order bounds cut at ``linear_radius``; NaN where neither is known.
+        """
+        first_order = np.fmax(np.fmax(self.theorem1, self.whitened), self.second_order)
+        return np.fmax(self.lipschitz, np.minimum(first_order, self.linear_radius))
+
+    @property
+    def guaranteed(self) -> bool:
+        """Whether the bounds are about the perturbation that the attack made: for ``perturb="mean"``.
+
+        Then lower <= margin <= upper, up to first order for all bounds but ``lipschitz``, and each side at the stated
+        confidence.
+        """
+        return self.perturb == "mean"
+
+    def to_frame(self) -> Any:
+        """Rows as a pandas DataFrame, one column per array."""
+        return to_frame(self, certified=self.certified, r=self.r)
+
+    def __repr__(self) -> str:
+        n = len(self.lower)
+        r = f"{self.r:.4g}" if np.ndim(self.r) == 0 else f"{np.min(self.r):.4g} to {np.max(self.r):.4g}"
+        lines = [
+            f"RobustnessMargin of {n} row{'s' if n > 1 else ''}: r = {r}, perturb = {self.perturb!r}, "
+            f"confidence = {self.confidence:g}; norms in the units of X",
+            f"  {'':14}{'median':>10}{'least':>10}{'largest':>10}",
+        ]
+        for name in (*METHODS[:-1], "certified", "lower", "upper"):
+            values = getattr(self, name)
+            known = values[np.isfinite(values)]
+            if len(known):
+                cells = "".join(f"{value:>10.4g}" for value in (np.median(known), known.min(), known.max()))
+                lines.append(f"  {name:14}{cells}")
+        both = np.isfinite(self.lower) & np.isfinite(self.upper)
+        if both.any():
+            share = np.mean(self.lower[both] <= self.upper[both])
+            meaning = (
+                "as must be, up to first order" if share == 1 else "first-order bounds fail where the encoder bends"
+            )
+            meaning = meaning if self.guaranteed else "not guaranteed for perturb='both'"
+            ratio = np.median(self.upper[both] / self.lower[both])
+            lines.append(f"  lower <= upper in {share:.1%} of {both.sum()} rows ({meaning})")
+            lines.append(f"  upper / lower {ratio:.2f} (median)")
+        if self.abstained.any():
+            why = "their own noise moves the reconstruction by more than r; take a larger r"
+            lines.append(f"  abstained: {self.abstained.sum()} rows ({why})")
+        if self.censored.any():
+            lines.append(
+                f"  censored: {self.censored.sum()} rows, no break confirmed up to max_norm; not counted above"
+            )
+        lines += [f"  {note}" for note in self.notes]
+        return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""The upper end of a margin: what linearization estimates, and what an attack finds and fresh draws confirm."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
+from riskvae.robustness._search import Rays, crossing, least_norm_attack
+
+# Attempts to confirm an upper end on fresh draws; each goes this much further out than the last.
+ATTEMPTS, _FURTHER = 4, 1.03
+
+
+class Settings(NamedTuple):
+    """What is computed for every block of rows, and on which draws."""
+
+    methods: tuple[str, ...]
+    perturb: str
+    confidence: float
+    bank: Tensor  # n_draws: the probability
+    search: Tensor  # few: what the attack optimizes
+    select: Tensor  # more: which ray it takes, and where this crosses
+    fresh: list[Tensor]  # n_draws each: confirmation
+    starts: Tensor  # random unit directions
+    n_steps: int
+
+    @property
+    def bound_confidence(self) -> float:
+        """Of p_low: where a slope is estimated too, both share the error, so that all bounds hold together."""
+        return 0.5 * (1.0 + self.confidence) if "second_order" in self.methods else self.confidence
+
+    @property
+    def attempt_confidence(self) -> float:
+        """Of each attempt to confirm an upper end, so that all together keep the stated confidence."""
+        return 1.0 - (1.0 - self.confidence) / ATTEMPTS
+
+
+def linearized_margin(
+    rays: Rays, r: Tensor, directions: Tensor, start: Tensor, cap: Tensor, settings: Settings
+) -> Tensor:
+    """Smallest crossing of the median over both signs of the directions, encoder linearized."""
+    both = torch.cat((directions, -directions), 1)
+    moves = torch.einsum("nkd,ncd->nck", rays.local.encoder, both)
+    scale = rays.local.scale[:, None]
+
+    def excess(bank: Tensor, moves: Tensor) -> Any:
+        def measure(norm: Tensor) -> Tensor:
+            mean = rays.local.mean[:, None] + norm[..., None] * moves
+            return rays.quantile(mean, scale.expand_as(mean), bank, 0.5) - r[:, None]
+
+        return measure
+
+    count = both.shape[1]
+    many = cap[:, None].expand(-1, count)
+    coarse = crossing(
+        excess(settings.search[:64], moves), 3.0 * start[:, None].expand(-1, count), many, spread=0.5, steps=2
+    )
+    near, best = coarse.min(1, keepdim=True)
+    chosen = moves.gather(1, best[..., None].expand(-1, -1, moves.shape[-1]))
+    near = torch.where(near.isfinite(), near, cap[:, None])
+    return crossing(excess(settings.select[:512], chosen), near, cap[:, None], spread=0.1, steps=2)[:, 0]
+
+
+def attacked_margin(
+    rays: Rays, r: Tensor, directions: Tensor, start: Tensor, cap: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """Smallest confirmed norm of a perturbation that breaks r-robustness, and the perturbation."""
+    n, d = len(r), directions.shape[-1]
+    signed = torch.stack((directions, -directions), 2).flatten(1, 2)
+    random = settings.starts.expand(n, -1, -1)
+    starts = torch.cat((signed, random), 1)[:, : len(settings.starts)]
+    # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
+    n_draws, n_select = len(settings.bank), len(settings.select)
+    error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
+    level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.45)
+    found, size = least_norm_attack(rays, r, level, starts, 2.0 * start, cap, settings.search, settings.n_steps)
+
+    def excess(directions: Tensor, bank: Tensor) -> Any:
+        def measure(norm: Tensor) -> Tensor:
+            with torch.no_grad():
+                mean, scale = rays.latent(norm[..., None] * directions)
+            return rays.quantile(mean, scale, bank, level) - r[:, None]
+
+        return measure
+
+    # The ray that crosses first, by half as many draws again that the search did not see.
+    few = settings.select[: 2 * len(settings.search)]
+    coarse = crossing(excess(found, few), size, cap[:, None].expand_as(size), spread=0.05, steps=2)
+    near, best = coarse.min(1, keepdim=True)
+    chosen = found.gather(1, best[..., None].expand(-1, -1, d))
+    near = torch.where(near.isfinite(), near, cap[:, None])
+    norm = crossing(excess(chosen, settings.select), near, cap[:, None], spread=0.05, steps=3)[:, 0]
+    upper = confirm(rays, r, chosen, norm, cap, settings)
+    return upper, torch.where(upper.isfinite(), upper, 0.0)[:, None] * chosen[:, 0]
+
+
+def confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, settings: Settings) -> Tensor:
+    """Norms at which fresh draws show that robustness is broken; inf where they do not."""
+    upper = torch.full_like(norm, math.inf)
+    for bank in settings.fresh:
+        rows = (upper.isinf() & norm.isfinite() & (norm <= cap)).nonzero().flatten()
+        if not len(rows):
+            break
+        part = rays.at(rows)
+        with torch.no_grad():
+            mean, scale = part.latent(norm[rows, None, None] * chosen[rows])
+        distances = noise_distances(rays.coder, mean[:, 0], scale[:, 0], part.local.reconstruction, bank)
+        count = (distances <= r[rows, None]).sum(1).cpu().numpy()
+        _, high = clopper_pearson(count, len(bank), settings.attempt_confidence)
+        broken = torch.as_tensor(high < 0.5).to(norm.device)
+        upper[rows] = torch.where(broken, norm[rows], upper[rows])
+        norm = torch.minimum(_FURTHER * norm, torch.where(norm < cap, cap, math.inf))
+    return upper
