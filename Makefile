@@ -17,7 +17,7 @@ demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, 
 	@echo "== demo: how far a digit can be pushed, half a minute"
 	$(RUN) examples/plot_robustness.py
 
-test: unit lint ## doctests, tests, style and types; some two minutes
+test: unit lint ## doctests, tests, style and types; some three minutes
 
 lint: $(VENV)/.installed
 	@echo "== style"

@@ -321,3 +321,21 @@ def test_damage_is_judged_on_draws_that_the_attack_did_not_see():
 
 def test_numpy_norms_are_norms(X, vae):
     assert quick(vae, X[:2], max_norm=1.0, norm=np.int64(2)).success.all()
+
+
+class Noisier(LinearGaussian):
+    """Encoder whose mean stays where it is, and whose scale grows with the input."""
+
+    def encode(self, x):
+        mean, scale = super().encode(x)
+        return mean * 0, scale * (1 + x.square().sum(1, keepdim=True))
+
+
+def test_only_both_moves_the_scale():
+    model, rows = Noisier(2, 4), np.zeros((2, 4))
+    both = quick(model, rows, max_norm=2.0)
+    # The scale is (1 + 4) times the clean one at the surface of the ball, and so is the damage.
+    np.testing.assert_allclose(both.damage / both.clean_damage, 5, rtol=1e-6)
+    with pytest.warns(UserWarning, match="gradient is zero"):
+        mean = quick(model, rows, max_norm=2.0, perturb="mean")
+    np.testing.assert_array_equal(mean.damage, mean.clean_damage)
