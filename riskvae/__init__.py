@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riskvae._beta_vae import BetaTCVAE, BetaVAE
+    from riskvae._quantile_vae import QuantileVAE
     from riskvae._risk_aware_vae import RiskAwareVAE
     from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack
 
     from . import datasets, losses, metrics, nets, plotting, risk, robustness
 
 __all__ = [
-    "BetaTCVAE", "BetaVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "max_damage_attack", "metrics", "nets",
-    "plotting", "risk", "robustness", "robustness_margin", "targeted_attack",
+    "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "max_damage_attack",
+    "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin", "targeted_attack",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
     "BetaTCVAE": "riskvae._beta_vae",
     "BetaVAE": "riskvae._beta_vae",
+    "QuantileVAE": "riskvae._quantile_vae",
     "RiskAwareVAE": "riskvae._risk_aware_vae",
     "max_damage_attack": "riskvae.robustness",
     "robustness_margin": "riskvae.robustness",

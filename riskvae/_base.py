@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from riskvae import nets
 from riskvae._inference import InferenceMixin
-from riskvae._model import BernoulliLikelihood, GaussianLikelihood, Likelihood, WeightedELBO, build_vae
+from riskvae._likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
+from riskvae._model import WeightedELBO, build_vae
 from riskvae._rows import Rows, Stream
 from riskvae._sklearn_callbacks import SUPPORTED, CallbackSupportMixin, EpochTasks, with_callbacks
 from riskvae._training import EarlyStopping, Net, make_net, restored_on_failure, train
@@ -64,12 +65,13 @@ def _comparable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | np.ndarray) else value
 
 
-# What a model is made of; training on cannot change it.
+# What a model is made of, where it has it; training on cannot change it.
 _STRUCTURE = (
     "n_components", "hidden_layer_sizes", "activation", "encoder", "decoder", "likelihood", "noise_scale",
-    "output_activation", "scale_offset",
+    "output_activation", "scale_offset", "quantiles",
 )  # fmt: skip
-_FITTED = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
+# What a training sets.
+_FITTED = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "offset_", "_calibration", "_density")
 
 
 class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
@@ -105,7 +107,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
         "compile": boolean,
     }
 
-    n_components: int
+    n_components: Any
     beta: float
     hidden_layer_sizes: Any
     activation: str
@@ -115,7 +117,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
     noise_scale: Any
     output_activation: str
     scale_offset: float
-    max_epochs: int
+    max_epochs: Any
     batch_size: int
     lr: float
     weight_decay: float
@@ -154,6 +156,21 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
     def _n_draws(self) -> int:
         """Latent draws per row and training step."""
         return 1
+
+    def _n_latent(self, n_features: int) -> int:
+        """Latent dimensions for rows of some width."""
+        return self.n_components
+
+    def _n_epochs(self, n_rows: int | None) -> int:
+        """Epochs of a fit to some rows; their number is None where it is not known."""
+        return self.max_epochs
+
+    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
+        """Rows to train on, and rows to keep for :meth:`_after_training`."""
+        return rows, None
+
+    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
+        """Fit what the networks alone do not tell; ``rows`` are those of X that they were trained on."""
 
     def _check_parameters(self) -> None:
         name = type(self).__name__
@@ -225,21 +242,26 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
             else:
                 seed = draw_seed(self.random_state)
                 net = self._build(device, seed)
-            net.module_.likelihood.fit_scale(rows.head())
+            train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
+            net.module_.likelihood.fit_scale(train_rows.head())
             net.isolate_rng = isinstance(rows, Stream) or self.encoder is not None or self.decoder is not None
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             callbacks, valid = list(self.callbacks or ()), None
+            n_epochs = epochs or self._n_epochs(len(train_rows) if isinstance(train_rows, Rows) else None)
             if self.early_stopping and not partial_fit:
-                rows, valid = self._hold_out(rows, seed)
+                train_rows, valid = self._hold_out(
+                    train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
+                )
                 callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
             if SUPPORTED and not partial_fit:
-                callbacks.insert(0, EpochTasks(self, X, partial(copy.deepcopy, fitted)))
-            train(net, rows, valid, epochs=epochs or self.max_epochs, callbacks=callbacks, verbose=bool(self.verbose))
+                callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
+            train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
             self.__dict__.update(fitted)
+            self._after_training(X, train_rows, held_out)
         if not partial_fit and net.module_.likelihood.excess() > 5:
             warnings.warn(
                 f"{type(self).__name__} reconstructs worse than the mean of X would: noise_scale_="
-                f"{self.noise_scale_:.3g} is over five times the standard deviation of the features. "
+                f"{self.noise_scale_:.3g} is over five times that of the features' spread. "
                 "Scale X (StandardScaler), train longer (max_epochs), or change lr.",
                 ConvergenceWarning,
                 stacklevel=3,
@@ -264,13 +286,14 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
         stream.check(stream.head())
         return stream
 
-    def _hold_out(self, rows: Rows | Stream, seed: int) -> tuple[Rows, Rows]:
+    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
+        """Training rows, and a share of the rows that ``parameter`` asks to keep from them."""
         if isinstance(rows, Stream):
             raise ValueError(
-                f"{type(self).__name__}: early_stopping=True holds out rows of an array, but X is a Dataset. "
-                "Pass an array, or set early_stopping=False."
+                f"{type(self).__name__}: {parameter}={getattr(self, parameter)!r} holds out rows of an array, but X is "
+                f"a Dataset. Pass an array, or set {parameter}={off!r}."
             )
-        return rows.split(self.validation_fraction, derive_seed(seed, "hold out"))
+        return rows.split(fraction, seed)
 
     def _build(self, device: torch.device, seed: int) -> Net:
         start = derive_seed(seed, "weights")
@@ -282,7 +305,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
         with isolated_rng(derive_seed(seed, "modules"), torch.device("cpu")) if foreign else nullcontext():
             module = build_vae(
                 self.n_features_in_,
-                self.n_components,
+                self._n_latent(self.n_features_in_),
                 encoder=self.encoder or partial(default, hidden_layer_sizes=widths),
                 decoder=self.decoder or partial(default, hidden_layer_sizes=widths[::-1]),
                 likelihood=self._make_likelihood(self.n_features_in_),
@@ -312,7 +335,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
         return net
 
     def _current_structure(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in _STRUCTURE}
+        values = {name: getattr(self, name) for name in _STRUCTURE if hasattr(self, name)}
         return {name: _comparable(value) for name, value in values.items()}
 
     def _check_structure(self) -> None:

@@ -1,7 +1,8 @@
 """Documentation that estimators share, filled into their docstrings."""
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=type[Any])
@@ -86,15 +87,28 @@ device_ : torch.device
     Where the model is."""
 
 
-def document_parameters(*, beta: float = 1.0, meaning: str = "Weight of the KL term, at least 0.") -> Callable[[T], T]:
-    """Class decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring."""
+def document_parameters(
+    *,
+    beta: float = 1.0,
+    meaning: str = "Weight of the KL term, at least 0.",
+    own: Mapping[str, str | None] = {},
+) -> Callable[[T], T]:
+    """Class decorator that fills ``{parameters}`` and ``{attributes}`` in a docstring.
+
+    ``own`` replaces entries, such as "noise_scale_", by others; None leaves one out.
+    """
+
+    def entries(block: str) -> str:
+        parts = re.split(r"\n(?=\S)", block)
+        texts = (own.get(name, part) for part in parts for name in [re.match(r"\w+", part).group()])  # type: ignore[union-attr]
+        return "\n".join(inspect.cleandoc(text) for text in texts if text)
 
     def fill(cls: T) -> T:
         if cls.__doc__:  # None under python -OO
             blocks = {"parameters": _PARAMETERS.format(beta=beta, meaning=meaning), "attributes": _ATTRIBUTES}
             text = inspect.cleandoc(cls.__doc__)
             for name, block in blocks.items():
-                text = text.replace(f"{{{name}}}", block)
+                text = text.replace(f"{{{name}}}", entries(block))
             cls.__doc__ = text
         return cls
 

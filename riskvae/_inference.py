@@ -152,11 +152,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
         check_is_fitted(self)
         self._check_parameters()
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "score"))
-        half = torch.randn(
-            (self.n_score_samples + 1) // 2, 1, self._n_features_out, generator=generator, dtype=torch.float64
-        )
-        bank = torch.cat((half, -half))[: self.n_score_samples]
+        bank = self._score_draws()
 
         def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
             terms = vae(x, bank.to(x))
@@ -205,10 +201,24 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         check_parameters("sample", {"n_samples": n_samples}, {"n_samples": integer(1)})
         chance = check_random_state(self.random_state if random_state is None else random_state)
         rng = np.random.default_rng(chance.randint(np.iinfo(np.int32).max))
-        rows = self.inverse_transform(rng.standard_normal((n_samples, self._n_features_out)))
+        k = self._n_features_out
+        Z = rng.standard_normal((n_samples, k))
         if not observation_noise:
-            return rows
-        return self.module_.likelihood.sample(rows, rng)
+            return self.inverse_transform(Z)
+        noise = rng.standard_normal((n_samples, self.n_features_in_))
+
+        def draw(vae: Any, rows: Tensor) -> tuple[Tensor]:
+            return (vae.likelihood.draw(vae.decoder(rows[:, :k]), rows[:, k:]),)
+
+        return self._map_rows(draw, np.hstack((Z, noise)))[0]
+
+    def _score_draws(self) -> Tensor:
+        """Standard normal draws (n_score_samples, 1, n_components) in antithetic pairs, always the same."""
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "score"))
+        half = torch.randn(
+            (self.n_score_samples + 1) // 2, 1, self._n_features_out, generator=generator, dtype=torch.float64
+        )
+        return torch.cat((half, -half))[: self.n_score_samples]
 
     def _check_rows(self, X: Any, *, likelihood: bool = False) -> Array:
         check_is_fitted(self)
@@ -218,7 +228,12 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         return rows
 
     def _map_rows(
-        self, function: Callable[[Any, Tensor], tuple[Tensor, ...]], rows: Array, *, width: int | None = None
+        self,
+        function: Callable[[Any, Tensor], tuple[Tensor, ...]],
+        rows: Array,
+        *,
+        width: int | None = None,
+        module: Any = None,
     ) -> tuple[Array, ...]:
         """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype."""
         dtype = compute_dtype(rows)
@@ -230,7 +245,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         outputs: tuple[Array, ...] = ()
         with torch.inference_mode():
             # A copy: scoring while training goes on must not change the mode of the module.
-            module = copy.deepcopy(self.module_).to(device, dtype).eval()
+            module = copy.deepcopy(self.module_ if module is None else module).to(device, dtype).eval()
             for start in range(0, len(rows), chunk):
                 x = torch.tensor(np.ascontiguousarray(rows[start : start + chunk], numpy_dtype), device=device)
                 parts = function(module, x)

@@ -38,17 +38,25 @@ class Rows(Dataset[Tensor]):
         return self.x[i if self.index is None else self.index[i]]
 
     def split(self, fraction: float, seed: int) -> tuple["Rows", "Rows"]:
-        """Random training and validation parts, at least one row each."""
+        """Random training and held-out parts, at least one row each."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        parts = order[n_valid:].sort().values, order[:n_valid].sort().values
+        parts = [part.sort().values for part in (order[n_valid:], order[:n_valid])]
+        if self.index is not None:
+            parts = [self.index[part] for part in parts]
         train, valid = copy.copy(self), copy.copy(self)
         train.index, valid.index = parts
         return train, valid
 
     def head(self) -> Tensor:
-        """Rows that show the scale of the data: all of them."""
-        return self.x
+        """Rows that show the scale of the data: all of them; of a selection, at most a hundred thousand."""
+        return self.x if self.index is None else self.sample(100_000, 0)
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """At most ``n`` of the rows, in random order."""
+        i = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
+        i = i if self.index is None else self.index[i]
+        return self.x[i.to(self.x.device)].to(self.device)
 
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
         """One epoch, shuffled by a generator; batch sizes differ by at most one row.
@@ -104,6 +112,11 @@ class Stream:
     def head(self) -> Tensor:
         """Rows that show the width and scale of the data: the first thousand."""
         return self._head
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """At most ``n`` of the first rows, in random order."""
+        order = torch.randperm(len(self._head), generator=torch.Generator().manual_seed(seed))
+        return self._head[order[:n]].to(self.device)
 
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""

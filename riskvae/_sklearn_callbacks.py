@@ -25,8 +25,8 @@ except ImportError:  # scikit-learn before 1.9
 class EpochTasks(Callback):
     """Tell scikit-learn's callbacks of each epoch of one fit."""
 
-    def __init__(self, estimator: Any, X: Any, fitted: Callable[[], dict[str, Any]]) -> None:
-        self.context = estimator._init_callback_context(max_subtasks=estimator.max_epochs)
+    def __init__(self, estimator: Any, X: Any, n_epochs: int, fitted: Callable[[], dict[str, Any]]) -> None:
+        self.context = estimator._init_callback_context(max_subtasks=n_epochs)
         self.hook = {"estimator": estimator, "X": X, "reconstruction_attributes": fitted}
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:

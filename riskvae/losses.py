@@ -5,11 +5,15 @@ device and floating dtype, broadcasts over leading dimensions and is differentia
 """
 
 import math
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bernoulli_nll", "gaussian_nll", "kl_divergence", "total_correlation"]
+__all__ = [
+    "asymmetric_laplace_nll", "bernoulli_nll", "gaussian_nll", "kl_divergence", "pinball_loss", "total_correlation",
+]  # fmt: skip
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -97,6 +101,87 @@ def kl_divergence(mean: Tensor, scale: Tensor) -> Tensor:
     tensor([0.5000])
     """
     return (0.5 * (mean.square() + scale.square() - 1.0) - scale.log()).sum(-1)
+
+
+def pinball_loss(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
+    r"""Pinball loss of predicted quantiles, summed over features and averaged over levels.
+
+    .. math:: \frac1Q \sum_{j, a} \rho_a(x_j - q_{ja}), \qquad \rho_a(u) = \max(a u, (a - 1) u),
+
+    whose expectation is least where :math:`q_{ja}` is the quantile of level a. The mean over levels makes
+    one row count once, whatever the number of levels.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Observed rows.
+    quantiles : Tensor of shape (..., n, d, Q)
+        Predicted quantiles.
+    levels : sequence of float, of length Q
+        Their levels, in (0, 1).
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        In the units of ``x``.
+
+    References
+    ----------
+    Koenker and Bassett, "Regression quantiles", Econometrica 46 (1978).
+
+    Examples
+    --------
+    >>> import torch
+    >>> pinball_loss(torch.ones(1, 1), torch.tensor([[[0.0, 3.0]]]), [0.2, 0.8])  # (0.2 * 1 + 0.2 * 2) / 2
+    tensor([0.3000])
+    """
+    error = x[..., None] - quantiles
+    a = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    return torch.maximum(a * error, (a - 1.0) * error).sum((-1, -2)) / len(a)
+
+
+def asymmetric_laplace_nll(x: Tensor, quantiles: Tensor, levels: Sequence[float], log_scale: Tensor) -> Tensor:
+    r"""Negative log-density of rows under asymmetric Laplace noise around predicted quantiles.
+
+    The density :math:`p_a(x) = \frac{a (1 - a)}{s} e^{-\rho_a(x - q_a) / s}` has its quantile of level a at
+    :math:`q_a`. With several levels this is the logarithm of their densities' geometric mean:
+
+    .. math:: \frac{1}{s} \frac1Q \sum_{j, a} \rho_a(x_j - q_{ja})
+              + d \Bigl(\log s - \frac1Q \sum_a \log a (1 - a)\Bigr)
+
+    A geometric mean of densities integrates to at most one, so it is a bound on the nats of a proper density,
+    and exact for one level. Unlike the pinball loss alone it does not hang on the units of ``x``, and its
+    weight against a KL term is that of one observation.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Observed rows.
+    quantiles : Tensor of shape (..., n, d, Q)
+        Predicted quantiles.
+    levels : sequence of float, of length Q
+        Their levels, in (0, 1).
+    log_scale : Tensor of shape ()
+        Logarithm of the scale s, in the units of ``x``, shared by all features. The mean pinball loss of a
+        feature is its maximum-likelihood estimate.
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        Nats per row.
+
+    References
+    ----------
+    Yu and Moyeed, "Bayesian quantile regression", Statistics and Probability Letters 54 (2001).
+
+    Examples
+    --------
+    >>> import torch
+    >>> asymmetric_laplace_nll(torch.ones(1, 1), torch.zeros(1, 1, 1), [0.5], torch.tensor(0.0))  # 1/2 + log 4
+    tensor([1.8863])
+    """
+    log_peak = sum(math.log(a * (1.0 - a)) for a in levels) / len(levels)
+    return pinball_loss(x, quantiles, levels) * (-log_scale).exp() + x.shape[-1] * (log_scale - log_peak)
 
 
 def total_correlation(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -32,6 +33,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
 }
 """Hidden activations by name."""
+
+
+# softplus(raw + _UNIT) is 1 at raw = 0.
+_UNIT = math.log(math.e - 1.0)
+
+
+def unit_softplus(raw: Tensor) -> Tensor:
+    """Positive values from unconstrained ones; 1 from 0, so that an untrained network starts there."""
+    return F.softplus(raw + _UNIT)
 
 
 class Posterior(NamedTuple):

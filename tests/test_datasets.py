@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from riskvae import datasets
+from riskvae.datasets import _images as datasets
 from riskvae.datasets import fetch_fashion_mnist, fetch_mnist, read_idx
 
 FETCHERS = {"mnist": fetch_mnist, "fashion_mnist": fetch_fashion_mnist}

@@ -6,8 +6,16 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import mean_pinball_loss
 
-from riskvae.losses import bernoulli_nll, gaussian_nll, kl_divergence, total_correlation
+from riskvae.losses import (
+    asymmetric_laplace_nll,
+    bernoulli_nll,
+    gaussian_nll,
+    kl_divergence,
+    pinball_loss,
+    total_correlation,
+)
 
 
 @pytest.fixture
@@ -106,3 +114,56 @@ def test_total_correlation_is_its_definition(rng):
     density = stats.norm(mean[None], scale[None]).pdf(z[:, None])  # draw, posterior, coordinate
     expected = np.log(density.prod(-1).mean(1)) - np.log(density.mean(1)).sum(-1)
     np.testing.assert_allclose(total_correlation(*map(torch.tensor, (z, mean, scale))), expected, rtol=1e-10)
+
+
+# ----------------------------------------------------------------------------------------- quantiles
+
+
+def test_pinball_is_scikit_learns(rng):
+    x, quantiles, levels = rng.normal(size=(50, 3)), rng.normal(size=(50, 3, 4)), [0.1, 0.25, 0.5, 0.9]
+    found = pinball_loss(torch.tensor(x), torch.tensor(quantiles), levels)
+    expected = [
+        [mean_pinball_loss([x[i, j]], [quantiles[i, j, a]], alpha=level) for a, level in enumerate(levels)]
+        for i in range(50)
+        for j in range(3)
+    ]
+    np.testing.assert_allclose(found, np.reshape(expected, (50, 3, 4)).mean(-1).sum(-1), rtol=1e-12)
+
+
+@given(st.floats(0.01, 0.99), st.floats(-50, 50), st.floats(0.1, 10))
+def test_pinball_is_least_at_the_quantile_and_its_gradient_is_known(level, q, gap):
+    quantile = torch.tensor([[[q]]], dtype=torch.float64, requires_grad=True)
+    for x, slope in ((q + gap, -level), (q - gap, 1 - level)):
+        loss = pinball_loss(torch.tensor([[x]], dtype=torch.float64), quantile, [level])
+        (gradient,) = torch.autograd.grad(loss.sum(), quantile)
+        assert gradient.item() == pytest.approx(slope, abs=1e-12)
+    sample = torch.tensor(np.linspace(0, 1, 1001)[:, None])
+    means = [pinball_loss(sample, torch.full((1001, 1, 1), c), [level]).mean().item() for c in (level, level + 0.02)]
+    assert means[0] < means[1] + 1e-12
+
+
+def test_asymmetric_laplace_is_the_density_of_scipy(rng):
+    x, q = rng.normal(size=(5, 3)), rng.normal(size=(2, 5, 3, 1))
+    for level, scale in ((0.2, 0.5), (0.5, 1.0), (0.9, 3.0)):
+        found = asymmetric_laplace_nll(torch.tensor(x), torch.tensor(q), [level], torch.tensor(np.log(scale)))
+        # Scipy's has slopes kappa / s' above and 1 / (kappa s') below the mode.
+        kappa = np.sqrt(level / (1 - level))
+        density = stats.laplace_asymmetric(kappa, q[..., 0], scale / np.sqrt(level * (1 - level)))
+        np.testing.assert_allclose(found, -density.logpdf(x).sum(-1), rtol=1e-9)
+
+
+@given(st.lists(st.floats(0.05, 0.95), min_size=1, max_size=4), st.lists(st.floats(-2, 2), min_size=4, max_size=4))
+def test_several_levels_bound_the_nats_of_a_density(levels, q):
+    """A geometric mean of densities integrates to at most one."""
+    x = torch.linspace(-200, 200, 400_001, dtype=torch.float64)[:, None]
+    quantiles = torch.tensor(q[: len(levels)], dtype=torch.float64).expand(len(x), 1, len(levels))
+    nats = asymmetric_laplace_nll(x, quantiles, levels, torch.tensor(0.0).double())
+    assert float((-nats).exp().sum()) * 0.001 <= 1.0 + 1e-3
+
+
+def test_the_best_scale_is_the_mean_pinball(rng):
+    x, q, levels = torch.tensor(rng.normal(size=(500, 2))), torch.zeros(500, 2, 3).double(), [0.2, 0.5, 0.7]
+    log_scale = torch.tensor(0.0).double().requires_grad_()
+    best = pinball_loss(x, q, levels).mean() / 2
+    (slope,) = torch.autograd.grad(asymmetric_laplace_nll(x, q, levels, best.log() + log_scale).sum(), log_scale)
+    assert slope.item() == pytest.approx(0.0, abs=1e-9)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from riskvae import nets
-from riskvae._model import VAE, BernoulliLikelihood, GaussianLikelihood, WeightedELBO, build_vae
+from riskvae._likelihoods import BernoulliLikelihood, GaussianLikelihood
+from riskvae._model import VAE, WeightedELBO, build_vae
 from riskvae.losses import gaussian_nll, kl_divergence
 
 

@@ -1,10 +1,13 @@
-"""Measures of fitted models: tails of their losses, and how close generated rows are to real ones."""
+"""Measures of fitted models: tails of their losses, worth of their intervals, and how real generated rows look."""
 
+from riskvae.metrics._intervals import coverage, interval_score
 from riskvae.metrics._samples import TwoSampleResult, kernel_mmd, mixture_log_likelihood, nearest_neighbor_two_sample
 from riskvae.metrics._tails import row_losses, tail_curve, tail_loss_scorer, tail_mean
 
 __all__ = [
     "TwoSampleResult",
+    "coverage",
+    "interval_score",
     "kernel_mmd",
     "mixture_log_likelihood",
     "nearest_neighbor_two_sample",

@@ -1,0 +1,210 @@
+"""Rows that are anomalies: a score, a threshold, and p-values from held-out rows."""
+
+import math
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from riskvae._calibration import Calibration, score_at
+from riskvae._density import RowDensity
+from riskvae._quantile_predictions import QuantilePredictionsMixin
+from riskvae._validation import check_parameters, real
+
+__all__ = ["DetectionMixin"]
+
+Array = NDArray[Any]
+
+_share = real(0.0, 1.0, closed="neither")
+
+# Share of rows like those of the training that contamination="auto" flags.
+_FALSE_ALARMS = 0.05
+# Rows that show where that share lies, with a standard error of half a percent.
+_N_FOR_THRESHOLD = 2_000
+
+
+class DetectionMixin(QuantilePredictionsMixin):
+    """Methods of a fitted estimator that has a density of rows."""
+
+    contamination: Any
+    offset_: float
+    _density: RowDensity
+
+    def score_samples(self, X: Any) -> Array:
+        r"""Evidence lower bound of each row under the density that the trained networks stand for.
+
+        .. math:: E_{q(z|x)} \Bigl[ \sum_j \log N(x_j; m_j(z), s_j^2) + \log \frac{\tilde q(z)}{q(z|x)} \Bigr]
+
+        The decoder's medians m have normal errors, of each feature's root mean squared error s on training rows, and
+        the prior :math:`\tilde q` is the mean posterior of 2,000 training rows: what makes the bound largest while the
+        networks stay. It finds anomalies better than the bound that the networks were trained on, whose noise hardly
+        minds large errors and whose prior does not know where the training rows are. The expectation is a mean
+        over ``n_score_samples`` draws, in antithetic pairs, the same for every row and every call.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Nats per row; smaller is more unusual.
+        """
+        rows = self._check_rows(X)
+        self._check_parameters()
+        return self._score(rows)
+
+    def decision_function(self, X: Any) -> Array:
+        """Score of each row above the threshold: ``score_samples(X) - offset_``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Negative for outliers.
+        """
+        scores = self.score_samples(X)
+        return scores - scores.dtype.type(self.offset_)
+
+    def predict(self, X: Any) -> NDArray[np.int_]:
+        """Whether each row is an inlier.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of int, of shape (n_samples,)
+            1 for inliers, -1 for outliers: by ``contamination``, row by row. :meth:`detect` controls the false
+            discovery rate.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def conformalize(self, X_cal: Any) -> Self:
+        """Calibrate with rows that were not trained on; replaces an earlier calibration, and trains nothing.
+
+        Parameters
+        ----------
+        X_cal : array-like of shape (n_calibration, n_features)
+            Held-out rows, two at least, exchangeable with those to come (the inliers among them, for
+            :meth:`detect`). They are kept with the model.
+
+        Returns
+        -------
+        self
+        """
+        rows = self._check_rows(X_cal)
+        if len(rows) < 2:
+            raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
+        self._calibration = self._calibrate(rows)
+        return self
+
+    def conformal_p_values(self, X: Any) -> NDArray[np.float64]:
+        r"""Share of calibration rows that are at least as unusual as each row.
+
+        .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}
+
+        with :meth:`score_samples` as s and the n calibration rows. For a row that is exchangeable with them,
+        :math:`P(p \le t) \le t`, whatever the model is worth, on average over calibration sets. For one
+        calibration set the rate scatters around t with a standard deviation of :math:`\sqrt{t (1 - t) / n}`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            From 1 / (n + 1) to 1.
+
+        Raises
+        ------
+        ValueError
+            Before calibration.
+        """
+        return self._calibrated("conformal_p_values").p_values(self.score_samples(X))
+
+    def detect(self, X: Any, fdr: float = 0.05) -> NDArray[np.bool_]:
+        """Rows that are anomalies, with the expected share of false ones among them controlled.
+
+        The Benjamini-Hochberg procedure over :meth:`conformal_p_values` of the rows of X. If the
+        calibration rows and the inliers in X are exchangeable and apart, the false discovery rate is at most
+        ``fdr`` on average over calibration sets, and lower where X holds many anomalies. What counts as one depends on
+        the other rows of X: ask for all rows of interest at once.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        fdr : float, default=0.05
+            False discovery rate, in (0, 1).
+
+        Returns
+        -------
+        ndarray of bool, of shape (n_samples,)
+            True for discoveries: ``X[vae.detect(X)]`` are the anomalies.
+
+        Raises
+        ------
+        ValueError
+            Before calibration.
+
+        Warns
+        -----
+        UserWarning
+            Where there are too few calibration rows to find any row, or a small share of the rows.
+
+        References
+        ----------
+        Benjamini and Hochberg, "Controlling the false discovery rate" (1995).
+        Bates, Candes, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", Annals of
+        Statistics 51 (2023).
+        """
+        check_parameters("detect", {"fdr": fdr}, {"fdr": _share})
+        calibration = self._calibrated("detect")
+        p = self.conformal_p_values(X)
+        calibration.warn_if_too_small(fdr, len(p))
+        return false_discovery_control(p) <= fdr
+
+    def _calibrated(self, method: str) -> Calibration:
+        check_is_fitted(self)
+        if self._calibration is None:
+            raise ValueError(
+                f"{method} compares rows with held-out ones, and there are none. Call conformalize(X_cal) with rows "
+                "that were not trained on, or fit with calibration_fraction above 0, such as 0.2."
+            )
+        return self._calibration
+
+    def _set_threshold(self, rows: Array) -> None:
+        """Offset of the training rows, unless it is that of the calibration rows."""
+        if self.contamination != "auto":
+            self.offset_ = float(np.percentile(self._score(rows), 100.0 * self.contamination))
+        elif self._calibration is None:
+            step = math.ceil(len(rows) / _N_FOR_THRESHOLD)
+            self.offset_ = score_at(np.sort(self._score(rows[::step])), _FALSE_ALARMS)
+
+    def _calibrate(self, rows: Array) -> Calibration:
+        calibration = Calibration(np.sort(self._score(rows)), rows, self._predict_quantiles(rows))
+        if self.contamination == "auto":
+            self.offset_ = score_at(calibration.scores, _FALSE_ALARMS)
+        return calibration
+
+    def _score(self, rows: Array) -> Array:
+        bank = self._score_draws()
+
+        def bound(density: RowDensity, x: Tensor) -> tuple[Tensor]:
+            return (density.bound(x, bank.to(x)),)
+
+        width = len(bank) * max(rows.shape[1], RowDensity.N_MIXED)
+        return self._map_rows(bound, rows, width=width, module=self._density)[0]

@@ -1,0 +1,247 @@
+"""What a decoder of quantiles says about each value of a row: quantiles, intervals, scores, p-values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import false_discovery_control, norm
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from riskvae._calibration import Calibration
+from riskvae._inference import InferenceMixin
+from riskvae._validation import check_parameters, choice, real
+
+__all__ = ["QuantilePredictionsMixin"]
+
+Array = NDArray[Any]
+
+_share = real(0.0, 1.0, closed="neither")
+_TAILS = ("two-sided", "greater", "less")
+
+
+class QuantilePredictionsMixin(InferenceMixin):
+    """Methods of a fitted estimator whose likelihood is of quantiles."""
+
+    quantiles: Sequence[float]
+    _calibration: Calibration | None
+
+    def predict_quantiles(self, X: Any) -> Array:
+        """Quantiles of each feature, decoded from the posterior mean of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features, n_quantiles)
+            In the order of ``quantiles``, never crossing. Not calibrated.
+        """
+        return self._predict_quantiles(self._check_rows(X))
+
+    def predict_interval(self, X: Any, alpha: float) -> Array:
+        r"""Interval of each feature that is to hold a share 1 - alpha of its values.
+
+        Its ends are the quantiles of levels alpha / 2 and 1 - alpha / 2, between trained levels by interpolation,
+        linear in the normal score. Calibration moves them outwards, or inwards, by one distance c per feature,
+
+        .. math:: [\,q_{\alpha/2} - c,\; q_{1-\alpha/2} + c\,], \qquad
+                  c = \text{the } \lceil (n + 1)(1 - \alpha) \rceil\text{-th smallest }
+                  \max(q_{\alpha/2} - x,\; x - q_{1-\alpha/2})
+
+        of the n calibration rows. Where those and a new row are exchangeable, each value of the new row lies in its
+        interval with probability at least 1 - alpha, whatever the model is worth. This is *marginal*: on
+        average over rows, for each feature by itself. It is not promised among rows of one kind, nor for all
+        features of a row together. The decoder has seen the row: an interval says how far a value may lie from its
+        own reconstruction, and is no forecast.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        alpha : float
+            One minus the coverage, in (0, 1). Only after calibration beyond the trained levels, where the slope
+            between the outermost two goes on.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features, 2)
+            Lower and upper ends; infinite, with a warning, where alpha asks for more calibration rows than there
+            are.
+
+        Raises
+        ------
+        ValueError
+            If alpha reaches beyond the trained levels without calibration; with fewer than two levels.
+
+        References
+        ----------
+        Romano, Patterson and Candes, "Conformalized quantile regression" (2019).
+        """
+        check_parameters("predict_interval", {"alpha": alpha}, {"alpha": _share})
+        self._check_two_levels("predict_interval")
+        rows = self._check_rows(X)
+        low, high, calibration = self.quantiles[0], self.quantiles[-1], self._calibration
+        if calibration is None and not (low <= alpha / 2 + 1e-9 and 1 - alpha / 2 <= high + 1e-9):
+            raise ValueError(
+                f"predict_interval: alpha={alpha:g} asks for the levels {alpha / 2:g} and {1 - alpha / 2:g}, beyond "
+                f"the trained ones, {low:g} to {high:g}. Call conformalize(X_cal) with held-out rows, fit with "
+                f"calibration_fraction above 0, or train with quantiles=({alpha / 2:g}, 0.5, {1 - alpha / 2:g})."
+            )
+        ends = self._at(self._predict_quantiles(rows), alpha / 2, 1 - alpha / 2)
+        if calibration is None:
+            return ends
+        return calibration.widen(ends, self._at(calibration.quantiles, alpha / 2, 1 - alpha / 2), alpha)
+
+    def predict_scale(self, X: Any) -> Array:
+        r"""Standard deviation of each feature around its median, where it is normal.
+
+        .. math:: \sigma_j = \frac{q_{j,b} - q_{j,a}}{\Phi^{-1}(b) - \Phi^{-1}(a)}
+
+        with the outermost levels a and b. Of the model: nothing calibrates it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In the units of X.
+
+        Raises
+        ------
+        ValueError
+            With fewer than two levels.
+        """
+        self._check_two_levels("predict_scale")
+        return self._scale(self._predict_quantiles(self._check_rows(X)))
+
+    def z_scores(self, X: Any) -> Array:
+        r"""How many standard deviations each value lies above its median.
+
+        .. math:: z_j = (x_j - m_j) / \sigma_j
+
+        with the median of :meth:`reconstruct` and the standard deviation of :meth:`predict_scale`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Positive above the median.
+
+        Raises
+        ------
+        ValueError
+            With fewer than two levels.
+        """
+        self._check_two_levels("z_scores")
+        rows = self._check_rows(X)
+        quantiles = self._predict_quantiles(rows)
+        return (rows - self._at(quantiles, 0.5)[..., 0]) / self._scale(quantiles)
+
+    def p_values(self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None) -> Array:
+        r"""Probability of a value at least as far from its median, under the model, feature by feature.
+
+        .. math:: 2 \Phi(-|z_j|) \text{ (two-sided)}, \qquad \Phi(-z_j) \text{ (greater)}, \qquad
+                  \Phi(z_j) \text{ (less)}
+
+        of the :meth:`z_scores`: uniform where the model is right and features are normal around their medians. That
+        is an assumption, and nothing calibrates it; :meth:`conformal_p_values`, of whole rows, needs none.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        alternative : {"two-sided", "greater", "less"}, default="two-sided"
+            What is unusual: values far from the median, above it, or below it.
+        mask : array-like of bool, shape (n_features,) or (n_samples, n_features), default=None
+            Where to look; elsewhere the result is NaN.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In [0, 1], or NaN.
+        """
+        check_parameters("p_values", {"alternative": alternative}, {"alternative": choice(*_TAILS)})
+        z = self.z_scores(X)
+        where = _checked_mask(mask, z.shape)
+        p = 2.0 * norm.sf(np.abs(z)) if alternative == "two-sided" else norm.sf(z if alternative == "greater" else -z)
+        return np.where(where, p, np.nan).astype(z.dtype)
+
+    def detect_features(
+        self, X: Any, fdr: float = 0.05, *, alternative: str = "two-sided", mask: ArrayLike | None = None
+    ) -> NDArray[np.bool_]:
+        """Values that make a row unusual: discoveries among its features, or pixels.
+
+        The Benjamini-Hochberg procedure over the :meth:`p_values` of each row by itself, and so as
+        good as the model: the false discovery rate is ``fdr`` where those are uniform.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        fdr : float, default=0.05
+            False discovery rate within a row, in (0, 1).
+        alternative, mask
+            As in :meth:`p_values`; what is masked is not counted.
+
+        Returns
+        -------
+        ndarray of bool, of shape (n_samples, n_features)
+            True for discoveries.
+        """
+        check_parameters("detect_features", {"fdr": fdr}, {"fdr": _share})
+        p = self.p_values(X, alternative=alternative, mask=mask)
+        found = np.zeros(p.shape, dtype=bool)
+        for row, values in zip(found, p, strict=True):
+            here = ~np.isnan(values)
+            if here.any():
+                row[here] = false_discovery_control(values[here]) <= fdr
+        return found
+
+    def _predict_quantiles(self, rows: Array) -> Array:
+        def quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
+            return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)
+
+        return self._map_rows(quantiles, rows, width=rows.shape[1] * len(self.quantiles))[0]
+
+    def _at(self, quantiles: Array, *levels: float) -> Array:
+        """Quantiles of other levels than the trained ones, along the last dimension."""
+        given = torch.from_numpy(quantiles)
+        scores = torch.tensor(norm.ppf(levels)).to(given)
+        return torch.stack([self.module_.likelihood.at(given, score) for score in scores], -1).numpy()
+
+    def _scale(self, quantiles: Array) -> Array:
+        low, high = norm.ppf([self.quantiles[0], self.quantiles[-1]])
+        scale = (quantiles[..., -1] - quantiles[..., 0]) / (high - low)
+        return np.maximum(scale, 1e-6 * self.noise_scale_).astype(quantiles.dtype)  # never zero
+
+    def _check_two_levels(self, method: str) -> None:
+        check_is_fitted(self)
+        if len(self.quantiles) < 2:
+            raise ValueError(
+                f"{method} needs the distance between two quantiles at least; the model was trained with "
+                f"quantiles={tuple(self.quantiles)!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
+            )
+
+
+def _checked_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    where = np.asarray(mask)
+    if where.dtype != bool or where.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"mask must be of bool and of shape (n_features,) = {shape[1:]} or (n_samples, n_features) = {shape}, True "
+            f"where to look; got {where.dtype} of shape {where.shape}. Flatten masks of images as the images are."
+        )
+    return np.broadcast_to(where, shape)

@@ -1,0 +1,226 @@
+"""QuantileVAE: a decoder of quantiles, intervals that are calibrated, rows that are anomalies."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import OutlierMixin
+from torch import nn
+from torch.utils.data import Dataset
+
+from riskvae._base import BaseVAE
+from riskvae._density import RowDensity
+from riskvae._detection import DetectionMixin
+from riskvae._docs import document_parameters
+from riskvae._likelihoods import Likelihood, QuantileLikelihood
+from riskvae._rows import Rows, Stream
+from riskvae._validation import Rule, choice, derive_seed, integer, real
+
+# n_components="auto" takes as many as there are features, up to this: the KL term switches off what is not needed.
+_MOST_LATENT = 64
+# max_epochs="auto" takes this many, and more where they are fewer gradient steps than that.
+_EPOCHS, _STEPS = 30, 2_000
+
+
+def _are_levels(value: Any) -> bool:
+    try:
+        levels = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    within = levels.ndim == 1 and len(levels) > 0 and bool(((levels > 0) & (levels < 1)).all())
+    return within and bool((np.diff(levels) > 0).all())
+
+
+def _meant(value: Any) -> str:
+    try:
+        ordered = sorted({float(level) for level in value})
+    except (TypeError, ValueError):
+        return ""
+    percent = len(ordered) > 0 and min(ordered) >= 1
+    levels = tuple(level / 100 for level in ordered) if percent else tuple(ordered)
+    return f"Did you mean {levels!r}?" if _are_levels(levels) else ""
+
+
+_levels = Rule(
+    lambda value: isinstance(value, list | tuple | np.ndarray) and _are_levels(value),
+    "a sequence of levels in (0, 1), increasing, each once, such as (0.15, 0.5, 0.85)",
+    _meant,
+    kind=lambda value: isinstance(value, list | tuple | np.ndarray),
+)
+
+
+@document_parameters(
+    own={
+        "n_components": """\
+            n_components : int or "auto", default="auto"
+                Number of latent dimensions; "auto" takes as many as there are features, at most 64. The KL term
+                switches off those that do not help.""",
+        "max_epochs": """\
+            max_epochs : int or "auto", default="auto"
+                Passes over the data; "auto" makes it 30, or more where the rows are so few that those would be
+                less than 2,000 gradient steps.""",
+        "likelihood": None,
+        "noise_scale": None,
+        "output_activation": None,
+        "noise_scale_": """\
+            noise_scale_ : float
+                Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss of a value.""",
+    }
+)
+class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
+    r"""Variational autoencoder whose decoder gives quantiles of each feature; a detector of anomalies.
+
+    Minimizes, over the encoder q, the decoded quantiles and their scale s,
+
+    .. math:: \frac1N \sum_i E_{q(z|x_i)} \Bigl[ \frac1Q \sum_{j,a} \frac{\rho_a(x_{ij} - q_{ja}(z))}{s}
+              + \log \frac{s}{a (1 - a)} \Bigr] + \beta \, \mathrm{KL}(q(z|x_i) \,\|\, N(0, I)),
+              \qquad \rho_a(u) = \max(a u, (a - 1) u),
+
+    over features j and levels a (:func:`riskvae.losses.asymmetric_laplace_nll`). A decoder that gives a mean
+    and a variance is rewarded without bound for a variance that shrinks to 0 where it knows a value; quantiles are
+    not. They cannot cross: the decoder gives the middle one, and positive steps from there.
+
+    Three kinds of statements, from what the model says to what holds whatever it is worth:
+
+    - of the model: :meth:`predict_quantiles`, :meth:`predict_scale`, :meth:`z_scores`, :meth:`p_values`,
+      :meth:`detect_features`;
+    - marginal, once calibrated with held-out rows (``calibration_fraction`` or :meth:`conformalize`):
+      the coverage of :meth:`predict_interval`, :meth:`conformal_p_values`, the false discovery rate of
+      :meth:`detect`. They hold on average over rows and calibration sets;
+    - nothing is promised conditionally: for rows of one kind, or given a row's content.
+
+    Rows are scored by their evidence bound under the fitted density (:meth:`score_samples`), and
+    :meth:`predict` compares that with ``offset_``. Scale X first (StandardScaler): features count by their
+    errors in the units that they come in.
+
+    Parameters
+    ----------
+    {parameters}
+    quantiles : sequence of float, default=(0.15, 0.5, 0.85)
+        Increasing levels in (0, 1). Two or more for whatever needs a spread; without 0.5 the median is interpolated. A
+        ``decoder`` of your own gives ``len(quantiles)`` values per feature, a whole row for each level in turn
+        (channels of an image).
+    contamination : float or "auto", default="auto"
+        Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of the rows given to fit is flagged.
+        "auto" needs no guess at it: 5 % of rows *like* the calibration rows, or like the training rows where
+        there was no calibration, are flagged.
+    calibration_fraction : float, default=0.0
+        Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). Training on,
+        by ``partial_fit``, ends a calibration.
+
+    Attributes
+    ----------
+    {attributes}
+    offset_ : float
+        Score below which rows are outliers.
+
+    See Also
+    --------
+    riskvae.metrics.coverage, riskvae.metrics.interval_score : How good intervals are.
+    riskvae.plotting.CalibrationDisplay, riskvae.plotting.AnomalyMapDisplay : Pictures of it.
+
+    References
+    ----------
+    Akrami, Joshi, Aydore and Leahy, "Addressing variance shrinkage in variational autoencoders using quantile
+    regression" (2020).
+    Yu and Moyeed, "Bayesian quantile regression" (2001).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from riskvae import QuantileVAE
+    >>> rng = np.random.default_rng(0)
+    >>> t = rng.uniform(-1, 1, 1000)
+    >>> X = np.column_stack((t, t**2)) + 0.05 * rng.normal(size=(1000, 2))  # near a parabola
+    >>> vae = QuantileVAE(hidden_layer_sizes=(32,), calibration_fraction=0.3, random_state=0).fit(X)
+    >>> vae.predict([[0.0, 0.0], [0.0, 1.0]])
+    array([ 1, -1])
+    >>> vae.detect([[0.0, 0.0], [0.0, 1.0]], fdr=0.1)
+    array([False,  True])
+    """
+
+    # Of its own: the decoder's output is quantiles, and their scale is learned.
+    likelihood = "quantiles"
+
+    _rules: ClassVar = {
+        **{
+            name: rule
+            for name, rule in BaseVAE._rules.items()
+            if name not in ("likelihood", "noise_scale", "output_activation")
+        },
+        "n_components": choice("auto") | integer(1),
+        "max_epochs": choice("auto") | integer(1),
+        "quantiles": _levels,
+        "contamination": choice("auto") | real(0.0, 0.5, closed="right"),
+        "calibration_fraction": real(0.0, 1.0, closed="left"),
+    }
+
+    def __init__(
+        self,
+        n_components: int | str = "auto",
+        *,
+        quantiles: Sequence[float] = (0.15, 0.5, 0.85),
+        contamination: float | str = "auto",
+        calibration_fraction: float = 0.0,
+        beta: float = 1.0,
+        hidden_layer_sizes: Sequence[int] = (512, 256),
+        activation: str = "relu",
+        encoder: Callable[[int, int], nn.Module] | None = None,
+        decoder: Callable[[int, int], nn.Module] | None = None,
+        scale_offset: float = 0.0,
+        max_epochs: int | str = "auto",
+        batch_size: int = 256,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        tol: float = 1e-4,
+        callbacks: Sequence[Any] | None = None,
+        n_score_samples: int = 16,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+        device: Any = "auto",
+        compile: bool = False,
+    ) -> None:
+        self._remember(locals())
+
+    # -------------------------------------------------------------------------------------- training
+
+    def _make_likelihood(self, n_features: int) -> Likelihood:
+        return QuantileLikelihood(n_features, self.quantiles)
+
+    def _n_latent(self, n_features: int) -> int:
+        return min(n_features, _MOST_LATENT) if self.n_components == "auto" else self.n_components
+
+    def _n_epochs(self, n_rows: int | None) -> int:
+        if self.max_epochs != "auto":
+            return self.max_epochs
+        return _EPOCHS if n_rows is None else max(_EPOCHS, math.ceil(_STEPS / math.ceil(n_rows / self.batch_size)))
+
+    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
+        if self.calibration_fraction == 0:
+            return rows, None
+        train, held_out = self._hold_out(
+            rows, self.calibration_fraction, derive_seed(seed, "calibration"), "calibration_fraction", 0.0
+        )
+        if len(held_out) < 2 or len(train) < 2:
+            raise ValueError(
+                f"QuantileVAE: calibration_fraction={self.calibration_fraction:g} of {len(train) + len(held_out)} "
+                f"rows sets {len(held_out)} aside and leaves {len(train)} to train on; both need 2 at least. Pass "
+                "more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
+            )
+        return train, held_out
+
+    @torch.no_grad()
+    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
+        some = rows.sample(RowDensity.N_ROWS, derive_seed(self._seed, "density"))
+        self._density = RowDensity(self.module_, some, self._score_draws()[[0, -1]].to(some))
+        self._calibration = None  # an earlier one is of other weights
+        seen = rows.head().numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
+        if held_out is not None and held_out.index is not None:
+            self._calibration = self._calibrate(seen[held_out.index.numpy()])
+        self._set_threshold(seen)

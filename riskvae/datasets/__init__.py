@@ -1,0 +1,6 @@
+"""Image data, from local IDX files or from OpenML, and simulations whose noise is known."""
+
+from riskvae.datasets._images import fetch_fashion_mnist, fetch_mnist, read_idx
+from riskvae.datasets._simulations import make_heteroscedastic, make_lesions
+
+__all__ = ["fetch_fashion_mnist", "fetch_mnist", "make_heteroscedastic", "make_lesions", "read_idx"]

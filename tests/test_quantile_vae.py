@@ -1,0 +1,310 @@
+"""QuantileVAE: quantiles that cannot cross, what they say of each value, and the density behind the score."""
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import small
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
+
+from riskvae import QuantileVAE
+from riskvae._density import RowDensity
+from riskvae._likelihoods import QuantileLikelihood
+from riskvae.losses import kl_divergence
+
+LEVELS = (0.05, 0.2, 0.5, 0.85)
+
+
+@pytest.fixture(scope="module")
+def vae(X):
+    return small(QuantileVAE, quantiles=LEVELS, max_epochs=300, lr=5e-3).fit(X)
+
+
+# ----------------------------------------------------------------------------------------- quantiles
+
+levels = st.lists(st.integers(1, 99), min_size=1, max_size=6, unique=True).map(lambda a: sorted(x / 100 for x in a))
+
+
+@given(levels, st.data())
+def test_quantiles_never_cross_whatever_the_decoder_gives(levels, data):
+    raw = data.draw(arrays(np.float32, (3, 2 * len(levels)), elements=st.floats(-1e4, 1e4, width=32)))
+    likelihood = QuantileLikelihood(2, levels)
+    likelihood.fit_scale(torch.tensor([[0.0, -3.0], [1e-3, 40.0]]))
+    quantiles = likelihood.quantiles(torch.tensor(raw))
+    assert quantiles.shape == (3, 2, len(levels))
+    assert (quantiles.diff(dim=-1) >= 0).all()
+
+
+@given(levels)
+def test_an_untrained_decoder_predicts_normal_features(levels):
+    x = torch.tensor(np.random.default_rng(0).normal([1.0, -5.0], [0.1, 20.0], size=(50, 2)))
+    likelihood = QuantileLikelihood(2, levels).double()
+    likelihood.fit_scale(x)
+    expected = stats.norm(x.mean(0)[:, None], x.std(0, correction=0)[:, None]).ppf(levels)
+    np.testing.assert_allclose(likelihood.quantiles(torch.zeros(1, 2 * len(levels)).double())[0], expected, rtol=1e-6)
+    if len(levels) > 1:
+        np.testing.assert_allclose(likelihood.mean(torch.zeros(1, 2 * len(levels)).double())[0], x.mean(0), atol=1e-6)
+
+
+def test_the_decoder_gives_rows_level_by_level():
+    likelihood = QuantileLikelihood(3, (0.3, 0.5, 0.7))
+    raw = torch.zeros(1, 9)
+    raw[0, 3 + 1] = 2.0  # the median of feature 1
+    moved = likelihood.quantiles(raw) - likelihood.quantiles(torch.zeros(1, 9))
+    torch.testing.assert_close(moved[0], torch.tensor([[0.0] * 3, [2.0] * 3, [0.0] * 3]))
+    raw = torch.zeros(1, 9)
+    raw[0, 6 + 2] = 2.0  # the step up of feature 2
+    moved = likelihood.quantiles(raw) - likelihood.quantiles(torch.zeros(1, 9))
+    assert moved[0, 2, 2] > 0
+    assert moved.count_nonzero() == 1
+
+
+def test_the_learned_scale_goes_a_tenth_of_the_way_to_the_mean_pinball():
+    likelihood = QuantileLikelihood(3, LEVELS).double()
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    raw = torch.zeros(1, 40, 12).double()
+    error = x[..., None] - likelihood.quantiles(raw[0])
+    a = torch.tensor(LEVELS, dtype=torch.float64)
+    best = torch.maximum(a * error, (a - 1) * error).mean().log().item()
+    for _ in range(3):
+        gap = best - likelihood.log_scale.item()
+        likelihood.update_scale(likelihood.nll(x, raw).mean())
+        assert best - likelihood.log_scale.item() == pytest.approx(0.9 * gap, abs=1e-9)
+
+
+def test_the_scale_starts_where_marginal_quantiles_would_put_it():
+    x = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0])
+    likelihood = QuantileLikelihood(2, LEVELS)
+    likelihood.fit_scale(x)
+    before = likelihood.log_scale.item()
+    likelihood.update_scale(likelihood.nll(x, torch.zeros(len(x), 8)).mean())
+    assert likelihood.log_scale.item() == pytest.approx(before, abs=1e-3)
+    assert likelihood.excess() == pytest.approx(1.0, abs=0.01)
+
+
+def test_trained_quantiles_hold_their_shares(X, vae):
+    below = (X[..., None] < vae.predict_quantiles(X)).mean((0, 1))
+    # 300 rows on which the model was trained, six correlated features: no standard error is known; seen, .02.
+    np.testing.assert_allclose(below, LEVELS, atol=0.06)
+    assert (np.diff(vae.predict_quantiles(X), axis=-1) >= 0).all()
+
+
+def test_the_median_is_the_reconstruction(X, vae):
+    np.testing.assert_allclose(vae.predict_quantiles(X)[..., 2], vae.reconstruct(X), rtol=1e-12)
+    q = small(QuantileVAE, quantiles=(0.1, 0.9)).fit(X)
+    np.testing.assert_allclose(q.predict_quantiles(X).mean(-1), q.reconstruct(X), rtol=1e-6)
+    one = small(QuantileVAE, quantiles=(0.8,)).fit(X)
+    np.testing.assert_array_equal(one.predict_quantiles(X)[..., 0], one.reconstruct(X))
+
+
+def test_reconstruction_loss_is_the_asymmetric_laplace_one(X, vae):
+    a, s = np.array(LEVELS), vae.noise_scale_
+    error = X[..., None] - vae.predict_quantiles(X)
+    nats = np.maximum(a * error, (a - 1) * error) / s - np.log(a * (1 - a) / s)
+    np.testing.assert_allclose(vae.reconstruction_loss(X), nats.mean(-1).sum(-1), rtol=1e-6)
+
+
+def test_samples_have_the_quantiles_of_the_decoder(X, vae):
+    """Noise of one latent point: the share below each quantile is its level."""
+    z = np.zeros((40_000, 2))
+    raw = vae.module_.double().decoder(torch.zeros(1, 2).double())
+    quantiles = vae.module_.likelihood.quantiles(raw).detach().numpy()
+    noise = torch.randn(len(z), 6, generator=torch.Generator().manual_seed(0)).double()
+    drawn = vae.module_.likelihood.draw(raw.expand(len(z), -1), noise).detach().numpy()
+    vae.module_.float()
+    share = (drawn[..., None] < quantiles).mean(0)
+    # Five standard errors of a share of 40,000: .0125. Six features, four levels: fails once in 70,000 seeds.
+    np.testing.assert_allclose(share, np.broadcast_to(LEVELS, share.shape), atol=0.0125)
+    assert vae.sample(3, observation_noise=True).shape == (3, 6)
+    with pytest.raises(ValueError, match="say nothing of how rows spread"):
+        small(QuantileVAE, quantiles=(0.5,)).fit(X).sample(3, observation_noise=True)
+
+
+def test_a_convolutional_decoder_gives_a_channel_per_level():
+    from functools import partial
+
+    from riskvae.nets import conv_decoder, conv_encoder
+
+    X = np.random.default_rng(0).uniform(size=(40, 64))
+    decoder = partial(conv_decoder, image_shape=(3, 8, 8))
+    vae = small(QuantileVAE, encoder=conv_encoder, decoder=decoder).fit(X)
+    assert vae.predict_quantiles(X).shape == (40, 64, 3)
+    with pytest.raises(ValueError, match=r"\(n, 192\), 3 quantiles per feature"):
+        small(QuantileVAE, decoder=lambda n_in, n_out: torch.nn.Linear(n_in, 64)).fit(X)
+
+
+# ------------------------------------------------------------------------------- what values deserve
+
+
+def test_scale_and_z_scores_are_exact_for_normal_features(X, vae):
+    quantiles = vae.predict_quantiles(X)
+    sd = (quantiles[..., 3] - quantiles[..., 0]) / (stats.norm.ppf(0.85) - stats.norm.ppf(0.05))
+    np.testing.assert_allclose(vae.predict_scale(X), sd, rtol=1e-12)
+    np.testing.assert_allclose(vae.z_scores(X), (X - quantiles[..., 2]) / sd, rtol=1e-9)
+
+
+def test_p_values_are_uniform_under_the_model(X, vae, monkeypatch):
+    """Rows of the model itself: normal around the medians with the scales of their latent points."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(X[:50], 400, axis=0)
+    quantiles = vae.predict_quantiles(rows)
+    drawn = vae.reconstruct(rows) + vae.predict_scale(rows) * rng.normal(size=rows.shape)
+    monkeypatch.setattr(vae, "_predict_quantiles", lambda rows: quantiles)
+    for alternative in ("two-sided", "greater", "less"):
+        p = vae.p_values(drawn, alternative=alternative)
+        # Kolmogorov-Smirnov at 1e-4, three alternatives: fails once in 3,300 seeds.
+        assert stats.kstest(p.ravel(), "uniform").pvalue > 1e-4
+    greater, less = (vae.p_values(drawn, alternative=name) for name in ("greater", "less"))
+    np.testing.assert_allclose(greater + less, 1.0)
+    np.testing.assert_allclose(vae.p_values(drawn), 2 * np.minimum(greater, less))
+
+
+def test_masks(X, vae):
+    columns = np.array([True, False, True, True, False, True])
+    p = vae.p_values(X, mask=columns)
+    np.testing.assert_array_equal(np.isnan(p), np.broadcast_to(~columns, p.shape))
+    np.testing.assert_array_equal(p[:, columns], vae.p_values(X)[:, columns])
+    pixels = np.random.default_rng(0).uniform(size=X.shape) < 0.3
+    pixels[0] = False
+    rows = X + np.array([5.0, 0, 0, 0, 0, 0])
+    found = vae.detect_features(rows, mask=pixels)
+    assert not found[~pixels].any()
+    assert found[pixels[:, 0], 0].all()
+    for bad in (columns[:3], np.ones(6), pixels.T, "all"):
+        with pytest.raises(ValueError, match=r"mask must be of bool and of shape \(n_features,\) = \(6,\)"):
+            vae.p_values(X, mask=bad)
+
+
+def test_discoveries_within_rows_are_those_of_benjamini_and_hochberg(X, vae):
+    p = np.sort(vae.p_values(X), axis=1)
+    least = np.arange(1, 7) * 0.3 / 6
+    count = np.where(p <= least, np.arange(1, 7), 0).max(1)
+    assert 0 < count.mean() < 6
+    np.testing.assert_array_equal(vae.detect_features(X, fdr=0.3).sum(1), count)
+
+
+# ----------------------------------------------------------------------------------------- the score
+
+
+def test_the_score_is_an_evidence_bound_of_the_fitted_density(X):
+    """By hand in NumPy, and below the log-likelihood that importance sampling estimates."""
+    vae = small(QuantileVAE, max_epochs=40, n_score_samples=2000).fit(X)
+    rows, d = X[:10], X.shape[1]
+    mean, scale = vae.encode(rows)
+    noise = np.random.default_rng(0).normal(size=(2000, 1, 2))
+    z = mean + scale * noise
+    error = rows - vae.inverse_transform(z.reshape(-1, 2)).reshape(2000, 10, d)
+    s = vae._density.error_scale.numpy()
+    log_x = stats.norm(0, s).logpdf(error).sum(-1)
+    prior = vae.encode(X)
+    parts = stats.norm(prior.mean, prior.scale).logpdf(z[:, :, None]).sum(-1)
+    log_prior = np.logaddexp.reduce(parts, axis=-1) - np.log(len(X))
+    log_ratio = log_x + log_prior - stats.norm(mean, scale).logpdf(z).sum(-1)
+    np.testing.assert_allclose(vae.score_samples(rows), log_ratio.mean(0), atol=0.1)
+    assert (vae.score_samples(rows) < np.logaddexp.reduce(log_ratio, axis=0) - np.log(2000) + 0.1).all()
+    assert vae.score(rows) == pytest.approx(vae.score_samples(rows).mean())
+
+
+def test_prior_and_errors_are_the_best_for_the_training_rows(X):
+    """No standard normal prior, no other error scale has a larger bound on average."""
+    vae = small(QuantileVAE, max_epochs=40, n_score_samples=256).fit(X)
+    density = copy.deepcopy(vae._density).double()
+    x, noise = torch.tensor(X), vae._score_draws()
+    with torch.no_grad():
+        best = density.bound(x, noise).mean().item()
+        for factor in (0.9, 1.1):
+            other = copy.deepcopy(density)
+            other.error_scale[2] *= factor
+            assert other.bound(x, noise).mean().item() < best
+        posterior = density.vae.encode(x)
+        decoded = density.vae.decode((posterior.mean + posterior.scale * noise).flatten(0, 1)).unflatten(0, (256, 300))
+        error = ((x - decoded) / density.error_scale).square().sum(-1).mean(0)
+        constant = density.error_scale.log().sum() + 3 * math.log(2 * math.pi)
+        standard = -(0.5 * error + constant + kl_divergence(*posterior)).mean().item()
+    assert standard < best - 0.01
+
+
+def test_the_density_is_of_a_sample_of_the_training_rows(X, monkeypatch):
+    monkeypatch.setattr(RowDensity, "N_MIXED", 50)
+    monkeypatch.setattr(RowDensity, "N_ROWS", 120)
+    vae = small(QuantileVAE, calibration_fraction=0.5, max_epochs=20).fit(X)
+    assert vae._density.prior_mean.shape == (50, 2)
+    held_out = {row.tobytes() for row in vae._calibration.rows}
+    kept = np.array([row.tobytes() not in held_out for row in X])
+    trained = vae.encode(X[kept].astype(np.float32)).mean
+    distance = np.abs(vae._density.prior_mean.numpy()[:, None] - trained).max(-1).min(1)
+    assert distance.max() < 1e-5
+    assert kept.sum() == 150
+
+
+# ------------------------------------------------------------------------------------------ defaults
+
+
+def test_automatic_sizes(X):
+    vae = QuantileVAE(hidden_layer_sizes=(4,), max_epochs=1, random_state=0)
+    assert vae.fit(X).transform(X).shape == (300, 6)
+    assert vae.fit(np.random.default_rng(0).normal(size=(20, 70))).transform(np.zeros((1, 70))).shape == (1, 64)
+    vae = QuantileVAE(hidden_layer_sizes=(4,), batch_size=100, random_state=0)
+    assert vae._n_epochs(300) == math.ceil(2000 / 3)
+    assert vae._n_epochs(10_000_000) == 30
+    assert vae._n_epochs(None) == 30
+    assert vae._n_epochs(6_700) == 30
+    assert vae.set_params(batch_size=1000).fit(X).n_iter_ == 2000
+
+
+def test_units_of_features(X):
+    """Rows in any units train, or the message says what to do; scores stay finite."""
+    for data in (X * 1e6, X * 10.0 ** np.arange(-3, 3), X * 1e-3, X + 1e3, np.vstack([X, 1e4 * X[:1]])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", ".*reconstructs worse than the mean.*StandardScaler", ConvergenceWarning)
+            vae = small(QuantileVAE).fit(data)
+        assert np.isfinite(vae.score_samples(data)).all()
+        assert np.isfinite(vae.z_scores(data)).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"quantiles": (0.5, 0.15)}, ValueError, r"quantiles must be .*increasing.*Did you mean \(0.15, 0.5\)"),
+        ({"quantiles": (0.5, 0.5)}, ValueError, r"each once.*Did you mean \(0.5,\)"),
+        ({"quantiles": (0.0, 0.5)}, ValueError, r"levels in \(0, 1\)"),
+        ({"quantiles": (15, 50, 85)}, ValueError, r"levels in \(0, 1\).*Did you mean \(0.15, 0.5, 0.85\)"),
+        ({"quantiles": ()}, ValueError, "quantiles must be"),
+        ({"quantiles": 0.5}, TypeError, "quantiles must be a sequence"),
+        ({"quantiles": ("a", "b")}, ValueError, "quantiles must be"),
+        ({"contamination": 0.7}, ValueError, r"contamination must be .* \(0, 0.5\]"),
+        ({"contamination": "Auto"}, ValueError, "Did you mean 'auto'"),
+        ({"calibration_fraction": 1.0}, ValueError, r"calibration_fraction must be a number in \[0, 1\)"),
+        ({"calibration_fraction": 0.001}, ValueError, "sets 1 aside and leaves 299"),
+        ({"n_components": "all"}, ValueError, "n_components must be one of 'auto'"),
+        ({"max_epochs": 0}, ValueError, "max_epochs must be"),
+    ],
+)
+def test_mistakes_in_parameters(X, parameters, error, message):
+    with pytest.raises(error, match=message):
+        QuantileVAE(**{"hidden_layer_sizes": (4,), "max_epochs": 1, **parameters}).fit(X)
+
+
+def test_what_needs_a_spread_needs_two_levels(X):
+    vae = small(QuantileVAE, quantiles=(0.5,)).fit(X)
+    for method in (vae.predict_scale, vae.z_scores, vae.p_values, vae.detect_features):
+        with pytest.raises(ValueError, match="needs the distance between two quantiles"):
+            method(X)
+    with pytest.raises(ValueError, match="predict_interval needs the distance"):
+        vae.predict_interval(X, 0.3)
+
+
+def test_a_dataset_has_no_rows_to_hold_out(X):
+    dataset = torch.utils.data.TensorDataset(torch.tensor(X).float())
+    vae = small(QuantileVAE).fit(dataset)
+    assert (vae.predict(X) == -1).mean() == pytest.approx(0.05, abs=0.03)
+    with pytest.raises(ValueError, match=r"calibration_fraction=0.2 holds out rows.*set calibration_fraction=0.0"):
+        vae.set_params(calibration_fraction=0.2).fit(dataset)
