@@ -177,6 +177,11 @@ class DetectionMixin(QuantilePredictionsMixin):
         calibration.warn_if_too_small(fdr, len(p))
         return false_discovery_control(p) <= fdr
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there are calibration rows."""
+        return self.__sklearn_is_fitted__() and self._calibration is not None
+
     def _calibrated(self, method: str) -> Calibration:
         check_is_fitted(self)
         if self._calibration is None:

@@ -1,6 +1,7 @@
 """Displays hold what they draw."""
 
 import builtins
+import copy
 
 import matplotlib
 import numpy as np
@@ -9,9 +10,16 @@ from helpers import small
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from riskvae import RiskAwareVAE, max_damage_attack, robustness_margin
-from riskvae.metrics import row_losses, tail_curve
-from riskvae.plotting import AttackDisplay, MarginDisplay, ReconstructionDisplay, TailCurveDisplay
+from riskvae import QuantileVAE, RiskAwareVAE, max_damage_attack, robustness_margin
+from riskvae.metrics import coverage, row_losses, tail_curve
+from riskvae.plotting import (
+    AnomalyMapDisplay,
+    AttackDisplay,
+    CalibrationDisplay,
+    MarginDisplay,
+    ReconstructionDisplay,
+    TailCurveDisplay,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -196,3 +204,46 @@ def test_images_that_cannot_be_drawn(X, vae, margin):
     with pytest.raises(ValueError, match=r"one perturbation for each of 4 rows of X; it has 12"):
         ReconstructionDisplay.from_attack(vae, X[:4], margin, image_shape=(2, 3))
     assert ReconstructionDisplay.from_attack(vae, X[:12], margin, image_shape=(2, 3)).axes_.shape == (5, 12)
+
+
+# ---------------------------------------------------------------------------------------- quantiles
+
+
+@pytest.fixture(scope="module")
+def quantile_vae(X):
+    return small(QuantileVAE, max_epochs=20).fit(X[:200])
+
+
+def test_coverage_is_drawn_against_the_nominal_one(X, quantile_vae):
+    display = CalibrationDisplay.from_estimator(quantile_vae, X[200:])
+    assert display.nominal[-1] == pytest.approx(0.7)  # as far as the quantiles reach
+    calibrated = copy.deepcopy(quantile_vae).conformalize(X[100:200])
+    both = {"raw": quantile_vae, "calibrated": calibrated}
+    display = CalibrationDisplay.from_estimator(both, X[200:], alphas=[0.3, 0.6], color="red")
+    np.testing.assert_allclose(display.nominal, [0.4, 0.7])
+    for name, model in both.items():
+        shares = coverage(X[200:], model.predict_interval(X[200:], 0.3))
+        np.testing.assert_allclose(display.curves[name][1], shares)
+        assert display.lines_[name].get_ydata()[1] == pytest.approx(100 * shares.mean())
+        assert display.lines_[name].get_color() == "red"
+    assert CalibrationDisplay.from_estimator(calibrated, X[200:]).nominal[-1] == pytest.approx(0.95)
+    with pytest.raises(ValueError, match="one array for each of 2 alphas; it has 1"):
+        CalibrationDisplay.from_intervals(X, {"a": [np.zeros((300, 6, 2))]}, alphas=[0.1, 0.2])
+    with pytest.raises(ValueError, match="both sides of the median, or calibrated"):
+        CalibrationDisplay.from_estimator(small(QuantileVAE, quantiles=(0.6, 0.9)).fit(X), X)
+
+
+def test_anomaly_maps(X, quantile_vae):
+    rows = X[:4] + np.array([3.0, 0, 0, 0, 0, 0])
+    mask = np.array([True, True, True, True, True, False])
+    truth = np.zeros((4, 2, 3), dtype=bool)
+    display = AnomalyMapDisplay.from_estimator(quantile_vae, rows, mask=mask, truth=truth, image_shape=(2, 3))
+    assert list(display.lines) == ["input", "median", "z-score", "discoveries", "truth"]
+    found = display.images_["discoveries"][0].get_array().ravel()
+    assert found[0] == 1.0
+    assert found[5] == 0.0
+    np.testing.assert_allclose(
+        display.images_["z-score"][1].get_array().ravel()[:5], quantile_vae.z_scores(rows)[1, :5]
+    )
+    assert display.images_["z-score"][0].get_clim() == (-5.0, 5.0)
+    assert AnomalyMapDisplay.from_estimator(quantile_vae, rows, image_shape=(2, 3)).axes_.shape == (4, 4)

@@ -1,8 +1,17 @@
 """Displays in the manner of scikit-learn: they compute, hold arrays, and draw with matplotlib (extra "plot")."""
 
+from riskvae.plotting._anomaly_map import AnomalyMapDisplay
 from riskvae.plotting._attack import AttackDisplay
+from riskvae.plotting._calibration import CalibrationDisplay
 from riskvae.plotting._margin import MarginDisplay
 from riskvae.plotting._reconstruction import ReconstructionDisplay
 from riskvae.plotting._tail_curve import TailCurveDisplay
 
-__all__ = ["AttackDisplay", "MarginDisplay", "ReconstructionDisplay", "TailCurveDisplay"]
+__all__ = [
+    "AnomalyMapDisplay",
+    "AttackDisplay",
+    "CalibrationDisplay",
+    "MarginDisplay",
+    "ReconstructionDisplay",
+    "TailCurveDisplay",
+]

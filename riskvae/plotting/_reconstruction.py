@@ -83,7 +83,7 @@ class ReconstructionDisplay:
         models = vae if isinstance(vae, Mapping) else {"reconstruction": vae}
         rows = np.asarray(X)
         lines = {"original": rows, **{name: _reconstruct(model, rows) for name, model in models.items()}}
-        return cls(lines, _image_shape(rows, image_shape)).plot(figure)
+        return cls(lines, image_shape_of(rows, image_shape)).plot(figure)
 
     @classmethod
     def from_attack(
@@ -120,7 +120,7 @@ class ReconstructionDisplay:
             "attacked": moved,
             "reconstruction of attacked": _reconstruct(vae, moved),
         }
-        return cls(lines, _image_shape(rows, image_shape), signed=("perturbation",)).plot(figure)
+        return cls(lines, image_shape_of(rows, image_shape), signed=("perturbation",)).plot(figure)
 
     def plot(self, figure: Any = None) -> Self:
         """Draw the images.
@@ -143,16 +143,8 @@ class ReconstructionDisplay:
         self.figure_ = figure
         self.axes_ = np.atleast_2d(figure.subplots(len(self.lines), n, squeeze=False))
         self.images_ = {}
-        # The originals set the scale: one bad line must not gray out the others.
-        first = next(iter(self.lines.values()))
-        low, high = float(np.min(first)), float(np.max(first))
         for line, (label, values) in zip(self.axes_, self.lines.items(), strict=True):
-            reach = float(np.abs(values).max()) or 1.0
-            options = (
-                {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-                if label in self.signed
-                else {"cmap": "gray_r", "vmin": low, "vmax": high}
-            )
+            options = self._colors(label, values)
             images = np.reshape(values, (n, *self.image_shape))
             self.images_[label] = [cell.imshow(image, **options) for cell, image in zip(line, images, strict=True)]
             for cell in line:
@@ -160,13 +152,23 @@ class ReconstructionDisplay:
             line[0].set_ylabel(label, rotation=0, ha="right", va="center")
         return self
 
+    def _colors(self, label: str, values: NDArray[np.floating]) -> dict[str, Any]:
+        """Options of matplotlib's ``imshow`` for a line."""
+        if label in self.signed:
+            reach = float(np.abs(values).max()) or 1.0
+            return {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
+        # The originals set the scale: one bad line must not gray out the others.
+        first = next(iter(self.lines.values()))
+        return {"cmap": "gray_r", "vmin": float(np.min(first)), "vmax": float(np.max(first))}
+
 
 def _reconstruct(vae: Any, rows: NDArray[np.floating]) -> NDArray[np.floating]:
     with open_coder(vae, rows) as coder:
         return coder.decode(coder.mean(coder.x)).detach().cpu().numpy()
 
 
-def _image_shape(rows: NDArray[np.floating], image_shape: Sequence[int] | None) -> tuple[int, ...]:
+def image_shape_of(rows: NDArray[np.floating], image_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Height and width of images in rows; None means square ones."""
     d = math.prod(rows.shape[1:])
     side = math.isqrt(d)
     image_shape = (image_shape,) if isinstance(image_shape, int) else image_shape
