@@ -31,7 +31,6 @@ class DetectionMixin(QuantilePredictionsMixin):
 
     contamination: Any
     offset_: float
-    _density: RowDensity
 
     def score_samples(self, X: Any) -> Array:
         r"""Evidence lower bound of each row under the density that the trained networks stand for.

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from riskvae._calibration import Calibration
+from riskvae._density import RowDensity
 from riskvae._inference import InferenceMixin
 from riskvae._validation import check_parameters, choice, real
 
@@ -26,6 +27,7 @@ class QuantilePredictionsMixin(InferenceMixin):
     """Methods of a fitted estimator whose likelihood is of quantiles."""
 
     quantiles: Sequence[float]
+    _density: RowDensity
     _calibration: Calibration | None
 
     def predict_quantiles(self, X: Any) -> Array:
@@ -102,7 +104,9 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         .. math:: \sigma_j = \frac{q_{j,b} - q_{j,a}}{\Phi^{-1}(b) - \Phi^{-1}(a)}
 
-        with the outermost levels a and b. Of the model: nothing calibrates it.
+        with the outermost levels a and b; never below a tenth of the feature's root mean squared error in training, as
+        quantiles may collapse where the decoder extrapolates, far from all training rows. Of the model: nothing
+        calibrates it.
 
         Parameters
         ----------
@@ -224,7 +228,7 @@ class QuantilePredictionsMixin(InferenceMixin):
     def _scale(self, quantiles: Array) -> Array:
         low, high = norm.ppf([self.quantiles[0], self.quantiles[-1]])
         scale = (quantiles[..., -1] - quantiles[..., 0]) / (high - low)
-        return np.maximum(scale, 1e-6 * self.noise_scale_).astype(quantiles.dtype)  # never zero
+        return np.maximum(scale, 0.1 * self._density.error_scale.numpy(force=True)).astype(quantiles.dtype)
 
     def _check_two_levels(self, method: str) -> None:
         check_is_fitted(self)

@@ -61,6 +61,12 @@ _levels = Rule(
             max_epochs : int or "auto", default="auto"
                 Passes over the data; "auto" makes it 30, or more where the rows are so few that those would be
                 less than 2,000 gradient steps.""",
+        "hidden_layer_sizes": """\
+            hidden_layer_sizes : sequence of int, default=(256, 128)
+                Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.""",
+        "n_score_samples": """\
+            n_score_samples : int, default=4
+                Latent draws per row in :meth:`score_samples`, in antithetic pairs.""",
         "likelihood": None,
         "noise_scale": None,
         "output_activation": None,
@@ -165,7 +171,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         contamination: float | str = "auto",
         calibration_fraction: float = 0.0,
         beta: float = 1.0,
-        hidden_layer_sizes: Sequence[int] = (512, 256),
+        hidden_layer_sizes: Sequence[int] = (256, 128),
         activation: str = "relu",
         encoder: Callable[[int, int], nn.Module] | None = None,
         decoder: Callable[[int, int], nn.Module] | None = None,
@@ -179,7 +185,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         n_iter_no_change: int = 5,
         tol: float = 1e-4,
         callbacks: Sequence[Any] | None = None,
-        n_score_samples: int = 16,
+        n_score_samples: int = 4,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,

@@ -137,7 +137,7 @@ def pinball_loss(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tenso
     """
     error = x[..., None] - quantiles
     a = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
-    return torch.maximum(a * error, (a - 1.0) * error).sum((-1, -2)) / len(a)
+    return torch.addcmul(F.relu(-error), a, error).sum((-1, -2)) / len(a)
 
 
 def asymmetric_laplace_nll(x: Tensor, quantiles: Tensor, levels: Sequence[float], log_scale: Tensor) -> Tensor:

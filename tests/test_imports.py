@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "_inference": GROUND,
     "_base": GROUND | {"_likelihoods", "_model", "_rows", "_training", "_sklearn_callbacks", "_inference"},
     "_beta_vae": GROUND | {"_model", "_base", "_docs"},
-    "_quantile_predictions": GROUND | {"_calibration", "_inference"},
+    "_quantile_predictions": GROUND | {"_calibration", "_density", "_inference"},
     "_detection": GROUND | {"_calibration", "_density", "_quantile_predictions"},
     "_quantile_vae": GROUND | {"_base", "_density", "_detection", "_docs", "_likelihoods", "_rows"},
     "_risk_objective": GROUND | {"_model"},
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "metrics": GROUND,
     "robustness": GROUND,
     "plotting": {"metrics", "robustness"},
+    "studies": set(riskvae.__all__),
 }
 
 

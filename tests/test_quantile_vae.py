@@ -108,7 +108,7 @@ def test_reconstruction_loss_is_the_asymmetric_laplace_one(X, vae):
     a, s = np.array(LEVELS), vae.noise_scale_
     error = X[..., None] - vae.predict_quantiles(X)
     nats = np.maximum(a * error, (a - 1) * error) / s - np.log(a * (1 - a) / s)
-    np.testing.assert_allclose(vae.reconstruction_loss(X), nats.mean(-1).sum(-1), rtol=1e-6)
+    np.testing.assert_allclose(vae.reconstruction_loss(X), nats.mean(-1).sum(-1), rtol=1e-5)
 
 
 def test_samples_have_the_quantiles_of_the_decoder(X, vae):
@@ -146,8 +146,12 @@ def test_a_convolutional_decoder_gives_a_channel_per_level():
 def test_scale_and_z_scores_are_exact_for_normal_features(X, vae):
     quantiles = vae.predict_quantiles(X)
     sd = (quantiles[..., 3] - quantiles[..., 0]) / (stats.norm.ppf(0.85) - stats.norm.ppf(0.05))
-    np.testing.assert_allclose(vae.predict_scale(X), sd, rtol=1e-12)
-    np.testing.assert_allclose(vae.z_scores(X), (X - quantiles[..., 2]) / sd, rtol=1e-9)
+    least = 0.1 * vae._density.error_scale.numpy()
+    assert (sd > least).mean() > 0.99
+    np.testing.assert_allclose(vae.predict_scale(X), np.maximum(sd, least), rtol=1e-9)
+    np.testing.assert_allclose(vae.z_scores(X), (X - quantiles[..., 2]) / vae.predict_scale(X), rtol=1e-9)
+    far = 1e3 * X  # where the decoder extrapolates its quantiles may collapse
+    assert (vae.predict_scale(far) >= least * (1 - 1e-6)).all()
 
 
 def test_p_values_are_uniform_under_the_model(X, vae, monkeypatch):

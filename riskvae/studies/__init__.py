@@ -1,0 +1,11 @@
+"""Published results and comparisons, each by one command: ``python -m riskvae.studies NAME``."""
+
+from riskvae.studies._frame import Config, StudyResult
+
+__all__ = ["STUDIES", "Config", "StudyResult"]
+
+STUDIES = {
+    "anomalies": "Finding anomalies in 21 tables: QuantileVAE, its candidate scores, and other detectors.",
+    "shrinkage": "Estimated noise against the true one: quantiles, and decoders with a variance.",
+}
+"""Names, and what each is about; a study is a module of that name with ``run(config) -> StudyResult``."""

@@ -1,0 +1,30 @@
+"""Run a study, or list them."""
+
+import sys
+from importlib import import_module
+
+from riskvae.studies import STUDIES, Config
+
+
+def main(arguments: list[str]) -> int:
+    """Run the study that the first argument names; return the exit status."""
+    if not arguments or arguments[0] not in STUDIES:
+        told = "\n".join(f"  {name:12}{about}" for name, about in STUDIES.items())
+        print(f"usage: python -m riskvae.studies NAME [--help]\n\n{told}")
+        return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
+    name = arguments[0]
+    config = Config.from_arguments(arguments[1:], STUDIES[name], f"python -m riskvae.studies {name}")
+    try:
+        result = import_module(f"riskvae.studies.{name}").run(config)
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    folder = result.save(config)
+    for title, table in result.tables.items():
+        print(f"\n{title}\n\n{table}")
+    print(f"\nresults, table and figures: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

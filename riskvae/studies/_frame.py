@@ -1,0 +1,189 @@
+"""What every study shares: a configuration, measurements that are kept as they come, a report."""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from joblib import Parallel, delayed
+
+import riskvae
+
+__all__ = ["Config", "StudyResult", "markdown", "measure_all"]
+
+Task = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a run.
+
+    Parameters
+    ----------
+    data : Path, default=None
+        Folder of real data; None takes the environment variable ``RISKVAE_DATA``.
+    out : Path, default="results"
+        Folder of results; each study has a subfolder.
+    seeds : int, default=3
+        Seeds where a model is trained.
+    epochs : int, default=None
+        Epochs of every training; None takes the study's own.
+    quick : bool, default=False
+        Small sizes and one seed: to see that it runs, not to be quoted.
+    jobs : int, default=1
+        Processes, which share the cores.
+    device : str, default="auto"
+        Of the estimators.
+    """
+
+    data: Path | None = None
+    out: Path = Path("results")
+    seeds: int = 3
+    epochs: int | None = None
+    quick: bool = False
+    jobs: int = 1
+    device: str = "auto"
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str] | None, description: str, prog: str) -> Self:
+        """Read a command line."""
+        parser = argparse.ArgumentParser(prog=prog, description=description)
+        parser.add_argument("--data", type=Path, help="folder of real data (default: the variable RISKVAE_DATA)")
+        parser.add_argument("--out", type=Path, default=cls.out, help="folder of results (default: %(default)s)")
+        parser.add_argument("--seeds", type=int, default=cls.seeds, help="seeds (default: %(default)s)")
+        parser.add_argument("--epochs", type=int, help="epochs of every training (default: the study's own)")
+        parser.add_argument("--quick", action="store_true", help="small sizes and one seed, not to be quoted")
+        parser.add_argument("--jobs", type=int, default=cls.jobs, help="processes (default: %(default)s)")
+        parser.add_argument("--device", default=cls.device, help="device of the estimators (default: %(default)s)")
+        return cls(**vars(parser.parse_args(arguments)))
+
+    @property
+    def n_seeds(self) -> int:
+        """Seeds, one where it must be quick."""
+        return 1 if self.quick else self.seeds
+
+    def folder(self, name: str) -> Path:
+        """Folder of data by its name in the data folder."""
+        root = self.data or os.environ.get("RISKVAE_DATA")
+        path = Path(root) / name if root else None
+        if path is None or not path.is_dir():
+            where = f"{root} has no folder {name!r}" if root else "neither --data nor RISKVAE_DATA names a folder"
+            raise FileNotFoundError(f"This study needs the data of {name!r}, and {where}.")
+        return path
+
+
+@dataclass
+class StudyResult:
+    """What a study measured, and how it is told.
+
+    Parameters
+    ----------
+    name : str
+        Of the study.
+    settings : dict
+        What was the same for all measurements.
+    records : list of dict
+        One per task: what it was, and what was measured.
+    tables : dict of str to str
+        Markdown by title.
+    figures : dict of str to matplotlib Figure
+        By file name.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    records: list[dict[str, Any]]
+    tables: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, config: Config) -> Path:
+        """Write results.json, the tables as README.md, and the figures; return their folder."""
+        folder = config.out / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {
+            "study": self.name,
+            "settings": {**self.settings, **{k: v for k, v in asdict(config).items() if k not in ("data", "out")}},
+            "versions": {name: version(name) for name in ("riskvae", "torch", "scikit-learn", "numpy", "scipy")},
+            "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+            "records": self.records,
+        }
+        (folder / "results.json").write_text(json.dumps(told, indent=1) + "\n")
+        parts = [f"## {title}\n\n{table}" for title, table in self.tables.items()]
+        parts += [f"![{name}]({name}.png)" for name in self.figures]
+        (folder / "README.md").write_text(f"# {self.name}\n\n" + "\n\n".join(parts) + "\n")
+        for name, figure in self.figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=130)
+        return folder
+
+
+def measure_all(
+    config: Config, name: str, tasks: Iterable[Task], measure: Callable[[Task], Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Records of all tasks, in their order; those measured earlier are read from the folder of results.
+
+    Each is written as soon as it is there, so a run that was killed goes on where it was. What a measurement hangs on
+    must be in its task.
+    """
+    cache = config.out / name / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    tasks = [dict(task) for task in tasks]
+    files = [cache / f"{_digest(task)}.json" for task in tasks]
+    missing = [(task, file) for task, file in zip(tasks, files, strict=True) if not file.exists()]
+    threads = max(1, (os.cpu_count() or 1) // config.jobs)
+    with (
+        Parallel(n_jobs=config.jobs, return_as="generator_unordered", inner_max_num_threads=threads)
+        if (config.jobs > 1)
+        else Parallel(n_jobs=1, return_as="generator") as pool
+    ):
+        done = pool(delayed(_keep)(measure, task, file) for task, file in missing)
+        for _ in _progress(done, len(missing), name):
+            pass
+    return [json.loads(file.read_text()) for file in files]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Table in Markdown; numbers with three digits after the point."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, float | np.floating):
+            return "" if math.isnan(value) else f"{value:.3f}"
+        return str(value)
+
+    lines = [list(header), ["---"] * len(header), *[[text(value) for value in row] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _keep(measure: Callable[[Task], Mapping[str, Any]], task: Task, file: Path) -> None:
+    record = {**task, **measure(task)}
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(record))
+    part.replace(file)
+
+
+def _digest(task: Task) -> str:
+    told = json.dumps({**task, "version": riskvae.__version__}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def _progress(results: Iterable[Any], total: int, name: str) -> Iterable[Any]:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return results
+    return tqdm(results, total=total, desc=name, disable=total == 0)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

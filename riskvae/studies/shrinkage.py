@@ -1,0 +1,190 @@
+"""Estimated noise against the true one: quantiles, and decoders with a variance.
+
+Simulations whose noise is known: a curve and a surface (``make_heteroscedastic``), and slices of a head
+(``make_lesions``). All models have the same networks, batches and steps. Intervals are judged on held-out rows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from riskvae import QuantileVAE
+from riskvae.datasets import make_heteroscedastic, make_lesions
+from riskvae.metrics import coverage, interval_score
+from riskvae.studies._frame import Config, StudyResult, markdown, measure_all
+from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "curve": {"n_components": 1, "hidden": (50,), "steps": 6000, "sizes": (500, 2000, 10_000, 50_000)},
+    "surface": {"n_components": 2, "hidden": (50,), "steps": 6000, "sizes": (500, 2000, 10_000, 50_000)},
+    "lesions": {"n_components": 16, "hidden": (256, 128), "steps": 2000, "sizes": (500, 4000)},
+}
+WHAT = {
+    "curve": "8 features on a curve",
+    "surface": "4 features on a surface, 4-50-2-50-4Q as published",
+    "lesions": "heads of 32 x 32 pixels, tested with lesions",
+}
+QUANTILES = (0.15, 0.5, 0.85)
+WIDE = (0.025, 0.15, 0.5, 0.85, 0.975)
+MODELS = ("quantiles", *KINDS)
+N_CALIBRATION = 1000
+LEVELS = {"70": 0.3, "95": 0.05}
+
+
+def simulate(setting: str, n: int, seed: int, lesions: bool = False) -> Any:
+    """Rows with their known noise; ``scale`` is its standard deviation."""
+    if setting == "lesions":
+        return make_lesions(n, size=32, n_lesions=int(lesions), random_state=seed)
+    n_features, n_latent = {"curve": (8, 1), "surface": (4, 2)}[setting]
+    return make_heteroscedastic(n, n_features=n_features, n_latent=n_latent, random_state=seed)
+
+
+def measure(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Train one model and judge its intervals."""
+    setting, n, seed = task["setting"], task["n"], task["seed"]
+    options = SETTINGS[setting]
+    train, test = simulate(setting, n, 2 * seed), simulate(setting, task["n_test"], 2 * seed + 1)
+    lesions = simulate(setting, 300, 1000 + seed, lesions=True) if setting == "lesions" else None
+    if task["model"] == "quantiles":
+        n_epochs = max(1, round(task["steps"] / np.ceil(n / 256)))
+        model: Any = QuantileVAE(
+            options["n_components"],
+            quantiles=WIDE,
+            hidden_layer_sizes=options["hidden"],
+            max_epochs=n_epochs,
+            random_state=seed,
+            device=task["device"],
+        ).fit(train.data)
+        scale, z = model.predict_scale(test.data), model.z_scores
+    else:
+        model = NormalVAE(train.data.shape[1], options["n_components"], options["hidden"], task["model"], seed)
+        model.fit(train.data, task["steps"], batch_size=256, lr=1e-3)
+        scale = model.predict(test.data)[1]
+
+        def z(rows: NDArray[np.floating]) -> NDArray[np.float64]:
+            center, spread = model.predict(rows)
+            return (rows - center) / spread
+
+    found = _judge(model, test, scale)
+    if lesions is not None:
+        found["pixel AUROC"] = float(roc_auc_score(lesions.lesions[lesions.inside], z(lesions.data)[lesions.inside]))
+    if task["model"] == "quantiles":
+        model.conformalize(simulate(setting, N_CALIBRATION, 500 + seed).data)
+        for name, alpha in LEVELS.items():
+            found[f"conformal {name}"] = float(coverage(test.data, model.predict_interval(test.data, alpha)).mean())
+    return found
+
+
+def _judge(model: Any, test: Any, scale: NDArray[np.floating]) -> dict[str, float]:
+    where = test.inside if "inside" in test else np.ones(scale.shape, dtype=bool)
+    ratio = (scale / test.scale)[where]
+    if not np.isfinite(ratio).all():
+        return {name: float("nan") for name in ("70", "95", "score 70", "ratio", "ratio low", "ratio high")}
+    intervals = {name: model.predict_interval(test.data, alpha) for name, alpha in LEVELS.items()}
+    held = {name: (ends[..., 0] <= test.data) & (test.data <= ends[..., 1]) for name, ends in intervals.items()}
+    # The best score that intervals around the true mean can have, to compare with.
+    best = 2 * norm.pdf(norm.ppf(0.15)) / 0.15 * test.scale.mean()
+    return {
+        "70": float(held["70"][where].mean()),
+        "95": float(held["95"][where].mean()),
+        "score 70": float(interval_score(test.data, intervals["70"], 0.3).mean() / best),
+        "ratio": float(np.median(ratio)),
+        "ratio low": float(np.quantile(ratio, 0.1)),
+        "ratio high": float(np.quantile(ratio, 0.9)),
+    }
+
+
+def run(config: Config) -> StudyResult:
+    """Measure all models on all simulations and sizes."""
+    tasks = [
+        {
+            "setting": setting,
+            "n": n,
+            "model": model,
+            "seed": seed,
+            "steps": 60 if config.quick else (config.epochs or 0) * int(np.ceil(n / 256)) or options["steps"],
+            "n_test": 500 if config.quick else 10_000 if setting != "lesions" else 2000,
+            "device": config.device,
+        }
+        for setting, options in SETTINGS.items()
+        for n in (options["sizes"][:1] if config.quick else options["sizes"])
+        for model in MODELS
+        for seed in range(config.n_seeds)
+    ]
+    records = measure_all(config, "shrinkage", tasks, measure)
+    result = StudyResult("shrinkage", {"settings": WHAT, "models": {"quantiles": str(WIDE), **KINDS}}, records)
+    result.tables = {WHAT[setting]: _table(records, setting) for setting in SETTINGS}
+    result.figures = {"ratio": _figure(records)}
+    return result
+
+
+COLUMNS = (
+    ("70", "holds at 70 %"),
+    ("95", "at 95 %"),
+    ("conformal 70", "conformal 70 %"),
+    ("conformal 95", "95 %"),
+    ("score 70", "interval score / best"),
+    ("ratio", "estimated / true sd"),
+    ("ratio low", "lowest tenth"),
+    ("ratio high", "highest tenth"),
+    ("pixel AUROC", "pixel AUROC"),
+)
+
+
+def _mean(records: list[dict[str, Any]], key: str) -> float:
+    return float(np.mean([record.get(key, np.nan) for record in records]))
+
+
+def _table(records: list[dict[str, Any]], setting: str) -> str:
+    here = [record for record in records if record["setting"] == setting]
+    columns = [(key, title) for key, title in COLUMNS if any(key in record for record in here)]
+    rows = []
+    for n in sorted({record["n"] for record in here}):
+        for model in MODELS:
+            group = [record for record in here if (record["n"], record["model"]) == (n, model)]
+            rows.append((f"{n:,}", model, *(_mean(group, key) for key, _ in columns)))
+    return markdown(("rows", "model", *(title for _, title in columns)), rows)
+
+
+def _figure(records: list[dict[str, Any]]) -> Any:
+    """Estimated over true standard deviation against the number of rows, with its tenths."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained", sharex="col", squeeze=False)
+    for column, setting in zip(axes.T, SETTINGS, strict=True):
+        for i, model in enumerate(MODELS):
+            groups: dict[int, list[dict[str, Any]]] = {}
+            for record in records:
+                if (record["setting"], record["model"]) == (setting, model):
+                    groups.setdefault(record["n"], []).append(record)
+            n = np.array(list(groups)) * (1 + 0.04 * (i - 1.5))
+            color = "C3" if model == "quantiles" else f"C{(0, 2, 4)[i - 1]}"
+            middle, low, high = (
+                np.array([_mean(group, key) for group in groups.values()])
+                for key in ("ratio", "ratio low", "ratio high")
+            )
+            column[0].errorbar(
+                n, middle, (middle - low, high - middle), fmt="o-", color=color, label=model, lw=1.5, elinewidth=1, ms=4
+            )
+            held = [100 * _mean(group, "70") for group in groups.values()]
+            column[1].plot(n, held, "o-", color=color, ms=4)
+            if model == "quantiles":
+                held = [100 * _mean(group, "conformal 70") for group in groups.values()]
+                column[1].plot(n, held, "s--", color=color, ms=4, label="quantiles, conformal")
+        column[0].axhline(1.0, color="gray", lw=1, ls=":")
+        column[1].axhline(70.0, color="gray", lw=1, ls=":")
+        column[0].set(title=WHAT[setting].replace(", ", "\n", 1), xscale="log", yscale="log")
+        column[0].set_yticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
+        column[0].minorticks_off()
+        column[1].set(xlabel="training rows", ylim=(0, 100))
+    axes[0, 0].set_ylabel("estimated / true sd,\nmedian, and a tenth on each side")
+    axes[1, 0].set_ylabel("held-out values inside\n70 % intervals (%)")
+    axes[0, 0].legend(frameon=False, fontsize=9)
+    axes[1, 0].legend(frameon=False, fontsize=9, loc="lower right")
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
