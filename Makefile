@@ -16,6 +16,8 @@ demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, 
 	$(RUN) examples/plot_quickstart.py
 	@echo "== demo: how far a digit can be pushed, half a minute"
 	$(RUN) examples/plot_robustness.py
+	@echo "== demo: anomalies, and intervals that hold what they say, half a minute"
+	$(RUN) examples/plot_anomalies.py
 
 test: unit lint ## doctests, tests, style and types; some three minutes
 

@@ -135,7 +135,8 @@ class CalibrationDisplay:
         ax = axes_or_new(ax, figsize=(4.8, 4.6))
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.bands_ = {}, {}
-        ax.plot([0, 100], [0, 100], color="gray", ls="--", lw=1, zorder=0, label="calibrated")
+        if "calibrated" not in ax.get_legend_handles_labels()[1]:  # a display may join another's axes
+            ax.plot([0, 100], [0, 100], color="gray", ls="--", lw=1, zorder=0, label="calibrated")
         percent = 100 * self.nominal
         for name, shares in self.curves.items():
             (line,) = ax.plot(percent, 100 * shares.mean(1), **{"marker": "o", "ms": 3, **line_options, "label": name})

@@ -154,7 +154,8 @@ def _figure(records: list[dict[str, Any]]) -> Any:
     """Estimated over true standard deviation against the number of rows, with its tenths."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained", sharex="col", squeeze=False)
+    size = (3.6 * len(SETTINGS), 6.2)
+    figure, axes = plt.subplots(2, len(SETTINGS), figsize=size, layout="constrained", sharex="col", squeeze=False)
     for column, setting in zip(axes.T, SETTINGS, strict=True):
         for i, model in enumerate(MODELS):
             groups: dict[int, list[dict[str, Any]]] = {}
