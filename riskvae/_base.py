@@ -247,7 +247,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
             net.isolate_rng = isinstance(rows, Stream) or self.encoder is not None or self.decoder is not None
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             callbacks, valid = list(self.callbacks or ()), None
-            n_epochs = epochs or self._n_epochs(len(train_rows) if isinstance(train_rows, Rows) else None)
+            n_epochs = epochs or self._n_epochs(train_rows.n_rows)
             if self.early_stopping and not partial_fit:
                 train_rows, valid = self._hold_out(
                     train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False

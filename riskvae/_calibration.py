@@ -1,4 +1,4 @@
-"""Held-out rows as the measure of others: conformal p-values and intervals, in NumPy alone."""
+"""Held-out rows as the measure of others: conformal p-values and intervals, of arrays alone."""
 
 import math
 import warnings
@@ -6,13 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
 
-__all__ = ["Calibration", "score_at"]
+__all__ = ["Calibration", "benjamini_hochberg", "score_at"]
 
 Array = NDArray[np.floating]
 
 # Ranks are whole numbers of products such as 10 * 0.9.
 _ROUNDING = 1e-9
+# Scores closer than this, relatively, are the same.
+_SAME = 1e-5
+
+
+def benjamini_hochberg(p: Array, fdr: float) -> NDArray[np.bool_]:
+    """Discoveries among p-values; those that lie on the line but for rounding belong to them."""
+    found: NDArray[np.bool_] = false_discovery_control(p) <= fdr * (1.0 + _ROUNDING)
+    return found
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,14 @@ class Calibration:
 
     def p_values(self, scores: Array) -> NDArray[np.float64]:
         """Share of the calibration rows, and the row itself, that score at most as much as each row."""
-        count: NDArray[np.intp] = np.searchsorted(self.scores, scores, side="right")
+        # Equal rows may score differently by rounding, in other company or another dtype.
+        equal = scores + _SAME * (1.0 + np.abs(scores))
+        count: NDArray[np.intp] = np.searchsorted(self.scores, equal, side="right")
         return (1.0 + count.astype(np.float64)) / (self.n + 1.0)
 
     def widen(self, ends: Array, own_ends: Array, alpha: float) -> Array:
         """Intervals (m, n_features, 2) of other rows, moved as far as those of the calibration rows need."""
-        rank = math.ceil((self.n + 1) * (1.0 - alpha) - _ROUNDING)
+        rank = max(math.ceil((self.n + 1) * (1.0 - alpha) - _ROUNDING), 1)
         if rank > self.n:
             warnings.warn(
                 f"predict_interval: alpha={alpha:g} needs at least {math.ceil(1.0 / alpha - 1.0 - _ROUNDING)} "
@@ -90,4 +101,4 @@ def score_at(scores: Array, alpha: float) -> float:
     k = max(math.floor(alpha * (len(scores) + 1) + _ROUNDING), 1)  # the first that is not flagged
     gap = np.diff(scores[max(k - 2, 0) : max(k, 2)]).sum()
     level = float(scores[k - 1] - 0.5 * gap)
-    return level - 1e-6 * (1.0 + abs(level))  # equal scores may differ by rounding
+    return level - _SAME * (1.0 + abs(level))

@@ -24,11 +24,13 @@ class RowDensity(nn.Module):
     Parameters
     ----------
     vae : VAE
-        Trained module, whose likelihood is of quantiles; becomes a part of this one.
+        Trained module, whose likelihood is of quantiles. Not kept: it goes on training, and is stored elsewhere.
     x : Tensor of shape (n, n_features)
         Training rows, or a sample of them, in random order: the first M make the prior.
-    noise : Tensor of shape (n_draws, 1, n_components)
-        Standard normal draws for the errors.
+    draws : Tensor of shape (n_draws, 1, n_components)
+        Standard normal draws for :meth:`bound`; all that is compared is scored with the same ones.
+    seed : int
+        Decides the draws for the errors, a pair z, -z for each row.
 
     References
     ----------
@@ -37,8 +39,9 @@ class RowDensity(nn.Module):
     """
 
     N_MIXED = 2_000  # M
-    N_ROWS = 10_000  # whose errors are looked at
+    N_ROWS = 10_000  # whose errors are looked at, where they are not too wide
 
+    draws: Tensor
     prior_mean: Tensor
     prior_scale: Tensor
     error_scale: Tensor
@@ -46,29 +49,35 @@ class RowDensity(nn.Module):
     # Least s_j, in units of the feature's spread: what was always reconstructed exactly is not known without bound.
     SMALLEST = 1e-3
 
-    def __init__(self, vae: Any, x: Tensor, noise: Tensor) -> None:
+    def __init__(self, vae: Any, x: Tensor, draws: Tensor, seed: int) -> None:
         super().__init__()
-        self.vae = vae
+        self.register_buffer("draws", draws)
         prior = vae.encode(x[: self.N_MIXED])
         self.register_buffer("prior_mean", prior.mean)
         self.register_buffer("prior_scale", prior.scale)
-        squares = torch.zeros_like(x[0])
-        for part in x.split(self.N_MIXED):
+        squares, generator = torch.zeros_like(x[0]), torch.Generator().manual_seed(seed)
+        for part in x.split(self.rows_at_once(vae)):
             posterior = vae.encode(part)
-            for draw in noise:
-                squares += (part - vae.decode(posterior.mean + posterior.scale * draw)).square().sum(0)
-        s = (squares / (len(x) * len(noise))).sqrt()
+            step = posterior.scale * torch.randn(posterior.scale.shape, generator=generator).to(x)
+            for z in (posterior.mean + step, posterior.mean - step):
+                squares += (part - vae.decode(z)).square().sum(0)
+        s = (0.5 * squares / len(x)).sqrt()
         self.register_buffer("error_scale", torch.maximum(s, self.SMALLEST * vae.likelihood.unit))
 
-    def bound(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Evidence lower bound of rows (n, d), in nats, from standard normal draws (n_draws, 1, n_components)."""
-        posterior = self.vae.encode(x)
-        z = posterior.mean + posterior.scale * noise
-        decoded = self.vae.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    @staticmethod
+    def rows_at_once(vae: Any) -> int:
+        """Rows that are decoded together."""
+        return max(1, 2**22 // (vae.likelihood.n_features * vae.likelihood.values_per_feature))
+
+    def bound(self, vae: Any, x: Tensor) -> Tensor:
+        """Evidence lower bound of rows (n, d), in nats."""
+        posterior = vae.encode(x)
+        z = posterior.mean + posterior.scale * self.draws
+        decoded = vae.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         s = self.error_scale
         log_noise = -0.5 * ((x - decoded) / s).square().sum(-1) - s.log().sum() - 0.5 * LOG_2PI * len(s)
         # E log q(z|x), up to the constant that the prior's lacks too.
-        log_posterior = -posterior.scale.log().sum(-1) - 0.5 * noise.square().sum(-1)
+        log_posterior = -posterior.scale.log().sum(-1) - 0.5 * self.draws.square().sum(-1)
         return (log_noise + self.log_prior(z) - log_posterior).mean(0)
 
     def log_prior(self, z: Tensor) -> Tensor:

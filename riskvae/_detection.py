@@ -5,11 +5,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
-from riskvae._calibration import Calibration, score_at
+from riskvae._calibration import Calibration, benjamini_hochberg, score_at
 from riskvae._density import RowDensity
 from riskvae._quantile_predictions import QuantilePredictionsMixin
 from riskvae._validation import check_parameters, real
@@ -102,7 +101,7 @@ class DetectionMixin(QuantilePredictionsMixin):
         -------
         self
         """
-        rows = self._check_rows(X_cal)
+        rows = self._check_rows(X_cal).copy()
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._calibration = self._calibrate(rows)
@@ -174,7 +173,7 @@ class DetectionMixin(QuantilePredictionsMixin):
         calibration = self._calibrated("detect")
         p = self.conformal_p_values(X)
         calibration.warn_if_too_small(fdr, len(p))
-        return false_discovery_control(p) <= fdr
+        return benjamini_hochberg(p, fdr)
 
     @property
     def is_calibrated(self) -> bool:
@@ -205,10 +204,10 @@ class DetectionMixin(QuantilePredictionsMixin):
         return calibration
 
     def _score(self, rows: Array) -> Array:
-        bank = self._score_draws()
+        def bound(modules: Any, x: Tensor) -> tuple[Tensor]:
+            vae, density = modules
+            return (density.bound(vae, x),)
 
-        def bound(density: RowDensity, x: Tensor) -> tuple[Tensor]:
-            return (density.bound(x, bank.to(x)),)
-
-        width = len(bank) * max(rows.shape[1], RowDensity.N_MIXED)
-        return self._map_rows(bound, rows, width=width, module=self._density)[0]
+        width = len(self._density.draws) * max(rows.shape[1] * len(self._levels), RowDensity.N_MIXED)
+        modules = nn.ModuleList((self.module_, self._density))
+        return self._map_rows(bound, rows, width=width, module=modules)[0]

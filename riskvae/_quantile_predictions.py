@@ -1,16 +1,15 @@
 """What a decoder of quantiles says about each value of a row: quantiles, intervals, scores, p-values."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from riskvae._calibration import Calibration
+from riskvae._calibration import Calibration, benjamini_hochberg
 from riskvae._density import RowDensity
 from riskvae._inference import InferenceMixin
 from riskvae._validation import check_parameters, choice, real
@@ -26,7 +25,6 @@ _TAILS = ("two-sided", "greater", "less")
 class QuantilePredictionsMixin(InferenceMixin):
     """Methods of a fitted estimator whose likelihood is of quantiles."""
 
-    quantiles: Sequence[float]
     _density: RowDensity
     _calibration: Calibration | None
 
@@ -87,7 +85,7 @@ class QuantilePredictionsMixin(InferenceMixin):
         check_parameters("predict_interval", {"alpha": alpha}, {"alpha": _share})
         self._check_two_levels("predict_interval")
         rows = self._check_rows(X)
-        low, high, calibration = self.quantiles[0], self.quantiles[-1], self._calibration
+        low, high, calibration = self._levels[0], self._levels[-1], self._calibration
         if calibration is None and not (low <= alpha / 2 + 1e-9 and 1 - alpha / 2 <= high + 1e-9):
             raise ValueError(
                 f"predict_interval: alpha={alpha:g} asks for the levels {alpha / 2:g} and {1 - alpha / 2:g}, beyond "
@@ -210,14 +208,19 @@ class QuantilePredictionsMixin(InferenceMixin):
         for row, values in zip(found, p, strict=True):
             here = ~np.isnan(values)
             if here.any():
-                row[here] = false_discovery_control(values[here]) <= fdr
+                row[here] = benjamini_hochberg(values[here], fdr)
         return found
+
+    @property
+    def _levels(self) -> tuple[float, ...]:
+        """Levels that the model was trained with."""
+        return self.module_.likelihood.levels
 
     def _predict_quantiles(self, rows: Array) -> Array:
         def quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
             return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)
 
-        return self._map_rows(quantiles, rows, width=rows.shape[1] * len(self.quantiles))[0]
+        return self._map_rows(quantiles, rows, width=rows.shape[1] * len(self._levels))[0]
 
     def _at(self, quantiles: Array, *levels: float) -> Array:
         """Quantiles of other levels than the trained ones, along the last dimension."""
@@ -226,16 +229,16 @@ class QuantilePredictionsMixin(InferenceMixin):
         return torch.stack([self.module_.likelihood.at(given, score) for score in scores], -1).numpy()
 
     def _scale(self, quantiles: Array) -> Array:
-        low, high = norm.ppf([self.quantiles[0], self.quantiles[-1]])
+        low, high = norm.ppf([self._levels[0], self._levels[-1]])
         scale = (quantiles[..., -1] - quantiles[..., 0]) / (high - low)
         return np.maximum(scale, 0.1 * self._density.error_scale.numpy(force=True)).astype(quantiles.dtype)
 
     def _check_two_levels(self, method: str) -> None:
         check_is_fitted(self)
-        if len(self.quantiles) < 2:
+        if len(self._levels) < 2:
             raise ValueError(
                 f"{method} needs the distance between two quantiles at least; the model was trained with "
-                f"quantiles={tuple(self.quantiles)!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
+                f"quantiles={self._levels!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
             )
 
 

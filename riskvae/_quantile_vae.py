@@ -66,7 +66,7 @@ _levels = Rule(
                 Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.""",
         "n_score_samples": """\
             n_score_samples : int, default=4
-                Latent draws per row in :meth:`score_samples`, in antithetic pairs.""",
+                Latent draws per row in :meth:`score_samples`, in antithetic pairs; as they were in fit.""",
         "likelihood": None,
         "noise_scale": None,
         "output_activation": None,
@@ -111,10 +111,12 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     contamination : float or "auto", default="auto"
         Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of the rows given to fit is flagged.
         "auto" needs no guess at it: 5 % of rows *like* the calibration rows, or like the training rows where
-        there was no calibration, are flagged.
+        there was no calibration, are flagged. The threshold, as the density behind the score, is that of the
+        last call's rows, so let the last part given to ``partial_fit`` be like all of them; of a torch Dataset, of
+        10,000 items at random (of an iterable one, the first thousand).
     calibration_fraction : float, default=0.0
         Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). Training on,
-        by ``partial_fit``, ends a calibration.
+        by ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
 
     Attributes
     ----------
@@ -210,6 +212,12 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
         if self.calibration_fraction == 0:
             return rows, None
+        if self.__sklearn_is_fitted__() and self.warm_start:
+            raise ValueError(
+                f"QuantileVAE: calibration_fraction={self.calibration_fraction:g} cannot keep rows from a training "
+                "that goes on (warm_start=True): earlier fits may have seen them. Set calibration_fraction=0.0, and "
+                "call conformalize(X_cal) with rows that were never trained on."
+            )
         train, held_out = self._hold_out(
             rows, self.calibration_fraction, derive_seed(seed, "calibration"), "calibration_fraction", 0.0
         )
@@ -223,10 +231,12 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
 
     @torch.no_grad()
     def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
-        some = rows.sample(RowDensity.N_ROWS, derive_seed(self._seed, "density"))
-        self._density = RowDensity(self.module_, some, self._score_draws()[[0, -1]].to(some))
+        seed, n = derive_seed(self._seed, "density"), max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_)
+        some = rows.sample(min(n, RowDensity.N_ROWS), seed)
+        # On the CPU, from where a model can be loaded anywhere.
+        self._density = RowDensity(self.module_, some, self._score_draws().to(some), seed).cpu()
         self._calibration = None  # an earlier one is of other weights
-        seen = rows.head().numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
+        seen = some.numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
         if held_out is not None and held_out.index is not None:
             self._calibration = self._calibrate(seen[held_out.index.numpy()])
         self._set_threshold(seen)

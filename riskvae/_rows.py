@@ -34,6 +34,11 @@ class Rows(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.x if self.index is None else self.index)
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self)
+
     def __getitem__(self, i: Any) -> Tensor:
         return self.x[i if self.index is None else self.index[i]]
 
@@ -104,6 +109,11 @@ class Stream:
             raise ValueError("X is a Dataset without rows.")
         self._head = self.check(default_collate(self._first))
 
+    @property
+    def n_rows(self) -> int | None:
+        """Number of rows, where it is known."""
+        return None if isinstance(self.dataset, IterableDataset) else len(self.dataset)  # type: ignore[arg-type]
+
     def _items(self) -> Iterator[Any]:
         if isinstance(self.dataset, IterableDataset):
             return iter(self.dataset)
@@ -114,9 +124,12 @@ class Stream:
         return self._head
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """At most ``n`` of the first rows, in random order."""
-        order = torch.randperm(len(self._head), generator=torch.Generator().manual_seed(seed))
-        return self._head[order[:n]].to(self.device)
+        """At most ``n`` of the rows, or of the first ones where they only come in turn, in random order."""
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(self.dataset, IterableDataset):
+            return self._head[torch.randperm(len(self._head), generator=generator)[:n]].to(self.device)
+        order = torch.randperm(len(self.dataset), generator=generator)[:n].tolist()  # type: ignore[arg-type]
+        return self.check(default_collate([self.dataset[i] for i in order])).to(self.device)
 
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -219,20 +220,65 @@ def test_the_score_is_an_evidence_bound_of_the_fitted_density(X):
 def test_prior_and_errors_are_the_best_for_the_training_rows(X):
     """No standard normal prior, no other error scale has a larger bound on average."""
     vae = small(QuantileVAE, max_epochs=40, n_score_samples=256).fit(X)
-    density = copy.deepcopy(vae._density).double()
-    x, noise = torch.tensor(X), vae._score_draws()
+    density, module = copy.deepcopy(vae._density).double(), copy.deepcopy(vae.module_).double()
+    x = torch.tensor(X)
     with torch.no_grad():
-        best = density.bound(x, noise).mean().item()
+        best = density.bound(module, x).mean().item()
         for factor in (0.9, 1.1):
             other = copy.deepcopy(density)
             other.error_scale[2] *= factor
-            assert other.bound(x, noise).mean().item() < best
-        posterior = density.vae.encode(x)
-        decoded = density.vae.decode((posterior.mean + posterior.scale * noise).flatten(0, 1)).unflatten(0, (256, 300))
-        error = ((x - decoded) / density.error_scale).square().sum(-1).mean(0)
+            assert other.bound(module, x).mean().item() < best
+        posterior = module.encode(x)
+        z = posterior.mean + posterior.scale * density.draws
+        error = (x - module.decode(z.flatten(0, 1)).unflatten(0, (256, 300))).square().mean((0, 1)).sqrt()
+        # A pair of draws for each of 300 rows: within a tenth of what 256 draws give.
+        np.testing.assert_allclose(density.error_scale, error, rtol=0.1)
+        scaled = ((x - module.decode(z.flatten(0, 1)).unflatten(0, (256, 300))) / density.error_scale).square()
         constant = density.error_scale.log().sum() + 3 * math.log(2 * math.pi)
-        standard = -(0.5 * error + constant + kl_divergence(*posterior)).mean().item()
+        standard = -(0.5 * scaled.sum(-1).mean(0) + constant + kl_divergence(*posterior)).mean().item()
     assert standard < best - 0.01
+
+
+def test_the_aggregated_posterior_by_hand():
+    rng = np.random.default_rng(0)
+    density = RowDensity.__new__(RowDensity)
+    torch.nn.Module.__init__(density)
+    mean, scale = rng.normal(size=(30, 3)), rng.uniform(0.01, 2.0, size=(30, 3))
+    density.prior_mean, density.prior_scale = torch.tensor(mean), torch.tensor(scale)
+    z = rng.normal(size=(2, 7, 3))
+    parts = stats.norm(mean, scale).logpdf(z[:, :, None]).sum(-1)
+    expected = np.logaddexp.reduce(parts, axis=-1) - np.log(30) + 1.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(density.log_prior(torch.tensor(z)), expected, rtol=1e-9)
+
+
+def test_scores_do_not_hang_on_what_is_set_after_fit(X):
+    vae = small(QuantileVAE, calibration_fraction=0.3).fit(X)
+    before = vae.score_samples(X), vae.predict_scale(X), vae.predict_interval(X, 0.3), vae.conformal_p_values(X)
+    vae.set_params(n_score_samples=64, quantiles=(0.01, 0.5, 0.99), contamination=0.4)
+    after = vae.score_samples(X), vae.predict_scale(X), vae.predict_interval(X, 0.3), vae.conformal_p_values(X)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="beyond the trained ones, 0.15 to 0.85"):
+        small(QuantileVAE).fit(X).set_params(quantiles=(0.01, 0.5, 0.99)).predict_interval(X, 0.1)
+
+
+def test_a_failed_fit_leaves_scores_threshold_and_calibration(X):
+    vae = small(QuantileVAE, calibration_fraction=0.3).fit(X)
+    before = vae.score_samples(X), vae.conformal_p_values(X), vae.predict(X)
+    with pytest.raises(ValueError, match="Training diverged"):
+        vae.set_params(lr=1e30).fit(X)
+    vae.set_params(warm_start=True, calibration_fraction=0.0)
+    with pytest.raises(ValueError, match="Training diverged"):
+        vae.fit(X)
+    after = vae.score_samples(X), vae.conformal_p_values(X), vae.predict(X)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_are_stored_once(X):
+    vae = small(QuantileVAE, hidden_layer_sizes=(300, 300)).fit(X)
+    weights = sum(p.nbytes for p in vae.module_.parameters())
+    assert len(pickle.dumps(vae)) < 4.5 * weights  # the optimizer holds them with two moments
 
 
 def test_the_density_is_of_a_sample_of_the_training_rows(X, monkeypatch):
@@ -304,6 +350,23 @@ def test_what_needs_a_spread_needs_two_levels(X):
             method(X)
     with pytest.raises(ValueError, match="predict_interval needs the distance"):
         vae.predict_interval(X, 0.3)
+
+
+def test_a_dataset_is_known_by_rows_from_all_of_it():
+    """Two clusters in turn: the threshold must know both."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate((rng.normal(-3.0, 0.3, (1500, 3)), rng.normal(3.0, 0.3, (1500, 3)))).astype(np.float32)
+    vae = small(QuantileVAE, max_epochs=20, lr=1e-2).fit(torch.utils.data.TensorDataset(torch.tensor(rows)))
+    flagged = (vae.predict(rows) == -1).reshape(2, -1).mean(1)
+    np.testing.assert_allclose(flagged, 0.05, atol=0.06)
+    assert QuantileVAE()._n_epochs(300) == 1000
+
+
+def test_the_threshold_is_of_rows_from_all_of_an_array():
+    rng = np.random.default_rng(0)
+    rows = np.concatenate((rng.normal(-3.0, 0.3, (2500, 3)), rng.normal(3.0, 1.0, (2500, 3))))
+    vae = small(QuantileVAE, max_epochs=20, lr=1e-2).fit(rows)
+    assert (vae.predict(rows) == -1).mean() == pytest.approx(0.05, abs=0.02)
 
 
 def test_a_dataset_has_no_rows_to_hold_out(X):

@@ -32,7 +32,7 @@ def make_heteroscedastic(
     n_latent : int, default=2
         Dimensions of the surface.
     noise : float, default=0.2
-        c, the average standard deviation, at least 0.
+        c, at least 0: standard deviations lie between 1/4 and 7/4 of it.
     random_state : int, RandomState or None, default=None
         Decides the rows.
 

@@ -77,11 +77,11 @@ class AnomalyMapDisplay(ReconstructionDisplay):
         """
         rows = np.asarray(X)
         shape = image_shape_of(rows, image_shape)
-        found = vae.detect_features(rows, fdr, alternative=alternative, mask=mask)
-        z = vae.z_scores(rows)
+        found = vae.detect_features(X, fdr, alternative=alternative, mask=mask)
+        z = vae.z_scores(X)
         lines = {
             "input": rows,
-            "median": vae.reconstruct(rows),
+            "median": vae.reconstruct(X),
             "z-score": z if mask is None else np.where(np.broadcast_to(mask, z.shape), z, 0.0),
             "discoveries": found.astype(float),
         }

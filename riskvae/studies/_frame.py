@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -130,12 +131,12 @@ def measure_all(
     """Records of all tasks, in their order; those measured earlier are read from the folder of results.
 
     Each is written as soon as it is there, so a run that was killed goes on where it was. What a measurement hangs on
-    must be in its task.
+    must be in its task; another source of the library measures anew, another source of the study does not.
     """
-    cache = config.out / name / "cache"
-    cache.mkdir(parents=True, exist_ok=True)
+    folder = config.out / name / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
     tasks = [dict(task) for task in tasks]
-    files = [cache / f"{_digest(task)}.json" for task in tasks]
+    files = [folder / f"{_digest(task)}.json" for task in tasks]
     missing = [(task, file) for task, file in zip(tasks, files, strict=True) if not file.exists()]
     threads = max(1, (os.cpu_count() or 1) // config.jobs)
     with (
@@ -169,8 +170,18 @@ def _keep(measure: Callable[[Task], Mapping[str, Any]], task: Task, file: Path) 
 
 
 def _digest(task: Task) -> str:
-    told = json.dumps({**task, "version": riskvae.__version__}, sort_keys=True)
+    told = json.dumps({**task, "source": _source()}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+@cache
+def _source() -> str:
+    """Digest of the library that measures, but for what only tells of it."""
+    root = Path(riskvae.__file__).parent
+    files = sorted(
+        file for file in root.rglob("*.py") if file.relative_to(root).parts[0] not in ("plotting", "studies")
+    )
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _progress(results: Iterable[Any], total: int, name: str) -> Iterable[Any]:

@@ -215,7 +215,7 @@ def run(config: Config) -> StudyResult:
     names = [DEFAULT, *DETECTORS] if importlib.util.find_spec("pyod") else [DEFAULT, *DETECTORS][:-1]
     epochs = config.epochs or (5 if config.quick else "auto")
     tasks = [
-        {"set": name, "seed": seed, "detector": detector}
+        {"set": name, "bytes": (folder / f"{name}.npz").stat().st_size, "seed": seed, "detector": detector}
         | ({"epochs": epochs, "device": config.device} if detector in TRAINED else {})
         for detector in names
         for seed in range(config.n_seeds)
