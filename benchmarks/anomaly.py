@@ -11,6 +11,7 @@ ratios are of that set. Peers come with the extra "bench".
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -64,7 +65,10 @@ CONTENDERS = {
 def measure(make, train, test, truth, epochs):
     fit, score = make(train.shape[1], epochs)
     start = time.perf_counter()
-    fit(train)
+    try:
+        fit(train)
+    except UnboundLocalError:  # PyOD drops a batch that is not full, and has no other
+        return dict.fromkeys(("fit", "score", "auroc"), math.nan)
     fitted = time.perf_counter()
     scores = score(test)
     return {
@@ -92,15 +96,17 @@ def run(files, epochs):
 
 def summarize(table):
     for name in CONTENDERS:
-        rows = [own[name] for own in table.values()]
-        ratios = [own[name]["fit"] / own[OURS]["fit"] for own in table.values()]
-        large = [own[name]["fit"] / own[OURS]["fit"] for own in table.values() if own[OURS]["fit"] > 1]
+        done = [own for own in table.values() if not math.isnan(own[name]["fit"])]
+        rows = [own[name] for own in done]
+        ratios = [own[name]["fit"] / own[OURS]["fit"] for own in done]
+        large = [own[name]["fit"] / own[OURS]["fit"] for own in done if own[OURS]["fit"] > 1]
         fit, score = (sum(row[part] for row in rows) for part in ("fit", "score"))
         quality = statistics.mean(row["auroc"] for row in rows)
-        print(f"{name:22} fit {fit:7.1f} s, score {score:6.1f} s, AUROC {quality:.3f}, ", end="")
+        print(f"{name:22} {len(done)} sets, fit {fit:7.1f} s, score {score:6.1f} s, AUROC {quality:.3f}, ", end="")
         print(f"fit / ours: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}", end="")
         print(f", where ours takes over a second {statistics.median(large):.2f}" if large else "")
     ratios = [own["PyOD VAE, batch 32"]["fit"] / own[OURS]["fit"] for own in table.values()]
+    ratios = [ratio for ratio in ratios if not math.isnan(ratio)]
     verdict = "reached" if statistics.median(ratios) >= ASKED else "missed"
     print(f"asked for: fit {ASKED:g} times as fast as PyOD's VAE: {verdict} at its default batch")
 
