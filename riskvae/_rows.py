@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from riskvae._validation import check_range
+from riskvae._validation import check_range, isolated_rng
 
 __all__ = ["Rows", "Stream"]
 
@@ -129,7 +129,8 @@ class Stream:
         if isinstance(self.dataset, IterableDataset):
             return self._head[torch.randperm(len(self._head), generator=generator)[:n]].to(self.device)
         order = torch.randperm(len(self.dataset), generator=generator)[:n].tolist()  # type: ignore[arg-type]
-        return self.check(default_collate([self.dataset[i] for i in order])).to(self.device)
+        with isolated_rng(seed, torch.device("cpu")):  # a dataset may augment by chance
+            return self.check(default_collate([self.dataset[i] for i in order])).to(self.device)
 
     def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
