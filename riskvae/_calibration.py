@@ -85,8 +85,9 @@ class Calibration:
                 else f"rows are found at fdr={fdr:g} only if {least} or more of these {n_rows} stand out"
             )
             warnings.warn(
-                f"detect: {self.n} calibration rows give p-values of 1/{self.n + 1} or more, so {found}. Calibrate "
-                f"with {math.ceil(10 / fdr)} rows or more; to find one row alone takes {math.ceil(n_rows / fdr) - 1}.",
+                f"detect: {self.n} calibration rows give p-values of 1/{self.n + 1} or more, so {found}; what is found "
+                f"is valid. To find one row alone among {n_rows} takes {math.ceil(n_rows / fdr) - 1} calibration rows, "
+                f"a tenth of them {math.ceil(10 / fdr) - 1}.",
                 UserWarning,
                 stacklevel=3,
             )

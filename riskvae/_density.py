@@ -69,8 +69,8 @@ class RowDensity(nn.Module):
         """Rows that are decoded together."""
         return max(1, 2**22 // (vae.likelihood.n_features * vae.likelihood.values_per_feature))
 
-    def bound(self, vae: Any, x: Tensor) -> Tensor:
-        """Evidence lower bound of rows (n, d), in nats."""
+    def bound(self, vae: Any, x: Tensor, own: Tensor | None = None) -> Tensor:
+        """Evidence lower bound of rows (n, d), in nats; ``own`` are their places in the prior, to leave them out."""
         posterior = vae.encode(x)
         z = posterior.mean + posterior.scale * self.draws
         decoded = vae.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
@@ -78,9 +78,15 @@ class RowDensity(nn.Module):
         log_noise = -0.5 * ((x - decoded) / s).square().sum(-1) - s.log().sum() - 0.5 * LOG_2PI * len(s)
         # E log q(z|x), up to the constant that the prior's lacks too.
         log_posterior = -posterior.scale.log().sum(-1) - 0.5 * self.draws.square().sum(-1)
-        return (log_noise + self.log_prior(z) - log_posterior).mean(0)
+        return (log_noise + self.log_prior(z, own) - log_posterior).mean(0)
 
-    def log_prior(self, z: Tensor) -> Tensor:
+    def left_out(self, vae: Any, x: Tensor) -> Tensor:
+        """Bounds of the rows that the prior is made of, each without its own part: as if it were new."""
+        places = torch.arange(len(self.prior_mean), device=x.device)
+        size = max(1, 2**22 // (len(self.draws) * max(x.shape[1], len(places))))
+        return torch.cat([self.bound(vae, x[i], i if len(places) > 1 else None) for i in places.split(size)])
+
+    def log_prior(self, z: Tensor, own: Tensor | None = None) -> Tensor:
         """Log-density of latent points under the aggregated posterior, up to -k/2 log(2 pi)."""
         # Squares multiplied out are matrix products. Their terms cancel: in double precision, where there is one.
         dtype = z.dtype if z.device.type == "mps" else torch.float64
@@ -89,4 +95,7 @@ class RowDensity(nn.Module):
         constant = -0.5 * (self.prior_mean.to(dtype) * centered).sum(-1) + 0.5 * precision.log().sum(-1)
         points = z.to(dtype).flatten(0, -2)
         log_density = torch.addmm(constant, points, centered.t()).addmm_(points.square(), precision.t(), alpha=-0.5)
-        return (log_density.logsumexp(-1) - math.log(len(constant))).view(z.shape[:-1]).to(z)
+        log_density = log_density.view(*z.shape[:-1], -1)
+        if own is not None:
+            log_density.scatter_(-1, own[:, None].expand(*z.shape[:-1], 1), -math.inf)
+        return (log_density.logsumexp(-1) - math.log(len(constant) - (own is not None))).to(z)

@@ -1,6 +1,7 @@
 """Rows that are anomalies: a score, a threshold, and p-values from held-out rows."""
 
 import math
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -21,8 +22,6 @@ _share = real(0.0, 1.0, closed="neither")
 
 # Share of rows like those of the training that contamination="auto" flags.
 _FALSE_ALARMS = 0.05
-# Rows that show where that share lies, with a standard error of half a percent.
-_N_FOR_THRESHOLD = 2_000
 
 
 class DetectionMixin(QuantilePredictionsMixin):
@@ -91,6 +90,9 @@ class DetectionMixin(QuantilePredictionsMixin):
     def conformalize(self, X_cal: Any) -> Self:
         """Calibrate with rows that were not trained on; replaces an earlier calibration, and trains nothing.
 
+        Where ``contamination="auto"`` it also sets ``offset_``, so that 5 % of rows like these are flagged. Scores and
+        intervals are calibrated, z-scores and what is found by them are not.
+
         Parameters
         ----------
         X_cal : array-like of shape (n_calibration, n_features)
@@ -105,6 +107,14 @@ class DetectionMixin(QuantilePredictionsMixin):
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._calibration = self._calibrate(rows)
+        if self.contamination == "auto" and len(rows) < 1 / _FALSE_ALARMS - 1:
+            warnings.warn(
+                f"conformalize: {len(rows)} rows cannot show where {_FALSE_ALARMS:.0%} of them lie, so predict flags "
+                "what is more unusual than all of them. Calibrate with "
+                f"{math.ceil(1 / _FALSE_ALARMS) - 1} rows or more.",
+                UserWarning,
+                stacklevel=2,
+            )
         return self
 
     def conformal_p_values(self, X: Any) -> NDArray[np.float64]:
@@ -189,13 +199,12 @@ class DetectionMixin(QuantilePredictionsMixin):
             )
         return self._calibration
 
-    def _set_threshold(self, rows: Array) -> None:
-        """Offset of the training rows, unless it is that of the calibration rows."""
+    def _set_threshold(self, rows: Array, own_scores: Array) -> None:
+        """Offset from the rows of fit, or from scores of some as if they were new, unless calibration has set it."""
         if self.contamination != "auto":
             self.offset_ = float(np.percentile(self._score(rows), 100.0 * self.contamination))
         elif self._calibration is None:
-            step = math.ceil(len(rows) / _N_FOR_THRESHOLD)
-            self.offset_ = score_at(np.sort(self._score(rows[::step])), _FALSE_ALARMS)
+            self.offset_ = score_at(np.sort(own_scores), _FALSE_ALARMS)
 
     def _calibrate(self, rows: Array) -> Calibration:
         calibration = Calibration(np.sort(self._score(rows)), rows, self._predict_quantiles(rows))

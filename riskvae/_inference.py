@@ -74,7 +74,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         return nets.Posterior(*self._map_rows(lambda vae, x: vae.encode(x), self._check_rows(X)))
 
     def inverse_transform(self, X: Any) -> Array:
-        """Mean rows of latent points.
+        """Mean rows (of QuantileVAE medians) of latent points.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         return self._map_rows(lambda vae, z: (vae.decode(z),), Z, width=self.n_features_in_)[0]
 
     def reconstruct(self, X: Any) -> Array:
-        """Decoder means at the posterior means.
+        """Decoder means (of QuantileVAE medians) at the posterior means.
 
         Parameters
         ----------
@@ -272,7 +272,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @property
     def noise_scale_(self) -> float:
-        """Standard deviation of the observation noise; NaN for bernoulli."""
+        """Standard deviation of the observation noise (of QuantileVAE its Laplace scale); NaN for bernoulli."""
         log_scale = getattr(self.module_.likelihood, "log_scale", None)
         return float("nan") if log_scale is None else float(log_scale.exp())
 

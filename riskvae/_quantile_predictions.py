@@ -129,7 +129,9 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         .. math:: z_j = (x_j - m_j) / \sigma_j
 
-        with the median of :meth:`reconstruct` and the standard deviation of :meth:`predict_scale`.
+        with the median of :meth:`reconstruct` and the standard deviation of :meth:`predict_scale`. Both are decoded
+        from what the encoder made of the whole row: an anomaly in one feature moves the latent point, and so
+        the z-scores of features that usually go with it. Read them as where the row and its reconstruction part.
 
         Parameters
         ----------
@@ -183,10 +185,12 @@ class QuantilePredictionsMixin(InferenceMixin):
     def detect_features(
         self, X: Any, fdr: float = 0.05, *, alternative: str = "two-sided", mask: ArrayLike | None = None
     ) -> NDArray[np.bool_]:
-        """Values that make a row unusual: discoveries among its features, or pixels.
+        """Values that stand out from the reconstruction of their row: discoveries among its features, or pixels.
 
-        The Benjamini-Hochberg procedure over the :meth:`p_values` of each row by itself, and so as
-        good as the model: the false discovery rate is ``fdr`` where those are uniform.
+        The Benjamini-Hochberg procedure over the :meth:`p_values` of each row by itself, and so as good as the
+        model: the false discovery rate is ``fdr`` where those are uniform on rows without anomalies. No calibration
+        mends them; look at the spread of :meth:`z_scores` on held-out rows, which should be near 1. A model that
+        was trained too long has too small scales, and finds too much.
 
         Parameters
         ----------

@@ -20,8 +20,8 @@ from riskvae._validation import Rule, choice, derive_seed, integer, real
 
 # n_components="auto" takes as many as there are features, up to this: the KL term switches off what is not needed.
 _MOST_LATENT = 64
-# max_epochs="auto" takes this many, and more where they are fewer gradient steps than that.
-_EPOCHS, _STEPS = 30, 2_000
+# max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
+_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 2_000, 30, 200
 
 
 def _are_levels(value: Any) -> bool:
@@ -34,6 +34,7 @@ def _are_levels(value: Any) -> bool:
 
 
 def _meant(value: Any) -> str:
+    value = [value] if isinstance(value, float) else value
     try:
         ordered = sorted({float(level) for level in value})
     except (TypeError, ValueError):
@@ -59,8 +60,8 @@ _levels = Rule(
                 switches off those that do not help.""",
         "max_epochs": """\
             max_epochs : int or "auto", default="auto"
-                Passes over the data; "auto" makes it 30, or more where the rows are so few that those would be
-                less than 2,000 gradient steps.""",
+                Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
+                for an iterable Dataset, whose rows nobody knows).""",
         "hidden_layer_sizes": """\
             hidden_layer_sizes : sequence of int, default=(256, 128)
                 Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.""",
@@ -109,11 +110,12 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         ``decoder`` of your own gives ``len(quantiles)`` values per feature, a whole row for each level in turn
         (channels of an image).
     contamination : float or "auto", default="auto"
-        Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of the rows given to fit is flagged.
-        "auto" needs no guess at it: 5 % of rows *like* the calibration rows, or like the training rows where
-        there was no calibration, are flagged. The threshold, as the density behind the score, is that of the
-        last call's rows, so let the last part given to ``partial_fit`` be like all of them; of a torch Dataset, of
-        10,000 items at random (of an iterable one, the first thousand).
+        Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of all rows given to fit is flagged, and
+        more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms: of rows like the calibration rows
+        5 % are flagged; without calibration the line is where 5 % of the training rows would lie if they were new to
+        the prior, which flags somewhat more of new ones. Set ``offset_`` to draw it by hand. Threshold and density
+        are those of the last call's rows, so let the last part given to ``partial_fit`` be like all of them; of a
+        torch Dataset, those of 10,000 items at random (of an iterable one, of the first thousand).
     calibration_fraction : float, default=0.0
         Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). Training on,
         by ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
@@ -123,6 +125,13 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     {attributes}
     offset_ : float
         Score below which rows are outliers.
+
+    Notes
+    -----
+    As in scikit-learn, larger scores are more normal, and outliers are -1 (PyOD has both the other way round). In a
+    pipeline ``pipe[-1].detect(pipe[:-1].transform(X))`` reaches what pipelines do not pass on. :meth:`score`, the
+    mean of the scores, does not tell which ``quantiles`` have the better intervals: compare
+    :func:`riskvae.metrics.interval_score`.
 
     See Also
     --------
@@ -207,7 +216,10 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     def _n_epochs(self, n_rows: int | None) -> int:
         if self.max_epochs != "auto":
             return self.max_epochs
-        return _EPOCHS if n_rows is None else max(_EPOCHS, math.ceil(_STEPS / math.ceil(n_rows / self.batch_size)))
+        if n_rows is None:
+            return _LEAST_EPOCHS
+        epochs = math.ceil(_STEPS / math.ceil(n_rows / self.batch_size))
+        return min(max(epochs, _LEAST_EPOCHS), _MOST_EPOCHS)
 
     def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
         if self.calibration_fraction == 0:
@@ -233,10 +245,11 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
         seed, n = derive_seed(self._seed, "density"), max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_)
         some = rows.sample(min(n, RowDensity.N_ROWS), seed)
-        # On the CPU, from where a model can be loaded anywhere.
-        self._density = RowDensity(self.module_, some, self._score_draws().to(some), seed).cpu()
+        density = RowDensity(self.module_, some, self._score_draws().to(some), seed)
+        own_scores = density.left_out(self.module_, some).numpy(force=True)
+        self._density = density.cpu()  # from where a model can be loaded anywhere
         self._calibration = None  # an earlier one is of other weights
         seen = some.numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
         if held_out is not None and held_out.index is not None:
             self._calibration = self._calibrate(seen[held_out.index.numpy()])
-        self._set_threshold(seen)
+        self._set_threshold(seen, own_scores)

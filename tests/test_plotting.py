@@ -227,8 +227,10 @@ def test_coverage_is_drawn_against_the_nominal_one(X, quantile_vae):
         assert display.lines_[name].get_ydata()[1] == pytest.approx(100 * shares.mean())
         assert display.lines_[name].get_color() == "red"
     assert CalibrationDisplay.from_estimator(calibrated, X[200:]).nominal[-1] == pytest.approx(0.95)
-    with pytest.raises(ValueError, match="one array for each of 2 alphas; it has 1"):
+    with pytest.raises(ValueError, match="one array for each of 2 alphas; its length is 1"):
         CalibrationDisplay.from_intervals(X, {"a": [np.zeros((300, 6, 2))]}, alphas=[0.1, 0.2])
+    with pytest.raises(TypeError, match="take pipe"):
+        CalibrationDisplay.from_estimator(make_pipeline(StandardScaler()), X)
     with pytest.raises(ValueError, match="both sides of the median, or calibrated"):
         CalibrationDisplay.from_estimator(small(QuantileVAE, quantiles=(0.6, 0.9)).fit(X), X)
 

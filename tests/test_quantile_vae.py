@@ -302,11 +302,12 @@ def test_automatic_sizes(X):
     assert vae.fit(X).transform(X).shape == (300, 6)
     assert vae.fit(np.random.default_rng(0).normal(size=(20, 70))).transform(np.zeros((1, 70))).shape == (1, 64)
     vae = QuantileVAE(hidden_layer_sizes=(4,), batch_size=100, random_state=0)
-    assert vae._n_epochs(300) == math.ceil(2000 / 3)
+    assert vae._n_epochs(300) == 200
+    assert vae._n_epochs(3_900) == math.ceil(2000 / 39)
     assert vae._n_epochs(10_000_000) == 30
     assert vae._n_epochs(None) == 30
     assert vae._n_epochs(6_700) == 30
-    assert vae.set_params(batch_size=1000).fit(X).n_iter_ == 2000
+    assert vae.set_params(batch_size=1000).fit(X).n_iter_ == 200
 
 
 def test_units_of_features(X):
@@ -359,7 +360,25 @@ def test_a_dataset_is_known_by_rows_from_all_of_it():
     vae = small(QuantileVAE, max_epochs=20, lr=1e-2).fit(torch.utils.data.TensorDataset(torch.tensor(rows)))
     flagged = (vae.predict(rows) == -1).reshape(2, -1).mean(1)
     np.testing.assert_allclose(flagged, 0.05, atol=0.06)
-    assert QuantileVAE()._n_epochs(300) == 1000
+    assert vae.n_iter_ == 20
+
+
+def test_the_threshold_is_of_rows_as_if_they_were_new(X):
+    """By hand: each row of the prior against the others."""
+    vae = small(QuantileVAE, max_epochs=100, lr=5e-3).fit(X)
+    density, module = copy.deepcopy(vae._density).double(), copy.deepcopy(vae.module_).double()
+    order = torch.cdist(density.prior_mean, module.encode(torch.tensor(X)).mean).argmin(1)
+    x = torch.tensor(X)[order]
+    for i in (0, 17, 299):
+        others = copy.deepcopy(density)
+        keep = torch.arange(300) != i
+        others.prior_mean, others.prior_scale = density.prior_mean[keep], density.prior_scale[keep]
+        with torch.no_grad():
+            expected = others.bound(module, x[i : i + 1]).item()
+            assert density.left_out(module, x)[i].item() == pytest.approx(expected, rel=1e-9)
+    # 5 % of the rows as if they were new are flagged, so fewer of them as they are.
+    assert (vae.predict(X) == -1).mean() <= 0.05 + 1e-9
+    np.testing.assert_allclose((density.left_out(module, x) < vae.offset_).double().mean(), 0.05, atol=0.004)
 
 
 def test_the_threshold_is_of_rows_from_all_of_an_array():

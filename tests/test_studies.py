@@ -68,7 +68,9 @@ def test_the_command_lists_and_explains(tmp_path, capsys, monkeypatch):
     assert main(["anomalies", "--out", str(tmp_path)]) == 1
     assert "neither --data nor RISKVAE_DATA names a folder" in capsys.readouterr().err
     assert main(["anomalies", "--data", str(tmp_path), "--out", str(tmp_path)]) == 1
-    assert "has no folder 'adbench'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "has no folder 'adbench'" in told
+    assert "npz files with X and y" in told
 
 
 @pytest.fixture

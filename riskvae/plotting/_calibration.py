@@ -72,7 +72,13 @@ class CalibrationDisplay:
         CalibrationDisplay
         """
         models = vae if isinstance(vae, Mapping) else {type(vae).__name__: vae}
-        levels = np.asarray(_levels_of(models) if alphas is None else alphas, dtype=np.float64)
+        for model in models.values():
+            if not hasattr(model, "predict_interval"):
+                raise TypeError(
+                    f"vae must be a QuantileVAE, or several in a dict by name; got {type(model).__name__}. Of a "
+                    "pipeline take pipe[-1], and pipe[:-1].transform(X)."
+                )
+        levels = np.array(_levels_of(models) if alphas is None else alphas, dtype=np.float64, ndmin=1)
         intervals = {
             name: [model.predict_interval(X, float(alpha)) for alpha in levels] for name, model in models.items()
         }
@@ -112,7 +118,8 @@ class CalibrationDisplay:
         for name, by_level in intervals.items():
             if len(by_level) != len(order):
                 raise ValueError(
-                    f"intervals[{name!r}] must hold one array for each of {len(order)} alphas; it has {len(by_level)}."
+                    f"intervals[{name!r}] must be a list of one array for each of {len(order)} alphas; its length is "
+                    f"{len(by_level)}."
                 )
             curves[name] = np.array([coverage(X, by_level[i]) for i in order])
         return cls(1.0 - np.asarray(alphas, dtype=np.float64)[order], curves).plot(ax=ax, **line_options)

@@ -10,7 +10,8 @@ def main(arguments: list[str]) -> int:
     """Run the study that the first argument names; return the exit status."""
     if not arguments or arguments[0] not in STUDIES:
         told = "\n".join(f"  {name:12}{about}" for name, about in STUDIES.items())
-        print(f"usage: python -m riskvae.studies NAME [--help]\n\n{told}")
+        unknown = f"There is no study {arguments[0]!r}.\n" if arguments and arguments[0] not in ("-h", "--help") else ""
+        print(f"{unknown}usage: python -m riskvae.studies NAME [--help]\n\n{told}")
         return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
     name = arguments[0]
     config = Config.from_arguments(arguments[1:], STUDIES[name], f"python -m riskvae.studies {name}")

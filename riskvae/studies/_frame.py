@@ -22,6 +22,11 @@ __all__ = ["Config", "StudyResult", "markdown", "measure_all"]
 
 Task = Mapping[str, Any]
 
+DATA = {
+    "adbench": "a folder 'adbench' of npz files with X and y (1: anomaly), such as 45_wine.npz: the folder "
+    "adbench/datasets/Classical of github.com/Minqi824/ADBench",
+}
+
 
 @dataclass(frozen=True)
 class Config:
@@ -77,7 +82,7 @@ class Config:
         path = Path(root) / name if root else None
         if path is None or not path.is_dir():
             where = f"{root} has no folder {name!r}" if root else "neither --data nor RISKVAE_DATA names a folder"
-            raise FileNotFoundError(f"This study needs the data of {name!r}, and {where}.")
+            raise FileNotFoundError(f"This study needs real data, and {where}. It is to hold {DATA[name]}.")
         return path
 
 

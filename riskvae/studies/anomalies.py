@@ -108,7 +108,7 @@ def conformal_coverage(vae: QuantileVAE, normal: Array) -> dict[str, float]:
 def beta_vae(train: Array, test: Array, seed: int, epochs: int | str, device: str) -> Scores:
     """Scores of a BetaVAE that is as large, and as long trained, as the default QuantileVAE."""
     n, d = train.shape
-    n_epochs = max(30, math.ceil(2000 / math.ceil(n / 256))) if epochs == "auto" else int(epochs)
+    n_epochs = min(max(30, math.ceil(2000 / math.ceil(n / 256))), 200) if epochs == "auto" else int(epochs)
     vae = BetaVAE(
         min(d, 64), beta=1.0, hidden_layer_sizes=(256, 128), max_epochs=n_epochs, random_state=seed, device=device
     ).fit(train)
