@@ -36,7 +36,7 @@ ESTIMATORS = [
     BetaVAE(),
     small(BetaVAE, early_stopping=True, noise_scale=0.5**0.5, output_activation="sigmoid", activation="tanh"),
     small(BetaTCVAE, beta=6.0, scale_offset=0.05),
-    QuantileVAE(max_epochs=5),
+    QuantileVAE(),
     small(QuantileVAE, calibration_fraction=0.3, quantiles=(0.05, 0.25, 0.6, 0.9), early_stopping=True),
     small(QuantileVAE, contamination=0.1, quantiles=(0.5,), n_score_samples=3, batch_size=7),
     RiskAwareVAE(),
