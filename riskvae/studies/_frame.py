@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
 import riskvae
 
@@ -143,13 +143,9 @@ def measure_all(
     tasks = [dict(task) for task in tasks]
     files = [folder / f"{_digest(task)}.json" for task in tasks]
     missing = [(task, file) for task, file in zip(tasks, files, strict=True) if not file.exists()]
-    threads = max(1, (os.cpu_count() or 1) // config.jobs)
-    with (
-        Parallel(n_jobs=config.jobs, return_as="generator_unordered", inner_max_num_threads=threads)
-        if (config.jobs > 1)
-        else Parallel(n_jobs=1, return_as="generator") as pool
-    ):
-        done = pool(delayed(_keep)(measure, task, file) for task, file in missing)
+    threads = max(1, (os.cpu_count() or 1) // config.jobs) if config.jobs > 1 else None
+    with parallel_config(backend="loky", n_jobs=config.jobs, inner_max_num_threads=threads):
+        done = Parallel(return_as="generator")(delayed(_keep)(measure, task, file) for task, file in missing)
         for _ in _progress(done, len(missing), name):
             pass
     return [json.loads(file.read_text()) for file in files]

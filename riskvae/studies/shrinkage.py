@@ -186,7 +186,15 @@ def _figure(records: list[dict[str, Any]]) -> Any:
                 for key in ("ratio", "ratio low", "ratio high")
             )
             column[0].errorbar(
-                n, middle, (middle - low, high - middle), fmt="o-", color=color, label=model, lw=1.5, elinewidth=1, ms=4
+                n,
+                middle,
+                np.stack((middle - low, high - middle)),
+                fmt="o-",
+                color=color,
+                label=model,
+                lw=1.5,
+                elinewidth=1,
+                ms=4,
             )
             held = [100 * _mean(group, "70") for group in groups.values()]
             column[1].plot(n, held, "o-", color=color, ms=4)
