@@ -65,21 +65,20 @@ def _comparable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | np.ndarray) else value
 
 
-# What a model is made of, where it has it; training on cannot change it.
-_STRUCTURE = (
-    "n_components", "hidden_layer_sizes", "activation", "encoder", "decoder", "likelihood", "noise_scale",
-    "output_activation", "scale_offset", "quantiles",
-)  # fmt: skip
-# What a training sets.
-_FITTED = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "offset_", "_calibration", "_density")
-
-
 class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
     """Variational autoencoder as a scikit-learn estimator; subclasses choose the loss and the likelihood.
 
     A subclass lists its parameters in ``__init__``, adds their rules to ``_rules``, and overrides
     ``_make_objective`` (from per-row terms to a loss) or ``_make_likelihood``.
     """
+
+    # What a model is made of; training on cannot change it.
+    _made_of: ClassVar[tuple[str, ...]] = (
+        "n_components", "hidden_layer_sizes", "activation", "encoder", "decoder", "likelihood", "noise_scale",
+        "output_activation", "scale_offset",
+    )  # fmt: skip
+    # What a training sets.
+    _fitted: ClassVar[tuple[str, ...]] = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
 
     _rules: ClassVar[Mapping[str, Rule]] = {
         "n_components": integer(1),
@@ -335,7 +334,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
         return net
 
     def _current_structure(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in _STRUCTURE if hasattr(self, name)}
+        values = {name: getattr(self, name) for name in self._made_of}
         return {name: _comparable(value) for name, value in values.items()}
 
     def _check_structure(self) -> None:
@@ -349,11 +348,11 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, BaseEstimator):
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        before = {name: self.__dict__[name] for name in _FITTED if name in self.__dict__}
+        before = {name: self.__dict__[name] for name in self._fitted if name in self.__dict__}
         try:
             yield
         except BaseException:
-            for name in _FITTED:
+            for name in self._fitted:
                 self.__dict__.pop(name, None)
             self.__dict__.update(before)
             raise

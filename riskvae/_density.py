@@ -10,6 +10,9 @@ from riskvae.losses import LOG_2PI
 
 __all__ = ["RowDensity"]
 
+# Values that are computed at once.
+_CHUNK = 2**22
+
 
 class RowDensity(nn.Module):
     r"""A trained VAE as a density: latent points spread as those of training rows, normal errors around decoded rows.
@@ -56,7 +59,7 @@ class RowDensity(nn.Module):
         self.register_buffer("prior_mean", prior.mean)
         self.register_buffer("prior_scale", prior.scale)
         squares, generator = torch.zeros_like(x[0]), torch.Generator().manual_seed(seed)
-        for part in x.split(self.rows_at_once(vae)):
+        for part in x.split(max(1, _CHUNK // vae.likelihood.n_values)):
             posterior = vae.encode(part)
             step = posterior.scale * torch.randn(posterior.scale.shape, generator=generator).to(x)
             for z in (posterior.mean + step, posterior.mean - step):
@@ -64,10 +67,9 @@ class RowDensity(nn.Module):
         s = (0.5 * squares / len(x)).sqrt()
         self.register_buffer("error_scale", torch.maximum(s, self.SMALLEST * vae.likelihood.unit))
 
-    @staticmethod
-    def rows_at_once(vae: Any) -> int:
-        """Rows that are decoded together."""
-        return max(1, 2**22 // (vae.likelihood.n_features * vae.likelihood.values_per_feature))
+    def values_per_row(self, vae: Any) -> int:
+        """Numbers that are held for each row that :meth:`bound` takes."""
+        return len(self.draws) * max(vae.likelihood.n_values, len(self.prior_mean))
 
     def bound(self, vae: Any, x: Tensor, own: Tensor | None = None) -> Tensor:
         """Evidence lower bound of rows (n, d), in nats; ``own`` are their places in the prior, to leave them out."""
@@ -83,7 +85,7 @@ class RowDensity(nn.Module):
     def left_out(self, vae: Any, x: Tensor) -> Tensor:
         """Bounds of the rows that the prior is made of, each without its own part: as if it were new."""
         places = torch.arange(len(self.prior_mean), device=x.device)
-        size = max(1, 2**22 // (len(self.draws) * max(x.shape[1], len(places))))
+        size = max(1, _CHUNK // self.values_per_row(vae))
         return torch.cat([self.bound(vae, x[i], i if len(places) > 1 else None) for i in places.split(size)])
 
     def log_prior(self, z: Tensor, own: Tensor | None = None) -> Tensor:

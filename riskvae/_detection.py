@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from riskvae._calibration import Calibration, benjamini_hochberg, score_at
-from riskvae._density import RowDensity
 from riskvae._quantile_predictions import QuantilePredictionsMixin
 from riskvae._validation import check_parameters, real
 
@@ -106,7 +105,7 @@ class DetectionMixin(QuantilePredictionsMixin):
         rows = self._check_rows(X_cal).copy()
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
-        self._calibration = self._calibrate(rows)
+        self._calibrate(rows)
         if self.contamination == "auto" and len(rows) < 1 / _FALSE_ALARMS - 1:
             warnings.warn(
                 f"conformalize: {len(rows)} rows cannot show where {_FALSE_ALARMS:.0%} of them lie, so predict flags "
@@ -199,24 +198,20 @@ class DetectionMixin(QuantilePredictionsMixin):
             )
         return self._calibration
 
-    def _set_threshold(self, rows: Array, own_scores: Array) -> None:
-        """Offset from the rows of fit, or from scores of some as if they were new, unless calibration has set it."""
-        if self.contamination != "auto":
-            self.offset_ = float(np.percentile(self._score(rows), 100.0 * self.contamination))
-        elif self._calibration is None:
-            self.offset_ = score_at(np.sort(own_scores), _FALSE_ALARMS)
-
-    def _calibrate(self, rows: Array) -> Calibration:
-        calibration = Calibration(np.sort(self._score(rows)), rows, self._predict_quantiles(rows))
+    def _calibrate(self, rows: Array) -> None:
+        scores = np.sort(self._score(rows))
+        self._calibration = Calibration(scores, rows, self._predict_quantiles(rows))
         if self.contamination == "auto":
-            self.offset_ = score_at(calibration.scores, _FALSE_ALARMS)
-        return calibration
+            self._allow_false_alarms(scores)
+
+    def _allow_false_alarms(self, scores: Array) -> None:
+        """Put the threshold where the usual share of some ascending scores is flagged."""
+        self.offset_ = score_at(scores, _FALSE_ALARMS)
 
     def _score(self, rows: Array) -> Array:
         def bound(modules: Any, x: Tensor) -> tuple[Tensor]:
             vae, density = modules
             return (density.bound(vae, x),)
 
-        width = len(self._density.draws) * max(rows.shape[1] * len(self._levels), RowDensity.N_MIXED)
         modules = nn.ModuleList((self.module_, self._density))
-        return self._map_rows(bound, rows, width=width, module=modules)[0]
+        return self._map_rows(bound, rows, width=self._density.values_per_row(self.module_), module=modules)[0]

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from riskvae.losses import LOG_2PI, asymmetric_laplace_nll, bernoulli_nll, gaussian_nll
+from riskvae.losses import LOG_2PI, asymmetric_laplace_nll, bernoulli_nll, gaussian_nll, log_peak
 from riskvae.nets import unit_softplus
 
 __all__ = ["BernoulliLikelihood", "GaussianLikelihood", "Likelihood", "QuantileLikelihood"]
@@ -179,7 +179,8 @@ class QuantileLikelihood(_ScaledLikelihood):
         a = np.array(self.levels)
         self.middle = int(np.abs(a - 0.5).argmin())
         self.normal_scores = norm.ppf(a)
-        self.log_peak = float(np.log(a * (1.0 - a)).mean())
+        self.log_peak = log_peak(self.levels)
+        self.n_values = n_features * len(self.levels)  # that the decoder gives for a row
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("unit", torch.ones(n_features))
 

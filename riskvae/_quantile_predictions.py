@@ -224,7 +224,7 @@ class QuantilePredictionsMixin(InferenceMixin):
         def quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
             return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)
 
-        return self._map_rows(quantiles, rows, width=rows.shape[1] * len(self._levels))[0]
+        return self._map_rows(quantiles, rows, width=self.module_.likelihood.n_values)[0]
 
     def _at(self, quantiles: Array, *levels: float) -> Array:
         """Quantiles of other levels than the trained ones, along the last dimension."""

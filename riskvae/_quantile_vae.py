@@ -18,6 +18,8 @@ from riskvae._likelihoods import Likelihood, QuantileLikelihood
 from riskvae._rows import Rows, Stream
 from riskvae._validation import Rule, choice, derive_seed, integer, real
 
+# Parameters of the other estimators that choose a likelihood.
+_NOT_HERE = ("likelihood", "noise_scale", "output_activation")
 # n_components="auto" takes as many as there are features, up to this: the KL term switches off what is not needed.
 _MOST_LATENT = 64
 # max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
@@ -68,9 +70,7 @@ _levels = Rule(
         "n_score_samples": """\
             n_score_samples : int, default=4
                 Latent draws per row in :meth:`score_samples`, in antithetic pairs; as they were in fit.""",
-        "likelihood": None,
-        "noise_scale": None,
-        "output_activation": None,
+        **dict.fromkeys(_NOT_HERE),
         "noise_scale_": """\
             noise_scale_ : float
                 Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss of a value.""",
@@ -161,12 +161,10 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     # Of its own: the decoder's output is quantiles, and their scale is learned.
     likelihood = "quantiles"
 
+    _made_of: ClassVar = (*(name for name in BaseVAE._made_of if name not in _NOT_HERE), "quantiles")
+    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_calibration", "_density")
     _rules: ClassVar = {
-        **{
-            name: rule
-            for name, rule in BaseVAE._rules.items()
-            if name not in ("likelihood", "noise_scale", "output_activation")
-        },
+        **{name: rule for name, rule in BaseVAE._rules.items() if name not in _NOT_HERE},
         "n_components": choice("auto") | integer(1),
         "max_epochs": choice("auto") | integer(1),
         "quantiles": _levels,
@@ -245,11 +243,13 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
         seed, n = derive_seed(self._seed, "density"), max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_)
         some = rows.sample(min(n, RowDensity.N_ROWS), seed)
-        density = RowDensity(self.module_, some, self._score_draws().to(some), seed)
-        own_scores = density.left_out(self.module_, some).numpy(force=True)
-        self._density = density.cpu()  # from where a model can be loaded anywhere
+        self._density = RowDensity(self.module_, some, self._score_draws().to(some), seed)
         self._calibration = None  # an earlier one is of other weights
-        seen = some.numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
         if held_out is not None and held_out.index is not None:
-            self._calibration = self._calibrate(seen[held_out.index.numpy()])
-        self._set_threshold(seen, own_scores)
+            self._calibrate(self._check_rows(X)[held_out.index.numpy()])
+        if self.contamination != "auto":
+            seen = some.numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
+            self.offset_ = float(np.percentile(self._score(seen), 100.0 * self.contamination))
+        elif held_out is None:
+            self._allow_false_alarms(np.sort(self._density.left_out(self.module_, some).numpy(force=True)))
+        self._density.cpu()  # from where a model can be loaded anywhere

@@ -182,8 +182,12 @@ def asymmetric_laplace_nll(x: Tensor, quantiles: Tensor, levels: Sequence[float]
     >>> asymmetric_laplace_nll(torch.ones(1, 1), torch.zeros(1, 1, 1), [0.5], torch.tensor(0.0))  # 1/2 + log 4
     tensor([1.8863])
     """
-    log_peak = sum(math.log(a * (1.0 - a)) for a in levels) / len(levels)
-    return pinball_loss(x, quantiles, levels) * (-log_scale).exp() + x.shape[-1] * (log_scale - log_peak)
+    return pinball_loss(x, quantiles, levels) * (-log_scale).exp() + x.shape[-1] * (log_scale - log_peak(levels))
+
+
+def log_peak(levels: Sequence[float]) -> float:
+    """Mean logarithm of the asymmetric Laplace densities of scale 1 at their modes."""
+    return sum(math.log(a * (1.0 - a)) for a in levels) / len(levels)
 
 
 def total_correlation(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -275,6 +275,23 @@ def test_a_failed_fit_leaves_scores_threshold_and_calibration(X):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_fit_that_is_interrupted_after_training_leaves_the_model_as_it_was(X):
+    def interrupt(self, vae, x):
+        raise KeyboardInterrupt
+
+    vae, new = small(QuantileVAE).fit(X), small(QuantileVAE)
+    before = vae.score_samples(X), vae.predict(X), vae.predict_scale(X)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowDensity, "left_out", interrupt)
+        for model in (vae.set_params(random_state=1), new):
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(X)
+    after = vae.score_samples(X), vae.predict(X), vae.predict_scale(X)
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not hasattr(new, "_density")
+
+
 def test_weights_are_stored_once(X):
     vae = small(QuantileVAE, hidden_layer_sizes=(300, 300)).fit(X)
     weights = sum(p.nbytes for p in vae.module_.parameters())

@@ -159,9 +159,10 @@ class CalibrationDisplay:
 
 def _levels_of(models: Mapping[str, Any]) -> NDArray[np.float64]:
     """Alphas for which every model has intervals."""
+    trained = [model.module_.likelihood.levels for model in models.values()]  # which parameters may differ from
     spans = [
-        0.95 if model.is_calibrated else 1 - 2 * max(model.quantiles[0], 1 - model.quantiles[-1])
-        for model in models.values()
+        0.95 if model.is_calibrated else 1 - 2 * max(levels[0], 1 - levels[-1])
+        for model, levels in zip(models.values(), trained, strict=True)
     ]
     if min(spans) <= 0:
         raise ValueError(

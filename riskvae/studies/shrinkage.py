@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from riskvae import QuantileVAE
 from riskvae.datasets import make_heteroscedastic, make_lesions
+from riskvae.metrics import coverage, interval_score
 from riskvae.studies._frame import Config, StudyResult, markdown, measure_all
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
 
@@ -82,7 +83,7 @@ def _conformal(model: QuantileVAE, setting: str, test: Any, seed: int) -> dict[s
     for i in range(N_CALIBRATIONS):
         model.conformalize(simulate(setting, N_CALIBRATION, 10_000 + 100 * seed + i).data)
         for name, alpha in LEVELS.items():
-            held[name].append(float(_inside(test, model.predict_interval(test.data, alpha)).mean()))
+            held[name].append(coverage(*_judged(test, model.predict_interval(test.data, alpha))).item())
     return {f"conformal {name}": float(np.mean(values)) for name, values in held.items()}
 
 
@@ -91,9 +92,9 @@ def _where(test: Any) -> NDArray[np.bool_]:
     return test.inside if "inside" in test else np.ones(test.data.shape, dtype=bool)
 
 
-def _inside(test: Any, ends: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which of the values that are judged lie in their intervals."""
-    return ((ends[..., 0] <= test.data) & (test.data <= ends[..., 1]))[_where(test)]
+def _judged(test: Any, ends: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """The values that are judged, as one feature, and their intervals."""
+    return test.data[_where(test)][:, None], ends[_where(test)][:, None]
 
 
 def _judge(model: Any, test: Any, scale: NDArray[np.floating]) -> dict[str, float]:
@@ -104,11 +105,9 @@ def _judge(model: Any, test: Any, scale: NDArray[np.floating]) -> dict[str, floa
     intervals = {name: model.predict_interval(test.data, alpha) for name, alpha in LEVELS.items()}
     # The best score that intervals around the true mean can have, to compare with.
     best = 2 * norm.pdf(norm.ppf(0.15)) / 0.15 * test.scale[where].mean()
-    low, high = np.moveaxis(intervals["70"], -1, 0)
-    score = high - low + 2 / 0.3 * (np.maximum(low - test.data, 0) + np.maximum(test.data - high, 0))
     return {
-        **{name: float(_inside(test, ends).mean()) for name, ends in intervals.items()},
-        "score 70": float(score[where].mean() / best),
+        **{name: coverage(*_judged(test, ends)).item() for name, ends in intervals.items()},
+        "score 70": interval_score(*_judged(test, intervals["70"]), 0.3).item() / best,
         "ratio": float(np.median(ratio)),
         "ratio low": float(np.quantile(ratio, 0.1)),
         "ratio high": float(np.quantile(ratio, 0.9)),
