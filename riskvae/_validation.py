@@ -8,7 +8,7 @@ import math
 import numbers
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 __all__ = [
     "Rule", "boolean", "check_parameters", "check_range", "choice", "compute_dtype", "derive_seed", "draw_seed",
-    "feature_matrix", "host_array", "integer", "isolated_rng", "real", "resolve_device", "to_float32",
+    "feature_matrix", "host_array", "image_shape_of", "integer", "isolated_rng", "real", "resolve_device", "to_float32",
 ]  # fmt: skip
 
 
@@ -120,6 +120,20 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
         estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
     )
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+
+
+def image_shape_of(rows: NDArray[Any], image_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Height and width of images in rows; None means square ones."""
+    d = math.prod(rows.shape[1:])
+    side = math.isqrt(d)
+    image_shape = (image_shape,) if isinstance(image_shape, int) else image_shape
+    shape = (side, side) if image_shape is None else tuple(image_shape)
+    if len(shape) != 2 or math.prod(shape) != d:
+        raise ValueError(
+            f"image_shape must be (height, width) with product {d}, the number of features; got {image_shape!r} "
+            "(None means square images)."
+        )
+    return shape
 
 
 def host_array(X: Any) -> Any:

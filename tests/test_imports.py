@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "datasets": GROUND,
     "metrics": GROUND,
     "robustness": GROUND,
-    "plotting": {"metrics", "robustness"},
+    "plotting": {"_validation", "metrics", "robustness"},
     "studies": set(riskvae.__all__),
 }
 

@@ -1,6 +1,14 @@
-"""Image data, from local IDX files or from OpenML, and simulations whose noise is known."""
+"""Image data, from local IDX files or from OpenML, their distortions, and simulations whose noise is known."""
 
+from riskvae.datasets._distortions import elastic_distortion
 from riskvae.datasets._images import fetch_fashion_mnist, fetch_mnist, read_idx
 from riskvae.datasets._simulations import make_heteroscedastic, make_lesions
 
-__all__ = ["fetch_fashion_mnist", "fetch_mnist", "make_heteroscedastic", "make_lesions", "read_idx"]
+__all__ = [
+    "elastic_distortion",
+    "fetch_fashion_mnist",
+    "fetch_mnist",
+    "make_heteroscedastic",
+    "make_lesions",
+    "read_idx",
+]

@@ -6,7 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riskvae.plotting._reconstruction import ReconstructionDisplay, image_shape_of
+from riskvae._validation import image_shape_of
+from riskvae.plotting._reconstruction import ReconstructionDisplay
 
 
 class AnomalyMapDisplay(ReconstructionDisplay):

@@ -1,12 +1,12 @@
 """Display of rows of images: originals, perturbations, reconstructions."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from riskvae._validation import image_shape_of
 from riskvae.plotting._pyplot import pyplot
 from riskvae.robustness._coder import open_coder
 
@@ -165,17 +165,3 @@ class ReconstructionDisplay:
 def _reconstruct(vae: Any, rows: NDArray[np.floating]) -> NDArray[np.floating]:
     with open_coder(vae, rows) as coder:
         return coder.decode(coder.mean(coder.x)).detach().cpu().numpy()
-
-
-def image_shape_of(rows: NDArray[np.floating], image_shape: Sequence[int] | None) -> tuple[int, ...]:
-    """Height and width of images in rows; None means square ones."""
-    d = math.prod(rows.shape[1:])
-    side = math.isqrt(d)
-    image_shape = (image_shape,) if isinstance(image_shape, int) else image_shape
-    shape = (side, side) if image_shape is None else tuple(image_shape)
-    if len(shape) != 2 or math.prod(shape) != d:
-        raise ValueError(
-            f"image_shape must be (height, width) with product {d}, the number of features; got {image_shape!r} "
-            "(None means square images)."
-        )
-    return shape
