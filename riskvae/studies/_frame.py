@@ -19,7 +19,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import riskvae
 
-__all__ = ["Config", "StudyResult", "markdown", "measure_all"]
+__all__ = ["Config", "StudyResult", "markdown", "measure_all", "plus_minus"]
 
 Task = Mapping[str, Any]
 
@@ -162,6 +162,12 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
     lines = [list(header), ["---"] * len(header), *[[text(value) for value in row] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plus_minus(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and, of several values, their standard deviation."""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 def _keep(measure: Callable[[Task], Mapping[str, Any]], task: Task, file: Path) -> None:

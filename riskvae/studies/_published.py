@@ -1,0 +1,83 @@
+"""The published setting of the risk-aware VAE, which three studies share (Li and Zhu, "Risk-aware VAE")."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from riskvae import RiskAwareVAE
+from riskvae.datasets import fetch_fashion_mnist, fetch_mnist
+from riskvae.losses import kl_divergence
+from riskvae.studies._frame import Config
+
+__all__ = ["EPS", "SETTING", "TITLES", "Images", "fit", "load", "of_kind", "rate_and_active", "sizes"]
+
+Array = NDArray[np.floating]
+
+EPS = (0.05, 0.1, 0.2, 0.5)
+TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+SETTING = {
+    "network": "784-512-256-20 and its mirror, ReLU, sigmoid output",
+    "loss": "summed squared error + beta KL",
+    "training": "Adam 1e-3, batches of 256, 10 epochs on 48,000 of the 60,000 training images, the others held out",
+}
+FETCH = {"mnist": fetch_mnist, "fashion_mnist": fetch_fashion_mnist}
+_ACTIVE = 0.01  # variance of the posterior mean over rows (Burda et al. 2016)
+
+
+class Images(NamedTuple):
+    """Rows that train, and held-out ones, with their classes."""
+
+    train: Array
+    held_out: Array
+    train_classes: NDArray[np.int64]
+    held_out_classes: NDArray[np.int64]
+
+
+def sizes(config: Config) -> dict[str, Any]:
+    """What tasks share: rows and epochs, smaller where it must be quick."""
+    n_train, n_held_out, epochs = (6000, 2000, 3) if config.quick else (48_000, 12_000, 10)
+    return {"n_train": n_train, "n_held_out": n_held_out, "epochs": config.epochs or epochs, "device": config.device}
+
+
+def load(task: Mapping[str, Any], data: Path | None) -> Images:
+    """Split of the training images, by the task's seed."""
+    images, classes = _training_images(task["images"], data)
+    order = np.random.default_rng(task["seed"]).permutation(len(images))
+    train, held_out = order[: task["n_train"]], order[-task["n_held_out"] :]
+    return Images(images[train], images[held_out], classes[train], classes[held_out])
+
+
+@cache
+def _training_images(name: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
+    images: tuple[Array, NDArray[np.int64]] = FETCH[name](data_home=data, return_X_y=True)
+    return images
+
+
+def fit(task: Mapping[str, Any], rows: Array) -> RiskAwareVAE:
+    """Train the model of a task; noise of this scale is the summed squared error."""
+    return RiskAwareVAE(
+        20,
+        noise_scale=0.5**0.5,
+        output_activation="sigmoid",
+        max_epochs=task["epochs"],
+        random_state=task["seed"],
+        device=task["device"],
+        **{"risk": "neutral", **task["model"]},
+    ).fit(rows)
+
+
+def rate_and_active(vae: Any, rows: Array) -> dict[str, float]:
+    """Mean KL term in nats, and latent coordinates that tell rows apart."""
+    mean, scale = vae.encode(rows)
+    rate = float(kl_divergence(torch.from_numpy(mean), torch.from_numpy(scale)).mean())
+    return {"rate": rate, "active": int((mean.var(0) > _ACTIVE).sum())}
+
+
+def of_kind(records: Iterable[Mapping[str, Any]], images: str, **model: Any) -> list[Mapping[str, Any]]:
+    """Records of one model on one set of images: one per seed."""
+    return [record for record in records if record["images"] == images and record["model"] == model]

@@ -1,0 +1,238 @@
+"""Tails of reconstruction errors under averse and seeking training: Figure 4 of the risk-aware VAE, and further.
+
+The published models with both thresholds; then averse, seeking and plain ones along beta, where the error can be
+compared at equal rate (mean KL term): the tail outweighs the KL term, so that at equal beta an averse model also has a
+larger rate, which by itself makes all errors smaller. Risks over latent draws and rows together are in the paper's
+outlook.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from riskvae.metrics import row_losses, tail_curve, tail_mean
+from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, plus_minus
+from riskvae.studies._published import EPS, SETTING, TITLES, fit, load, of_kind, rate_and_active, sizes
+
+Records = list[dict[str, Any]]
+
+# Mean squared error per pixel on MNIST, read off Figure 4 (to .0003), times 728/784: the authors' code divides by 728.
+PUBLISHED = {
+    "plain": (0.0482, 0.0350, 0.0282),
+    "averse 0.05": (0.0525, 0.0461, 0.0425),
+    "averse 0.1": (0.0466, 0.0400, 0.0363),
+    "averse 0.2": (0.0417, 0.0345, 0.0307),
+    "averse 0.5": (0.0421, 0.0327, 0.0281),
+}
+PUBLISHED_BEST_TENTH = {
+    "plain": 0.0092,
+    "seeking 0.05": 0.023,
+    "seeking 0.1": 0.0173,
+    "seeking 0.2": 0.0135,
+    "seeking 0.5": 0.0118,
+}
+SHARES = np.geomspace(0.01, 1.0, 41).round(4).tolist()
+WORST = {"worst 10 %": 0.1, "worst 50 %": 0.5, "worst 90 %": 0.9}
+PLAIN: dict[str, Any] = {"beta": 1.0}
+BETAS = {
+    "plain": (0.35, 0.5, 0.7, 1.0, 1.5, 2.0),
+    "averse 0.5": (0.5, 0.7, 1.0, 1.5, 2.0),
+    "averse 0.2": (1.0, 1.5, 2.5),
+    "seeking 0.5": (0.35, 0.5, 0.7, 1.0),
+}
+COMBINED = {
+    "rows and draws, 0.5 of 0.5": {"eps": 0.5, "eps_subsamples": 0.5},
+    "rows and draws, 0.2 of 0.5": {"eps": 0.2, "eps_subsamples": 0.5},
+}
+
+
+def model_of(name: str, beta: float = 1.0) -> dict[str, Any]:
+    """Parameters of a model by its name: "plain", or a risk and an eps, and "ema" for the moving average."""
+    if name == "plain":
+        return {"beta": beta}
+    risk, eps, *threshold = name.split()
+    model = {"risk": risk, "eps": float(eps), "beta": beta}
+    return model | {"threshold": threshold[0]} if threshold else model
+
+
+def models() -> list[dict[str, Any]]:
+    """All of one set of images and seed, each once."""
+    averse_and_seeking = [f"{risk} {eps}{ema}" for risk in ("averse", "seeking") for eps in EPS for ema in ("", " ema")]
+    named = [model_of("plain"), *map(model_of, averse_and_seeking)]
+    along = [model_of(name, beta) for name, betas in BETAS.items() for beta in betas]
+    combined = [combine(options) for options in COMBINED.values()]
+    return named + [model for model in along if model not in named] + combined
+
+
+def combine(options: Mapping[str, float]) -> dict[str, Any]:
+    """Parameters of a risk over the draws of rows, and over rows."""
+    return {"risk": "averse", "risk_over": "nested", "n_subsamples": 4, **options, "beta": 1.0}
+
+
+def measure(task: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
+    """Train one model; tails of its errors over all held-out images."""
+    images = load(task, data)
+    vae = fit(task, images.train)
+    losses = row_losses(vae, images.held_out)
+    return {
+        **{name: tail_mean(losses, share) for name, share in WORST.items()},
+        "mean": float(losses.mean()),
+        "best 10 %": tail_mean(losses, 0.1, tail="best"),
+        "best 50 %": tail_mean(losses, 0.5, tail="best"),
+        **{tail: tail_curve(losses, SHARES, tail=tail)[1].round(6).tolist() for tail in ("worst", "best")},
+        **rate_and_active(vae, images.held_out),
+    }
+
+
+def run(config: Config) -> StudyResult:
+    """Train all models on both sets of images."""
+    tasks = [
+        {"images": images, "model": model, "seed": seed, **sizes(config)}
+        for seed in range(config.n_seeds)
+        for images in TITLES
+        for model in models()
+    ]
+    records = measure_all(config, "tails", tasks, partial(measure, data=config.data))
+    settings = {**SETTING, "shares of the curves": SHARES}
+    result = StudyResult("tails", settings, records)
+    result.tables = {
+        "MNIST: published and measured squared error per pixel": _published_table(records),
+        "Every model at beta = 1, and what the threshold does": _all_table(records),
+        "At equal rate: change against plain models of the same rate": _equal_rate_table(records),
+    }
+    result.figures = {"rate": _rate_figure(records), "curves": _curves_figure(records)}
+    return result
+
+
+# ---------------------------------------------------------------------------------------- equal rate
+
+
+def against_plain(records: Records, record: Mapping[str, Any], what: str) -> float:
+    """Relative change of an error against plain models of the same seed, interpolated along beta to the same rate."""
+    plain = [
+        found
+        for beta in BETAS["plain"]
+        for found in of_kind(records, record["images"], **model_of("plain", beta))
+        if found["seed"] == record["seed"]
+    ]
+    plain.sort(key=lambda found: found["rate"])
+    rates = [found["rate"] for found in plain]
+    if not rates[0] <= record["rate"] <= rates[-1]:
+        return float("nan")
+    return float(record[what] / np.interp(record["rate"], rates, [found[what] for found in plain]) - 1)
+
+
+# -------------------------------------------------------------------------------------------- tables
+
+
+def _values(found: list[Mapping[str, Any]], what: str) -> list[float]:
+    return [record[what] for record in found]
+
+
+def _published_table(records: Records) -> str:
+    rows = []
+    for name in PUBLISHED:
+        found = of_kind(records, "mnist", **model_of(name))
+        moving = of_kind(records, "mnist", **model_of(name if name == "plain" else f"{name} ema"))
+        for (what, _), told in zip(WORST.items(), PUBLISHED[name], strict=True):
+            rows.append(
+                (name, what, f"{told * 728 / 784:.4f}", *(plus_minus(_values(f, what), 4) for f in (found, moving)))
+            )
+    for name, told in PUBLISHED_BEST_TENTH.items():
+        found = of_kind(records, "mnist", **model_of(name))
+        moving = of_kind(records, "mnist", **model_of(name if name == "plain" else f"{name} ema"))
+        cells = (plus_minus(_values(f, "best 10 %"), 4) for f in (found, moving))
+        rows.append((name, "best 10 %", f"{told * 728 / 784:.4f}", *cells))
+    return markdown(("model", "share", "published", "measured, threshold of the batch", "moving average"), rows)
+
+
+def _all_table(records: Records) -> str:
+    names = ["plain", *(f"{risk} {eps}{ema}" for risk in ("averse", "seeking") for eps in EPS for ema in ("", " ema"))]
+    kinds = {name: model_of(name) for name in names} | {name: combine(options) for name, options in COMBINED.items()}
+    columns = ("worst 10 %", "mean", "best 10 %")
+    rows = []
+    for images, title in TITLES.items():
+        for name, model in kinds.items():
+            found = of_kind(records, images, **model)
+            errors = (plus_minus(_values(found, what), 4) for what in columns)
+            rows.append(
+                (title, name, *errors, plus_minus(_values(found, "rate"), 1), np.mean(_values(found, "active")))
+            )
+    return markdown(("images", "model", *columns, "rate (nats)", "active coordinates of 20"), rows)
+
+
+def _equal_rate_table(records: Records) -> str:
+    rows = []
+    kinds = [(name, beta, model_of(name, beta)) for name in BETAS for beta in BETAS[name] if name != "plain"]
+    kinds += [(f"averse {eps}", 1.0, model_of(f"averse {eps}")) for eps in (0.05, 0.1)]
+    kinds += [(name, 1.0, combine(options)) for name, options in COMBINED.items()]
+    for images, title in TITLES.items():
+        for name, beta, model in kinds:
+            found = of_kind(records, images, **model)
+            changes = []
+            for what in ("worst 10 %", "mean", "best 10 %"):
+                values = [100 * against_plain(records, record, what) for record in found]
+                changes.append("" if np.isnan(values).any() else plus_minus(values, 1) + " %")
+            rows.append((title, name, beta, plus_minus(_values(found, "rate"), 1), *changes))
+    return markdown(("images", "model", "beta", "rate (nats)", "worst 10 %", "mean", "best 10 %"), rows)
+
+
+# ------------------------------------------------------------------------------------------- figures
+
+COLORS = {"plain": "0.35", "averse 0.5": "C3", "averse 0.2": "C1", "seeking 0.5": "C0"}
+
+
+def _rate_figure(records: Records) -> Any:
+    """Errors against rate, each model along beta: what of the gain is left at equal rate."""
+    import matplotlib.pyplot as plt
+
+    columns = {"worst 10 %": "worst tenth", "mean": "all images", "best 50 %": "best half"}
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained", sharex="row")
+    for row, (images, title) in zip(axes, TITLES.items(), strict=True):
+        for ax, (what, told) in zip(row, columns.items(), strict=True):
+            for name, betas in BETAS.items():
+                groups = [of_kind(records, images, **model_of(name, beta)) for beta in betas]
+                points = np.array([[np.mean(_values(group, key)) for key in ("rate", what)] for group in groups])
+                ax.plot(*points.T, "o-", color=COLORS[name], ms=4, label=name)
+                one = points[betas.index(1.0)]
+                ax.plot(*one, "o", color=COLORS[name], ms=9, mfc="none")
+            ax.set(title=f"{title}: {told}", yscale="log")
+            ax.yaxis.set_major_formatter("{x:.3f}")
+            ax.yaxis.set_minor_formatter("{x:.3f}")
+            ax.tick_params(axis="y", which="both", labelsize=8)
+            ax.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("squared error per pixel")
+    for ax in axes[1]:
+        ax.set_xlabel("rate: mean KL term in nats")
+    axes[0, 2].legend(frameon=False, title="along beta (ring: beta = 1)")
+    return figure
+
+
+def _curves_figure(records: Records) -> Any:
+    """Error of the worst and of the best share, against the plain model's."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.6), layout="constrained", sharex="col")
+    shares = 100 * np.array(SHARES)
+    for row, (images, title) in zip(axes, TITLES.items(), strict=True):
+        for ax, (risk, tail) in zip(row, (("averse", "worst"), ("seeking", "best")), strict=True):
+            plain = {record["seed"]: record[tail] for record in of_kind(records, images, **PLAIN)}
+            for eps, color in zip(EPS, ("#fdae6b", "#f16913", "#d94801", "#7f2704"), strict=True):
+                found = of_kind(records, images, **model_of(f"{risk} {eps}"))
+                ratios = np.array([np.divide(record[tail], plain[record["seed"]]) for record in found])
+                ax.plot(shares, ratios.mean(0), color=color, label=f"eps = {eps}")
+                ax.fill_between(shares, ratios.min(0), ratios.max(0), color=color, alpha=0.25, lw=0)
+            ax.axhline(1.0, color="0.35", lw=1, ls=":")
+            ax.set(title=f"{title}: {risk} training, {tail} share", xscale="log", yscale="log")
+            ax.yaxis.set_major_formatter("{x:.1f}")
+            ax.yaxis.set_minor_formatter("{x:.1f}")
+            ax.xaxis.set_major_formatter("{x:g} %")
+            ax.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("error / plain model's error")
+    axes[1, 0].set_xlabel("worst share of held-out images")
+    axes[1, 1].set_xlabel("best share of held-out images")
+    axes[0, 0].legend(frameon=False)
+    return figure
