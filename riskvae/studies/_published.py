@@ -14,7 +14,7 @@ from riskvae.datasets import fetch_fashion_mnist, fetch_mnist
 from riskvae.losses import kl_divergence
 from riskvae.studies._frame import Config
 
-__all__ = ["EPS", "SETTING", "TITLES", "Images", "fit", "load", "of_kind", "rate_and_active", "sizes"]
+__all__ = ["EPS", "SETTING", "TITLES", "Images", "fit", "load", "of_kind", "rate_and_active", "sizes", "test_images"]
 
 Array = NDArray[np.floating]
 
@@ -55,6 +55,13 @@ def load(task: Mapping[str, Any], data: Path | None) -> Images:
 @cache
 def _training_images(name: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
     images: tuple[Array, NDArray[np.int64]] = FETCH[name](data_home=data, return_X_y=True)
+    return images
+
+
+@cache
+def test_images(name: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
+    """The 10,000 test images and their classes."""
+    images: tuple[Array, NDArray[np.int64]] = FETCH[name](subset="test", data_home=data, return_X_y=True)
     return images
 
 

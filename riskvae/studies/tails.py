@@ -158,9 +158,8 @@ def _all_table(records: Records) -> str:
         for name, model in kinds.items():
             found = of_kind(records, images, **model)
             errors = (plus_minus(_values(found, what), 4) for what in columns)
-            rows.append(
-                (title, name, *errors, plus_minus(_values(found, "rate"), 1), np.mean(_values(found, "active")))
-            )
+            capacity = (plus_minus(_values(found, what), 1) for what in ("rate", "active"))
+            rows.append((title, name, *errors, *capacity))
     return markdown(("images", "model", *columns, "rate (nats)", "active coordinates of 20"), rows)
 
 
