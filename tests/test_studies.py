@@ -8,8 +8,9 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
 
-from riskvae.studies import STUDIES, Config, anomalies, shrinkage
+from riskvae.studies import STUDIES, Config, _published, anomalies, distortion, downstream, margins, shrinkage, tails
 from riskvae.studies.__main__ import main
 from riskvae.studies._frame import StudyResult, markdown, measure_all
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
@@ -108,6 +109,107 @@ def test_shrinkage(tmp_path, monkeypatch):
         assert record["ratio low"] <= record["ratio"] <= record["ratio high"]
     assert "conformal 95" in next(r for r in result.records if r["model"] == "quantiles")
     result.save(Config(out=tmp_path))
+
+
+@pytest.fixture
+def toy_images(monkeypatch):
+    """Digits of 28 x 28 pixels in place of the published images, and few of them."""
+    digits = load_digits()
+    images = np.pad(np.kron(digits.images / 16, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))
+    rows = images.reshape(len(images), -1).astype(np.float32), digits.target
+    for module in (_published, distortion, margins):
+        monkeypatch.setattr(module, "images_of", lambda name, subset, data: rows)
+    for module in (tails, distortion, downstream):
+        few = {"n_train": 600, "n_held_out": 200, "epochs": 2, "device": "cpu"}
+        monkeypatch.setattr(module, "sizes", lambda config, few=few: few)
+
+
+def test_tails(tmp_path, toy_images):
+    result = tails.run(Config(out=tmp_path, seeds=1))
+    assert len(result.records) == 2 * 33  # each once: 17 published ones, 14 more along beta, 2 combined risks
+    for record in result.records:
+        assert (np.diff(record["worst"]) <= 1e-6).all()
+        assert (np.diff(record["best"]) >= -1e-6).all()
+        assert record["worst"][-1] == pytest.approx(record["mean"], abs=1e-6)
+        assert record["worst 10 %"] > record["worst 50 %"] > record["mean"] > record["best 10 %"]
+    curves = [record["worst"] for record in result.records]
+    assert curves[:33] == curves[33:]  # the toy stands for both sets of images
+    assert len({tuple(curve) for curve in curves}) == 33
+    result.save(Config(out=tmp_path))
+
+
+def test_changes_at_equal_rate_are_those_of_the_frontier():
+    plain = [
+        {"images": "mnist", "seed": seed, "model": tails.model_of("plain", beta), "rate": 10.0 / beta, "mean": beta}
+        for seed in (0, 1)
+        for beta in tails.BETAS["plain"]
+    ]
+    for record in plain:
+        assert tails.against_plain(plain, record, "mean") == pytest.approx(0.0)
+    between = {"images": "mnist", "seed": 1, "rate": 15.0, "mean": 1.0}  # half-way between rates 10 and 20 / 1.4
+    expected = np.interp(15.0, [10 / 0.7, 20.0], [0.7, 0.5])
+    assert tails.against_plain(plain, between, "mean") == pytest.approx(1.0 / expected - 1)
+    assert np.isnan(tails.against_plain(plain, between | {"rate": 4.0}, "mean"))
+
+
+def test_distortion(tmp_path, toy_images, monkeypatch):
+    monkeypatch.setattr(distortion, "SHOWN_CLASSES", (1, 2))
+    result = distortion.run(Config(out=tmp_path, seeds=1, quick=True))
+    assert {record["name"] for record in result.records} == set(distortion.MODELS)
+    for record in result.records:
+        told = record["by alpha"]
+        assert told["0"]["undistorted"] == told["0"]["distorted"]
+        assert told["51"]["undistorted"] > told["0"]["undistorted"]
+        assert np.shape(record["picture"]) == (2, 784)
+    moved = list(result.settings["error of the input itself"].values())
+    assert moved[0] == 0.0
+    assert (np.diff(moved) > 0).all()
+    result.save(Config(out=tmp_path))
+    step = np.zeros((1, 28, 28))
+    step[:, :, 14:] = 1.0  # 28 unit steps among 28 * 27 neighbors
+    assert distortion.sharpness(step.reshape(1, -1)) == pytest.approx(1 / 27)
+
+
+def test_downstream(tmp_path, toy_images):
+    result = downstream.run(Config(out=tmp_path, seeds=1))
+    for record in result.records:
+        assert 0 < record["error"] < 0.9
+        assert -0.1 < record["rand"] <= 1
+        assert 0.4 < record["neighbor"] <= 1
+        assert record["mmd"] > 0
+        assert 0 <= record["active"] <= 20
+    result.save(Config(out=tmp_path))
+
+
+def test_margins(tmp_path, toy_images, monkeypatch):
+    monkeypatch.setattr(margins, "NORMS", (0.5, 2.0))
+    few_rows = {"n_train": 600, "epochs": 2, "device": "cpu", "n_draws": 200, "n_rows": 4, "n_restarts": 1}
+    monkeypatch.setattr(margins, "NETWORKS", {"784-512-256-10": {}})
+    monkeypatch.setattr(margins, "sizes", lambda config, network: few_rows)
+    result = margins.run(Config(out=tmp_path, quick=True))
+    for record in result.records:
+        assert (record["r"] == "auto") == ("by norm" not in record)
+        lower, upper = (margins.array(record, name) for name in ("lower", "upper"))
+        known = np.isfinite(lower) & np.isfinite(upper)
+        assert (lower[known] <= upper[known]).all()
+        for at, more in zip(margins.NORMS, margins.NORMS[1:], strict=False):
+            if "by norm" in record:
+                assert record["by norm"][f"{more:g}"]["damage"] >= record["by norm"][f"{at:g}"]["damage"]
+    result.save(Config(out=tmp_path))
+
+
+def test_what_is_told_of_margins():
+    record = {
+        "theorem1": [0.1, 0.2, 0.3, 0.4, None],
+        "lower": [0.2, 0.4, 0.6, 1.2, None],
+        "linearized": [0.5, 1.0, 1.5, None, None],
+        "upper": [0.4, 0.8, 1.2, None, None],  # the fourth row is censored, the last abstains
+    }
+    told = margins.agreement(record)
+    assert (told["Pearson"], told["rank"], told["holds"]) == pytest.approx((1.0, 1.0, 1.0))
+    assert (told["ratio 1"], told["ratio"], told["off"]) == pytest.approx((4.0, 2.0, 0.25))
+    assert margins._median([record], "upper") == [0.8]  # of 0, 0.4, 0.8, 1.2, infinity
+    assert margins._median([record], "theorem1") == [0.2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

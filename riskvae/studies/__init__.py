@@ -9,6 +9,7 @@ STUDIES = {
     "tails": "Figure 4 of the risk-aware VAE: tails of errors under averse and seeking training; both at equal rate.",
     "distortion": "Figure 5 of the risk-aware VAE: elastic distortions of Fashion-MNIST, seen and measured.",
     "downstream": "Table 1 of the risk-aware VAE: classes from embeddings; clusters and generated digits as well.",
+    "margins": "Robustness: bounds against the attack; beta, total correlation and tau; damage by norm.",
     "shrinkage": "Estimated noise against the true one: quantiles, and decoders with a variance.",
 }
 """Names, and what each is about; a study is a module of that name with ``run(config) -> StudyResult``."""

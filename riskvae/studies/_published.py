@@ -14,7 +14,7 @@ from riskvae.datasets import fetch_fashion_mnist, fetch_mnist
 from riskvae.losses import kl_divergence
 from riskvae.studies._frame import Config
 
-__all__ = ["EPS", "SETTING", "TITLES", "Images", "fit", "load", "of_kind", "rate_and_active", "sizes", "test_images"]
+__all__ = ["EPS", "SETTING", "TITLES", "Images", "fit", "images_of", "load", "of_kind", "rate_and_active", "sizes"]
 
 Array = NDArray[np.floating]
 
@@ -46,22 +46,16 @@ def sizes(config: Config) -> dict[str, Any]:
 
 def load(task: Mapping[str, Any], data: Path | None) -> Images:
     """Split of the training images, by the task's seed."""
-    images, classes = _training_images(task["images"], data)
+    images, classes = images_of(task["images"], "train", data)
     order = np.random.default_rng(task["seed"]).permutation(len(images))
     train, held_out = order[: task["n_train"]], order[-task["n_held_out"] :]
     return Images(images[train], images[held_out], classes[train], classes[held_out])
 
 
 @cache
-def _training_images(name: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
-    images: tuple[Array, NDArray[np.int64]] = FETCH[name](data_home=data, return_X_y=True)
-    return images
-
-
-@cache
-def test_images(name: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
-    """The 10,000 test images and their classes."""
-    images: tuple[Array, NDArray[np.int64]] = FETCH[name](subset="test", data_home=data, return_X_y=True)
+def images_of(name: str, subset: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
+    """Images as rows, and their classes."""
+    images: tuple[Array, NDArray[np.int64]] = FETCH[name](subset=subset, data_home=data, return_X_y=True)
     return images
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from riskvae.datasets import elastic_distortion
 from riskvae.metrics import tail_mean
 from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, plus_minus
-from riskvae.studies._published import EPS, SETTING, fit, load, rate_and_active, sizes, test_images
+from riskvae.studies._published import EPS, SETTING, fit, images_of, load, rate_and_active, sizes
 
 Array = NDArray[np.floating]
 Records = list[dict[str, Any]]
@@ -36,13 +36,13 @@ SHOWN_CLASSES = (9, 8, 5, 7)
 
 def distorted_images(data: Path | None, n: int) -> dict[float, Array]:
     """First test images at every strength, moved in the same directions."""
-    rows = test_images("fashion_mnist", data)[0][:n]
+    rows = images_of("fashion_mnist", "test", data)[0][:n]
     return {alpha: elastic_distortion(rows, alpha=alpha, random_state=0) for alpha in ALPHAS}
 
 
 def shown_rows(data: Path | None, n: int) -> list[int]:
     """First test image of each class in the picture."""
-    classes = test_images("fashion_mnist", data)[1][:n]
+    classes = images_of("fashion_mnist", "test", data)[1][:n]
     return [int(np.argmax(classes == shown)) for shown in SHOWN_CLASSES]
 
 
@@ -155,7 +155,7 @@ def _figure(records: Records) -> Any:
             values = np.array([np.mean(_values(records, name, alpha, what)) for alpha in ALPHAS])
             if what == "undistorted":
                 values /= [np.mean(_values(records, "plain", alpha, what)) for alpha in ALPHAS]
-            ax.plot(ALPHAS, values, "o-", ms=4, color=color, label=name, ls="--" if "beta" in name else "-")
+            ax.plot(ALPHAS, values, "o--" if "beta" in name else "o-", ms=4, color=color, label=name)
         ax.set(xlabel="strength of the distortion, alpha (pixels)", ylabel=told)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)

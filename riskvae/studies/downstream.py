@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
             "n_subsamples": 10,
         }
         for risk in RISKS
-        for eps in EPS[1:]
+        for eps in EPS[1:3]
     },
 }
 N_GENERATED = 2000
