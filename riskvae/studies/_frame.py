@@ -123,12 +123,25 @@ class StudyResult:
             "records": self.records,
         }
         (folder / "results.json").write_text(json.dumps(told, indent=1) + "\n")
-        parts = [f"## {title}\n\n{table}" for title, table in self.tables.items()]
+        parts = [self._origin(config)]
+        parts += [f"## {title}\n\n{table}" for title, table in self.tables.items()]
         parts += [f"![{name}]({name}.png)" for name in self.figures]
         (folder / "README.md").write_text(f"# {self.name}\n\n" + "\n\n".join(parts) + "\n")
         for name, figure in self.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=130)
         return folder
+
+    def _origin(self, config: Config) -> str:
+        """The command, and on how many seeds."""
+        quick = " --quick" if config.quick else f" --seeds {config.seeds}"
+        epochs = f" --epochs {config.epochs}" if config.epochs else ""
+        meaning = (
+            "one seed at small sizes, not to be quoted" if config.quick else "± is the standard deviation over seeds"
+        )
+        return (
+            f"Written by `python -m riskvae.studies {self.name}{quick}{epochs}`: {len(self.records)} measurements, "
+            f"listed in [results.json](results.json) with settings, versions and machine; {meaning}."
+        )
 
 
 def measure_all(
