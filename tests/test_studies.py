@@ -14,6 +14,7 @@ from riskvae.studies import STUDIES, Config, _published, anomalies, distortion, 
 from riskvae.studies.__main__ import main
 from riskvae.studies._frame import StudyResult, markdown, measure_all
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
+from riskvae.studies._published_quantiles import UnitPinballVAE
 
 matplotlib.use("Agg")
 
@@ -108,7 +109,7 @@ def test_shrinkage(tmp_path, monkeypatch):
     for record in result.records:
         assert 0 <= record["70"] <= record["95"] <= 1
         assert record["ratio low"] <= record["ratio"] <= record["ratio high"]
-    assert "conformal 95" in next(r for r in result.records if r["model"] == "quantiles")
+    assert {r["model"] for r in result.records if "conformal 95" in r} == set(shrinkage.QUANTILES)
     result.save(Config(out=tmp_path))
 
 
@@ -213,10 +214,12 @@ def test_what_is_told_of_margins():
     assert margins._median([record], "theorem1") == [0.2]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "pinball"])
 def test_rivals_find_the_noise_of_features_without_structure(kind):
     X = np.random.default_rng(0).normal(0.0, 0.5, size=(4000, 3))
-    model = NormalVAE(3, 1, (8,), kind, seed=0).fit(X, 1500, batch_size=256, lr=1e-2)
+    sizes = 3, 1, (8,)
+    model = UnitPinballVAE(*sizes, shrinkage.WIDE, 0) if kind == "pinball" else NormalVAE(*sizes, kind, seed=0)
+    model.fit(X, 1500, batch_size=256, lr=1e-2)
     center, scale = model.predict(X)
     # One latent coordinate may take one of three features' variance.
     assert 0.35 < np.median(scale) < 0.55
