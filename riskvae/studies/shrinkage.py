@@ -31,7 +31,6 @@ WHAT = {
     "surface": "4 features on a surface, 4-50-2-50-4Q as published",
     "lesions": "heads of 32 x 32 pixels, tested with lesions",
 }
-QUANTILES = (0.15, 0.5, 0.85)
 WIDE = (0.025, 0.15, 0.5, 0.85, 0.975)
 QUANTILES = {
     "quantiles": f"QuantileVAE with levels {WIDE}",
