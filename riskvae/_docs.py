@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -68,7 +69,7 @@ compile : bool, default=False
 _ATTRIBUTES = """\
 n_features_in_ : int
     Features seen in fit.
-feature_names_in_ : ndarray of shape (n_features_in_,)
+feature_names_in_ : ndarray of shape (n_features,)
     Their names, where X had names that are all strings.
 module_ : nn.Module
     The fitted model: ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
@@ -77,7 +78,7 @@ net_ : skorch.NeuralNet
 history_ : list of dict
     One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
     means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-    nats per row; the same as "valid_..." when early_stopping; "eps", the one of the epoch, under
+    nats per row; the same as ``"valid_..."`` when early_stopping; "eps", the one of the epoch, under
     ``eps_warmup``; "dur", the seconds it took.
 n_iter_ : int
     Epochs trained.
@@ -101,7 +102,7 @@ def document_parameters(
     def entries(block: str) -> str:
         parts = re.split(r"\n(?=\S)", block)
         texts = (own.get(name, part) for part in parts for name in [re.match(r"\w+", part).group()])  # type: ignore[union-attr]
-        return "\n".join(inspect.cleandoc(text) for text in texts if text)
+        return "\n".join(textwrap.dedent(text) for text in texts if text)
 
     def fill(cls: T) -> T:
         if cls.__doc__:  # None under python -OO

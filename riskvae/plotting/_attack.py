@@ -94,7 +94,7 @@ class AttackDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **options
-            For :func:`riskvae.max_damage_attack`.
+            For :func:`riskvae.robustness.max_damage_attack`.
 
         Returns
         -------

@@ -77,7 +77,7 @@ class MarginDisplay:
         ax: Any = None,
         **scatter_options: Any,
     ) -> Self:
-        """Draw what :func:`riskvae.robustness_margin` returned.
+        """Draw what :func:`riskvae.robustness.robustness_margin` returned.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class MarginDisplay:
         Parameters
         ----------
         vae, X, **options
-            For :func:`riskvae.robustness_margin`.
+            For :func:`riskvae.robustness.robustness_margin`.
         methods, ax
             As in :meth:`from_margin`.
 
