@@ -1,5 +1,8 @@
 """What several tests call."""
 
+import re
+
+import matplotlib
 import torch
 from scipy.optimize import brentq
 from scipy.stats import ncx2
@@ -9,6 +12,16 @@ from torch import nn
 def small(cls, **parameters):
     """Estimator that fits in milliseconds."""
     return cls(**{"n_components": 2, "hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0, **parameters})
+
+
+def run_blocks(path):
+    """Run a page's python blocks one after another, as pasted; their number, and the session's names."""
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    session = {}
+    matplotlib.use("Agg")
+    for block in blocks:
+        exec(compile(block, str(path), "exec"), session)
+    return len(blocks), session
 
 
 class LinearGaussian:
