@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python
 # Workers and threads add up: a test's own threads would fight over the cores.
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
 
-.PHONY: help demo test lint unit test-oldest bench clean
+.PHONY: help demo test lint unit test-oldest docs bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -35,12 +35,18 @@ unit: $(VENV)/.installed
 test-oldest: ## the tests on the oldest supported scikit-learn
 	$(MAKE) unit VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
+docs: $(VENV)/.docs ## pages with guide, examples, API and results, in docs/_build/html; some three minutes
+	@echo "== docs: runs the examples that have changed"
+	$(RUN) -m sphinx -W --keep-going -n -q docs docs/_build/html
+	@echo "pages: docs/_build/html/index.html"
+
 bench: $(VENV)/.installed ## training speed against a hand-written loop and other libraries
 	$(RUN) -m pip install --quiet -c $(CONSTRAINTS) -e ".[bench]"
 	$(RUN) benchmarks/training.py
 
 clean: ## remove environments, caches and figures
 	rm -rf .venv .venv-oldest demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/auto_examples docs/api/generated
 
 # A path-based ("compat") editable install: by the default one, a script beside the checkout would import the folder.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
@@ -49,4 +55,9 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		--config-settings editable_mode=compat -e ".[test,plot,progress]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		--config-settings editable_mode=compat -e ".[docs]"
 	@touch $@
