@@ -6,12 +6,13 @@ from pathlib import Path
 
 from numpydoc.docscrape_sphinx import SphinxDocString
 from sphinx_gallery.scrapers import figure_rst
+from sphinx_gallery.sorting import ExplicitOrder
 
 import riskvae
 
 project = "riskvae"
 author = "The riskvae developers"
-project_copyright = f"2025, {author}"
+project_copyright = f"2026, {author}"
 version = release = riskvae.__version__
 
 extensions = [
@@ -34,6 +35,7 @@ myst_heading_anchors = 3
 html_theme = "pydata_sphinx_theme"
 html_title = f"riskvae {version}"
 html_static_path: list[str] = []
+html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "header_links_before_dropdown": 6}
 
@@ -77,6 +79,8 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     # Those on MNIST take minutes, and data that are not bundled: they are shown, and not run.
     "filename_pattern": r"plot_(?!mnist)",
+    "within_subsection_order": ExplicitOrder(["plot_quickstart.py", "plot_robustness.py", "plot_anomalies.py", "*"]),
+    "remove_config_comments": True,
     "image_scrapers": (written_figures,),
     "backreferences_dir": "api/generated/examples",
     "doc_module": ("riskvae",),

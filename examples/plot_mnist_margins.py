@@ -12,6 +12,8 @@ prints tables and writes ``mnist_margins.png`` to FOLDER (default: ``demo``); so
 200 digits that are the default.
 """
 
+# sphinx_gallery_thumbnail_path = "images/mnist_margins.png"
+
 import sys
 import time
 from pathlib import Path

@@ -10,6 +10,8 @@ Run it with ``python examples/plot_mnist_tails.py [folder] [seeds]``; some three
 seeds. MNIST comes from the folder that the environment variable RISKVAE_DATA names, or from OpenML.
 """
 
+# sphinx_gallery_thumbnail_path = "images/mnist_tails.png"
+
 import sys
 import time
 from pathlib import Path
