@@ -55,10 +55,10 @@ def test_results_are_written(tmp_path):
     folder = result.save(Config(out=tmp_path, seeds=2))
     told = json.loads((folder / "results.json").read_text())
     assert told["records"] == [{"x": 0.5}]
-    assert "python -m riskvae.studies toy --seeds 2`: 1 measurements" in (folder / "README.md").read_text()
+    assert "python -m riskvae.studies toy --seeds 2`: 1 measurements" in (folder / "tables.md").read_text()
     assert told["settings"]["seeds"] == 2
     assert "torch" in told["versions"]
-    assert "| 0.500 | z |\n|  | 3 |" in (folder / "README.md").read_text()
+    assert "| 0.500 | z |\n|  | 3 |" in (folder / "tables.md").read_text()
     assert (folder / "picture.png").stat().st_size > 1000
 
 

@@ -112,7 +112,7 @@ class StudyResult:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def save(self, config: Config) -> Path:
-        """Write results.json, the tables as README.md, and the figures; return their folder."""
+        """Write results.json, the tables as tables.md, and the figures; return their folder."""
         folder = config.out / self.name
         folder.mkdir(parents=True, exist_ok=True)
         told = {
@@ -126,7 +126,7 @@ class StudyResult:
         parts = [self._origin(config)]
         parts += [f"## {title}\n\n{table}" for title, table in self.tables.items()]
         parts += [f"![{name}]({name}.png)" for name in self.figures]
-        (folder / "README.md").write_text(f"# {self.name}\n\n" + "\n\n".join(parts) + "\n")
+        (folder / "tables.md").write_text(f"# Tables of {self.name}\n\n" + "\n\n".join(parts) + "\n")
         for name, figure in self.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=130)
         return folder
@@ -200,7 +200,9 @@ def _source() -> str:
     """Digest of the code that measures: not of what only tells of it, nor of docstrings and comments."""
     root = Path(riskvae.__file__).parent
     files = sorted(
-        file for file in root.rglob("*.py") if file.relative_to(root).parts[0] not in ("plotting", "studies")
+        file
+        for file in root.rglob("*.py")
+        if file.relative_to(root).parts[0] not in ("_docs.py", "plotting", "studies")
     )
     trees = [ast.parse(file.read_bytes()) for file in files]
     for node in (node for tree in trees for node in ast.walk(tree)):
