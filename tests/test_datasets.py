@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ def test_openml_with_other_contents_is_used_with_a_warning_and_not_kept(monkeypa
     with pytest.warns(UserWarning, match="OpenML's Fashion-MNIST is not the published .* used, but not kept"):
         assert fetch_fashion_mnist(subset="test").data.shape == (10, 784)
     assert not list((tmp_path / "cache").rglob("*ubyte*"))
+
+
+def test_without_a_network_the_files_are_named(monkeypatch):
+    def openml(name, **kwargs):
+        raise URLError("no such host")
+
+    monkeypatch.setattr(datasets, "fetch_openml", openml)
+    with pytest.raises(OSError, match=r"no such host.*Put t10k-images-idx3-ubyte\.gz, .*into a folder 'mnist'"):
+        fetch_mnist(subset="test")
 
 
 def test_damaged_files_are_told(tmp_path, arrays):

@@ -176,9 +176,16 @@ def _cache(data_home: str | os.PathLike[str] | None) -> Path:
 
 def _download(name: str, subset: str, data_home: str | os.PathLike[str] | None) -> list[NDArray[np.uint8]]:
     """Both parts from OpenML, kept as IDX files if their contents are the published ones."""
-    X, y = fetch_openml(
-        _OPENML[name], version=1, data_home=data_home, as_frame=False, return_X_y=True, parser="liac-arff"
-    )
+    try:
+        X, y = fetch_openml(
+            _OPENML[name], version=1, data_home=data_home, as_frame=False, return_X_y=True, parser="liac-arff"
+        )
+    except OSError as error:
+        raise OSError(
+            f"{name} was found neither in data_home, nor in the folder that RISKVAE_DATA names, and cannot be downloaded "
+            f"from OpenML ({error}). Put {', '.join(f'{file}.gz' for file in _FILES[subset])} into a folder {name!r} and "
+            "name the folder above it by data_home or RISKVAE_DATA."
+        ) from error
     images, labels = X.astype(np.uint8).reshape(-1, 28, 28), y.astype(np.uint8)
     folder = _cache(data_home) / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     config = Config.from_arguments(arguments[1:], STUDIES[name], f"python -m riskvae.studies {name}")
     try:
         result = import_module(f"riskvae.studies.{name}").run(config)
-    except FileNotFoundError as error:
+    except OSError as error:  # data that are missing, or cannot be fetched
         print(error, file=sys.stderr)
         return 1
     folder = result.save(config)
