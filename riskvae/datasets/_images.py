@@ -182,9 +182,9 @@ def _download(name: str, subset: str, data_home: str | os.PathLike[str] | None) 
         )
     except OSError as error:
         raise OSError(
-            f"{name} was found neither in data_home, nor in the folder that RISKVAE_DATA names, and cannot be downloaded "
-            f"from OpenML ({error}). Put {', '.join(f'{file}.gz' for file in _FILES[subset])} into a folder {name!r} and "
-            "name the folder above it by data_home or RISKVAE_DATA."
+            f"{name} was found neither in data_home nor in the folder that RISKVAE_DATA names, and cannot be "
+            f"downloaded from OpenML ({error}). Put {', '.join(f'{file}.gz' for file in _FILES[subset])} into a folder "
+            f"{name!r}, and name the folder above it by data_home or RISKVAE_DATA."
         ) from error
     images, labels = X.astype(np.uint8).reshape(-1, 28, 28), y.astype(np.uint8)
     folder = _cache(data_home) / name
