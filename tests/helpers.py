@@ -2,7 +2,6 @@
 
 import re
 
-import matplotlib
 import torch
 from scipy.optimize import brentq
 from scipy.stats import ncx2
@@ -16,6 +15,8 @@ def small(cls, **parameters):
 
 def run_blocks(path):
     """Run a page's python blocks one after another, as pasted; their number, and the session's names."""
+    import matplotlib  # other tests do without it
+
     blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
     session = {}
     matplotlib.use("Agg")
