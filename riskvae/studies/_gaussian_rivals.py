@@ -1,7 +1,8 @@
 """Autoencoders with a normal decoder, by hand: what quantiles are compared with."""
 
 import math
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from riskvae.nets import mlp
 __all__ = ["KINDS", "NormalVAE"]
 
 Array = NDArray[np.float64]
+Factory = Callable[[int, int], nn.Module]
 
 KINDS = {
     "variance": "a variance for each value, by maximum likelihood (Kingma and Welling 2014)",
@@ -36,21 +38,35 @@ class NormalVAE(nn.Module):
         A key of ``KINDS``.
     seed : int
         Decides weights, batches and draws.
+    encoder, decoder : callable, default=None
+        Factories ``(n_in, n_out) -> nn.Module`` in place of the layers, as those of the estimators; the decoder gives
+        all means, then all log-variances (two channels of an image).
     """
 
     log_variance: Tensor
 
     def __init__(
-        self, n_features: int, n_components: int, hidden_layer_sizes: tuple[int, ...], kind: str, seed: int
+        self,
+        n_features: int,
+        n_components: int,
+        hidden_layer_sizes: tuple[int, ...],
+        kind: str,
+        seed: int,
+        encoder: Factory | None = None,
+        decoder: Factory | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
         self.generator = torch.Generator().manual_seed(seed)
-        options: dict[str, Any] = {"generator": self.generator}
         n_out = n_features if kind == "sigma-vae" else 2 * n_features
-        self.encoder: nn.Module = mlp(n_features, 2 * n_components, hidden_layer_sizes=hidden_layer_sizes, **options)
-        self.decoder: nn.Module = mlp(n_components, n_out, hidden_layer_sizes=hidden_layer_sizes[::-1], **options)
+        with torch.random.fork_rng(devices=[]):  # factories draw their weights from torch's global generator
+            torch.manual_seed(seed)
+            self.encoder = (encoder or self._layers(hidden_layer_sizes))(n_features, 2 * n_components)
+            self.decoder = (decoder or self._layers(hidden_layer_sizes[::-1]))(n_components, n_out)
         self.register_buffer("log_variance", torch.zeros(()))
+
+    def _layers(self, sizes: tuple[int, ...]) -> Factory:
+        return lambda n_in, n_out: mlp(n_in, n_out, hidden_layer_sizes=sizes, generator=self.generator)
 
     def loss(self, x: Tensor) -> Tensor:
         """Mean negative evidence bound of a batch."""
