@@ -10,6 +10,7 @@ STUDIES = {
     "distortion": "Figure 5 of the risk-aware VAE: elastic distortions of Fashion-MNIST, seen and measured.",
     "downstream": "Table 1 of the risk-aware VAE: classes from embeddings; clusters and generated digits as well.",
     "margins": "Robustness: bounds against the attack; beta, total correlation and tau; damage by norm.",
+    "lesions": "Finding lesions in brain MRI: QuantileVAE, other autoencoders, and thresholding; three patients.",
     "shrinkage": "Estimated noise against the true one: quantiles, and decoders with a variance.",
 }
 """Names, and what each is about; a study is a module of that name with ``run(config) -> StudyResult``."""

@@ -26,6 +26,8 @@ Task = Mapping[str, Any]
 DATA = {
     "adbench": "a folder 'adbench' of npz files with X and y (1: anomaly), such as 45_wine.npz: the folder "
     "adbench/datasets/Classical of github.com/Minqi824/ADBench",
+    "ms_lesions": "a folder 'ms_lesions' of patientNN_flair.nii.gz and patientNN_lesion.nii.gz, skull-stripped, in one "
+    "space: three patients of Lesjak et al., Neuroinformatics 2017 (the 3D MR image database of lit.fe.uni-lj.si)",
 }
 
 
