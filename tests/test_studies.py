@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -10,9 +11,20 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from riskvae.studies import STUDIES, Config, _published, anomalies, distortion, downstream, margins, shrinkage, tails
+from riskvae.studies import (
+    STUDIES,
+    Config,
+    _frame,
+    _published,
+    anomalies,
+    distortion,
+    downstream,
+    margins,
+    shrinkage,
+    tails,
+)
 from riskvae.studies.__main__ import main
-from riskvae.studies._frame import StudyResult, markdown, measure_all
+from riskvae.studies._frame import StudyResult, markdown, measure_all, plus_minus
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
 from riskvae.studies._published_quantiles import UnitPinballVAE
 
@@ -60,6 +72,46 @@ def test_results_are_written(tmp_path):
     assert "torch" in told["versions"]
     assert "| 0.500 | z |\n|  | 3 |" in (folder / "tables.md").read_text()
     assert (folder / "picture.png").stat().st_size > 1000
+
+
+def test_spreads_are_told_where_there_are_some():
+    assert plus_minus([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
+    assert plus_minus([2.0]) == "2.000"
+    assert plus_minus([1.0, np.inf]) == "inf"
+
+
+def test_counts_are_checked(capsys):
+    for option in ("--seeds", "--jobs", "--epochs"):
+        with pytest.raises(SystemExit):
+            main(["tails", option, "0"])
+        assert "expected a whole number of at least 1; got 0" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_told_before_anything_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["shrinkage", "--quick", "--out", str(tmp_path)]) == 1
+    assert "The extra 'studies'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_cache_hangs_on_what_measures(monkeypatch, tmp_path):
+    root = tmp_path / "riskvae"
+    (root / "studies").mkdir(parents=True)
+    (root / "__init__.py").write_text("")
+    monkeypatch.setattr(_frame.riskvae, "__file__", str(root / "__init__.py"))
+
+    def digest(path, text):
+        (root / path).write_text(text)
+        _frame._source.cache_clear()
+        return _frame._source()
+
+    first = digest("losses.py", '"""One."""\nx = 1\n')
+    assert digest("losses.py", '"""Two."""\nx = 1  # as before\n') == first
+    assert digest("studies/tails.py", "x = 1\n") == digest("studies/_frame.py", "x = 1\n") == first
+    assert digest("losses.py", "x = 2\n") != first
+    second = _frame._source()
+    assert digest("studies/_rivals.py", "x = 1\n") != second
+    _frame._source.cache_clear()
 
 
 def test_the_command_lists_and_explains(tmp_path, capsys, monkeypatch):
@@ -148,9 +200,9 @@ def test_changes_at_equal_rate_are_those_of_the_frontier():
     ]
     for record in plain:
         assert tails.against_plain(plain, record, "mean") == pytest.approx(0.0)
-    between = {"images": "mnist", "seed": 1, "rate": 15.0, "mean": 1.0}  # half-way between rates 10 and 20 / 1.4
-    expected = np.interp(15.0, [10 / 0.7, 20.0], [0.7, 0.5])
-    assert tails.against_plain(plain, between, "mean") == pytest.approx(1.0 / expected - 1)
+    # The frontier error = 10 / rate is a line in logarithms, so it is met between its points as well.
+    between = {"images": "mnist", "seed": 1, "rate": 15.0, "mean": 1.0}
+    assert tails.against_plain(plain, between, "mean") == pytest.approx(1.0 / (10 / 15.0) - 1)
     assert np.isnan(tails.against_plain(plain, between | {"rate": 4.0}, "mean"))
 
 
@@ -211,6 +263,7 @@ def test_what_is_told_of_margins():
     assert (told["Pearson"], told["rank"], told["holds"]) == pytest.approx((1.0, 1.0, 1.0))
     assert (told["ratio 1"], told["ratio"], told["off"]) == pytest.approx((4.0, 2.0, 0.25))
     assert margins._median([record], "upper") == [0.8]  # of 0, 0.4, 0.8, 1.2, infinity
+    assert margins._median([record], "linearized") == [1.0]  # of 0, 0.5, 1, 1.5, infinity
     assert margins._median([record], "theorem1") == [0.2]
 
 

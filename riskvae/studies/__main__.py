@@ -16,9 +16,13 @@ def main(arguments: list[str]) -> int:
     name = arguments[0]
     config = Config.from_arguments(arguments[1:], STUDIES[name], f"python -m riskvae.studies {name}")
     try:
+        import_module("matplotlib")  # before an hour of measurements, and not after it
         result = import_module(f"riskvae.studies.{name}").run(config)
     except OSError as error:  # data that are missing, or cannot be fetched
         print(error, file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"{error}. The extra 'studies' of riskvae has what studies need.", file=sys.stderr)
         return 1
     folder = result.save(config)
     for title, table in result.tables.items():

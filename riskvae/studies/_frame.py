@@ -19,7 +19,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import riskvae
 
-__all__ = ["Config", "StudyResult", "markdown", "measure_all", "plus_minus"]
+__all__ = ["Config", "StudyResult", "markdown", "measure_all", "plus_minus", "spread"]
 
 Task = Mapping[str, Any]
 
@@ -67,10 +67,10 @@ class Config:
         parser = argparse.ArgumentParser(prog=prog, description=description)
         parser.add_argument("--data", type=Path, help="folder of real data (default: the variable RISKVAE_DATA)")
         parser.add_argument("--out", type=Path, default=cls.out, help="folder of results (default: %(default)s)")
-        parser.add_argument("--seeds", type=int, default=cls.seeds, help="seeds (default: %(default)s)")
-        parser.add_argument("--epochs", type=int, help="epochs of every training (default: the study's own)")
+        parser.add_argument("--seeds", type=_count, default=cls.seeds, help="seeds (default: %(default)s)")
+        parser.add_argument("--epochs", type=_count, help="epochs of every training (default: the study's own)")
         parser.add_argument("--quick", action="store_true", help="small sizes and one seed, not to be quoted")
-        parser.add_argument("--jobs", type=int, default=cls.jobs, help="processes (default: %(default)s)")
+        parser.add_argument("--jobs", type=_count, default=cls.jobs, help="processes (default: %(default)s)")
         parser.add_argument("--device", default=cls.device, help="device of the estimators (default: %(default)s)")
         return cls(**vars(parser.parse_args(arguments)))
 
@@ -83,8 +83,9 @@ class Config:
         """Folder of data by its name in the data folder."""
         root = self.data or os.environ.get("RISKVAE_DATA")
         path = Path(root) / name if root else None
-        if path is None or not path.is_dir():
-            where = f"{root} has no folder {name!r}" if root else "neither --data nor RISKVAE_DATA names a folder"
+        if path is None or not path.is_dir() or not any(path.iterdir()):
+            empty = f"{root} has no folder {name!r}, or an empty one"
+            where = empty if root else "neither --data nor RISKVAE_DATA names a folder"
             raise FileNotFoundError(f"This study needs real data, and {where}. It is to hold {DATA[name]}.")
         return path
 
@@ -137,9 +138,9 @@ class StudyResult:
         """The command, and on how many seeds."""
         quick = " --quick" if config.quick else f" --seeds {config.seeds}"
         epochs = f" --epochs {config.epochs}" if config.epochs else ""
-        meaning = (
-            "one seed at small sizes, not to be quoted" if config.quick else "± is the standard deviation over seeds"
-        )
+        spreads = any("±" in table for table in self.tables.values())
+        told = "± is the standard deviation over seeds" if spreads else "means over seeds"
+        meaning = "one seed at small sizes, not to be quoted" if config.quick else told
         return (
             f"Written by `python -m riskvae.studies {self.name}{quick}{epochs}`: {len(self.records)} measurements, "
             f"listed in [results.json](results.json) with settings, versions and machine; {meaning}."
@@ -179,10 +180,23 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation; NaN where there is none: of one value, or of infinite ones."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
+
+
 def plus_minus(values: Sequence[float], digits: int = 3) -> str:
-    """Mean and, of several values, their standard deviation."""
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    """Mean and, where there is one, standard deviation."""
+    width = spread(values)
+    told = "" if math.isnan(width) else f" ± {width:.{digits}f}"
+    return f"{np.mean(values):.{digits}f}{told}"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1; got {text}")
+    return value
 
 
 def _keep(measure: Callable[[Task], Mapping[str, Any]], task: Task, file: Path) -> None:
@@ -199,18 +213,23 @@ def _digest(task: Task) -> str:
 
 @cache
 def _source() -> str:
-    """Digest of the code that measures: not of what only tells of it, nor of docstrings and comments."""
+    """Digest of the code that measures: not of what only tells of it, nor of docstrings and comments.
+
+    Of the studies it has what they share and the trainers of rivals, not what each has for itself.
+    """
     root = Path(riskvae.__file__).parent
-    files = sorted(
-        file
-        for file in root.rglob("*.py")
-        if file.relative_to(root).parts[0] not in ("_docs.py", "plotting", "studies")
-    )
+    files = [file for file in sorted(root.rglob("*.py")) if _measures(file.relative_to(root))]
     trees = [ast.parse(file.read_bytes()) for file in files]
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             node.value.value = None
     return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()
+
+
+def _measures(path: Path) -> bool:
+    if path.parts[0] == "studies":
+        return path.name.startswith("_") and not path.name.startswith("__") and path.name != "_frame.py"
+    return path.parts[0] not in ("_docs.py", "plotting")
 
 
 def _progress(results: Iterable[Any], total: int, name: str) -> Iterable[Any]:

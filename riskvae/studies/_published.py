@@ -23,7 +23,7 @@ TITLES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 SETTING = {
     "network": "784-512-256-20 and its mirror, ReLU, sigmoid output",
     "loss": "summed squared error + beta KL",
-    "training": "Adam 1e-3, batches of 256, 10 epochs on 48,000 of the 60,000 training images, the others held out",
+    "training": "Adam 1e-3, batches of 256; n_train of the 60,000 training images, others held out",
 }
 FETCH = {"mnist": fetch_mnist, "fashion_mnist": fetch_fashion_mnist}
 _ACTIVE = 0.01  # variance of the posterior mean over rows (Burda et al. 2016)

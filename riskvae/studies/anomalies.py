@@ -27,7 +27,7 @@ from sklearn.svm import OneClassSVM
 
 from riskvae import BetaVAE, QuantileVAE
 from riskvae.metrics import coverage
-from riskvae.studies._frame import Config, StudyResult, markdown, measure_all
+from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, spread
 
 Array = NDArray[np.float64]
 Scores = Mapping[str, Array]
@@ -248,9 +248,9 @@ def _summary(records: list[dict[str, Any]]) -> str:
     for name in sorted(auroc, key=lambda name: -np.mean(list(auroc[name].values()))):
         values = auroc[name]
         wins = sum(values[key] > reference[key] for key in values)
-        spread = np.std([_mean_of_seed(records, name, seed) for seed in sorted({r["seed"] for r in records})])
+        width = spread([_mean_of_seed(records, name, seed) for seed in sorted({r["seed"] for r in records})])
         means = (float(np.mean(list(part.values()))) for part in (values, precision[name]))
-        rows.append((name, *means, float(spread), "" if name == "5-NN" else f"{wins} of {len(values)}", WHAT[name]))
+        rows.append((name, *means, width, "" if name == "5-NN" else f"{wins} of {len(values)}", WHAT[name]))
     return markdown(("score", "AUROC", "average precision", "sd of AUROC over seeds", "above 5-NN on", ""), rows)
 
 

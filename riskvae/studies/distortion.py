@@ -132,13 +132,13 @@ def _pictures(records: Records, truth: Array, given: Array) -> Any:
     import matplotlib.pyplot as plt
 
     pictures = {record["name"]: record["picture"] for record in records if "picture" in record}
-    columns = {"image": truth, "distorted": given} | {name: np.array(rows) for name, rows in pictures.items()}
+    columns = {"image": truth, "distorted": given} | {name: np.array(rows) / 255 for name, rows in pictures.items()}
     size = (1.25 * len(columns), 1.25 * len(truth) + 0.4)
     figure, axes = plt.subplots(len(truth), len(columns), figsize=size, layout="constrained")
     for column, (name, rows) in zip(axes.T, columns.items(), strict=True):
         column[0].set_title(name.replace(", ", "\n"), fontsize=9)
         for ax, row in zip(column, rows, strict=True):
-            ax.imshow(np.reshape(row, (28, 28)), cmap="gray_r")
+            ax.imshow(np.reshape(row, (28, 28)), cmap="gray_r", vmin=0.0, vmax=1.0)
             ax.axis("off")
     return figure
 

@@ -2,7 +2,9 @@
 
 Logistic regression on posterior means of MNIST, k-means on them, and generated digits against held-out ones. The
 paper's table has risks over B = 10 latent draws of each row ("subsamples"); risks over the batch are measured beside
-them. A tenth of ten draws is one, and so is any smaller share: eps = 0.05 and eps = 0.1 are the same model.
+them. A tenth of ten draws is one, and so is any smaller share: eps = 0.05 and eps = 0.1 are the same model. The
+regression, with scikit-learn's default penalty, takes the means as they are and standardized, which blows up what has
+collapsed. The kernel of the maximum mean discrepancy is that of the real digits, the same for all models.
 """
 
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import pdist
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
@@ -48,8 +51,11 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 N_GENERATED = 2000
+REGRESSION = LogisticRegression(max_iter=1000)
+CLASSIFIERS = {"error": REGRESSION, "error, standardized": make_pipeline(StandardScaler(), REGRESSION)}
 COLUMNS = {
     "error": ("error of logistic regression", 3),
+    "error, standardized": ("of standardized embeddings", 3),
     "active": ("active coordinates of 20", 1),
     "rate": ("rate (nats)", 1),
     "squared error": ("squared error per pixel", 4),
@@ -65,16 +71,18 @@ def measure(task: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
     images, seed = load(task, data), task["seed"]
     vae = fit(task, images.train)
     train, held_out = vae.transform(images.train), vae.transform(images.held_out)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, images.train_classes)
     clusters = KMeans(10, n_init=5, random_state=seed).fit_predict(held_out)
-    n = min(N_GENERATED, len(images.held_out))
+    n = min(task["n_generated"], len(images.held_out))
     real, generated = images.held_out[:n], vae.sample(n, random_state=seed)
     likely = mixture_log_likelihood(images.train[:5000], np.concatenate((generated, real)), random_state=seed)
     return {
-        "error": 1.0 - classifier.score(held_out, images.held_out_classes),
+        **{
+            name: 1.0 - classifier.fit(train, images.train_classes).score(held_out, images.held_out_classes)
+            for name, classifier in CLASSIFIERS.items()
+        },
         "rand": float(adjusted_rand_score(images.held_out_classes, clusters)),
         "neighbor": nearest_neighbor_two_sample(real, generated, n_permutations=0, random_state=seed).statistic,
-        "mmd": 1000 * kernel_mmd(real, generated).statistic,
+        "mmd": 1000 * kernel_mmd(real, generated, gamma=0.5 / np.median(pdist(real)) ** 2).statistic,
         "mixture": float(likely[:n].mean()),
         "mixture, real": float(likely[n:].mean()),
         "squared error": float(row_losses(vae, images.held_out).mean()),
@@ -85,12 +93,12 @@ def measure(task: Mapping[str, Any], data: Path | None) -> dict[str, Any]:
 def run(config: Config) -> StudyResult:
     """Train all models on MNIST."""
     tasks = [
-        {"images": "mnist", "name": name, "model": model, "seed": seed, **sizes(config)}
+        {"images": "mnist", "name": name, "model": model, "seed": seed, "n_generated": N_GENERATED, **sizes(config)}
         for seed in range(config.n_seeds)
         for name, model in MODELS.items()
     ]
     records = measure_all(config, "downstream", tasks, partial(measure, data=config.data))
-    result = StudyResult("downstream", {**SETTING, "generated rows": N_GENERATED}, records)
+    result = StudyResult("downstream", SETTING, records)
     real = plus_minus(_values([record for record in records if record["name"] == "plain"], "mixture, real"), 1)
     result.tables = {
         "Table 1: error of logistic regression on embeddings of MNIST": _published_table(records),
@@ -114,8 +122,9 @@ def _published_table(records: Records) -> str:
         found = _of(records, name)
         told = ", ".join(f"{value:.3f}" for value in published)
         active = plus_minus(_values(found, "active"), 1)
-        rows.append((name.replace("0.1", "0.05 and 0.1"), told, plus_minus(_values(found, "error")), active))
-    return markdown(("model", "published", "measured", "active coordinates of 20"), rows)
+        measured = (plus_minus(_values(found, what)) for what in CLASSIFIERS)
+        rows.append((name.replace("0.1", "0.05 and 0.1"), told, *measured, active))
+    return markdown(("model", "published", "measured", "standardized first", "active coordinates of 20"), rows)
 
 
 def _table(records: Records) -> str:

@@ -27,7 +27,7 @@ from riskvae.metrics import coverage
 from riskvae.nets import conv_decoder, conv_encoder
 from riskvae.studies import _brain_pixels as pixels
 from riskvae.studies._brain_pixels import TRAININGS, Array, Patient, best_threshold, dice, discoveries, prepare
-from riskvae.studies._frame import Config, StudyResult, markdown, measure_all
+from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, spread
 from riskvae.studies._gaussian_rivals import NormalVAE
 
 PICTURED = "filled in, dark cut off"
@@ -221,7 +221,7 @@ def _table(records: list[dict[str, Any]], training: str, names: list[str]) -> st
         means = [float(np.mean(_values(records, method, key, training))) for key in COLUMNS]
         each = [float(np.mean(_values(records, method, "AP", training, test=name))) for name in names]
         by_seed = [_values(records, method, "AP", training, seed=seed) for seed in seeds]
-        rows.append((method, *means, *each, float(np.std([np.mean(values) for values in by_seed if values]))))
+        rows.append((method, *means, *each, spread([float(np.mean(values)) for values in by_seed if values])))
     header = ("score", *COLUMNS.values(), *(f"AP of {name}" for name in names), "sd of AP over seeds")
     return markdown(header, rows)
 

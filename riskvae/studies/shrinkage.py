@@ -57,7 +57,7 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     train, test = simulate(setting, n, 2 * seed), simulate(setting, task["n_test"], 2 * seed + 1)
     lesions = simulate(setting, 300, 1000 + seed, lesions=True) if setting == "lesions" else None
     if task["model"] in QUANTILES:
-        n_epochs = max(1, round(task["steps"] / np.ceil(n / 256))) if task["model"] == "quantiles" else "auto"
+        n_epochs = "auto" if task["steps"] == "auto" else max(1, round(task["steps"] / np.ceil(n / 256)))
         model: Any = QuantileVAE(
             options["n_components"],
             quantiles=WIDE,
@@ -124,6 +124,13 @@ def _judge(model: Any, test: Any, scale: NDArray[np.floating]) -> dict[str, floa
     }
 
 
+def steps_of(config: Config, model: str, n: int, usual: int) -> int | str:
+    """Gradient steps of a training; "auto" leaves them to the default of the estimator."""
+    if config.epochs:
+        return config.epochs * int(np.ceil(n / 256))
+    return 60 if config.quick else "auto" if model == "quantiles, default epochs" else usual
+
+
 def run(config: Config) -> StudyResult:
     """Measure all models on all simulations and sizes."""
     tasks = [
@@ -132,7 +139,7 @@ def run(config: Config) -> StudyResult:
             "n": n,
             "model": model,
             "seed": seed,
-            "steps": 60 if config.quick else (config.epochs or 0) * int(np.ceil(n / 256)) or options["steps"],
+            "steps": steps_of(config, model, n, options["steps"]),
             "n_test": 500 if config.quick else 10_000 if setting != "lesions" else 2000,
             "device": config.device,
         }

@@ -111,7 +111,10 @@ def run(config: Config) -> StudyResult:
 
 
 def against_plain(records: Records, record: Mapping[str, Any], what: str) -> float:
-    """Relative change of an error against plain models of the same seed, interpolated along beta to the same rate."""
+    """Relative change of an error against plain models of the same seed, interpolated along beta to the same rate.
+
+    Linear in logarithms: along beta the frontier is convex, and a chord of it would flatter what lies between.
+    """
     plain = [
         found
         for beta in BETAS["plain"]
@@ -119,10 +122,11 @@ def against_plain(records: Records, record: Mapping[str, Any], what: str) -> flo
         if found["seed"] == record["seed"]
     ]
     plain.sort(key=lambda found: found["rate"])
-    rates = [found["rate"] for found in plain]
-    if not rates[0] <= record["rate"] <= rates[-1]:
+    rates = np.log([found["rate"] for found in plain])
+    rate = np.log(record["rate"])
+    if not rates[0] <= rate <= rates[-1]:
         return float("nan")
-    return float(record[what] / np.interp(record["rate"], rates, [found[what] for found in plain]) - 1)
+    return float(record[what] / np.exp(np.interp(rate, rates, np.log([found[what] for found in plain]))) - 1)
 
 
 # -------------------------------------------------------------------------------------------- tables
