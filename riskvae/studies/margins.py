@@ -243,6 +243,7 @@ def _damage_table(records: Records) -> str:
 def _bounds_figure(records: Records) -> Any:
     """Theorem 1, the largest bound and the estimate against the attack, row by row."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     figure, axes = plt.subplots(
         2, len(NETWORKS), figsize=(4.2 * len(NETWORKS), 7.6), squeeze=False, layout="constrained"
@@ -258,6 +259,10 @@ def _bounds_figure(records: Records) -> Any:
             ends = np.array([np.nanmin(upper), np.nanmax(upper)])
             ax.plot(ends, ends, color="0.35", lw=1, ls=":")
             ax.set(title=f"{title}, {network}", xscale="log", yscale="log")
+            for axis, ticks in ((ax.xaxis, (0.1, 0.2, 0.3, 0.5, 1.0)), (ax.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0))):
+                axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+                axis.set_minor_locator(NullLocator())
+            ax.set(xlim=ends * (0.9, 1.1), ylim=(None, 1.1 * ends[1]))
             ax.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("bound or estimate of the margin")
     for ax in axes[1]:
@@ -271,7 +276,7 @@ def _sweep_figure(records: Records) -> Any:
     import matplotlib.pyplot as plt
 
     panels = {"upper": "margin (attack)", "theorem1": "bound (theorem 1)", "scale": "encoder's scale"}
-    panels |= {"Jacobian": "Frobenius norm of the encoder's Jacobian"}
+    panels |= {"Jacobian": "norm of its Jacobian"}
     figure, axes = plt.subplots(2, 4, figsize=(13, 6.2), layout="constrained")
     lines = {
         name: [PLAIN | {"class": name if beta > 1 else "BetaVAE", "beta": beta} for beta in BETAS] for name in CLASSES
