@@ -262,7 +262,7 @@ def _bounds_figure(records: Records) -> Any:
             for axis, ticks in ((ax.xaxis, (0.1, 0.2, 0.3, 0.5, 1.0)), (ax.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0))):
                 axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
                 axis.set_minor_locator(NullLocator())
-            ax.set(xlim=ends * (0.9, 1.1), ylim=(None, 1.1 * ends[1]))
+            ax.set_xlim(*(ends * (0.9, 1.1)))
             ax.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("bound or estimate of the margin")
     for ax in axes[1]:
