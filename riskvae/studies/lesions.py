@@ -149,34 +149,36 @@ def measure(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     # Slices with lesions have not been trained with, or not as they are here.
     where = [one.brain & one.lesion.any((1, 2), keepdims=True) for one in others]
     truth = [one.lesion[part] for one, part in zip(others, where, strict=True)]
+    limits = {}
     for method in list(rare[0])[model is not None :]:
         from_all = each if method in each[0] else rare
         known = [one[method][part] for one, part in zip(from_all[1:], where, strict=True)]
+        limits[method] = best_threshold(known, truth)
         p = {"calibrated": np.exp(-rare[0][method])}
         if method in OWN_P:
             p["own"] = OWN_P[method] * norm.sf(each[0][method])
-        told["methods"][method] = judge(from_all[0][method], test, best_threshold(known, truth), **p)
+        told["methods"][method] = judge(from_all[0][method], test, limits[method], **p)
     if name in ("QuantileVAE", "Gaussian VAE"):
         rows, healthy = inputs[0][0], test.healthy.reshape(len(test.flair), -1)
         ends = model.predict_interval(rows, 0.3)[healthy]
         told["70"] = coverage(rows[healthy][:, None], ends[:, None]).item()
         told["p < .05"] = float(np.mean(each[0][f"{name}, z"][test.healthy] > norm.isf(0.05)))
     if name == "QuantileVAE" and training == PICTURED and task["seed"] == 0:
-        told["picture"] = picture(each[0]["QuantileVAE, z"], rare[0], test)
+        both = "FLAIR and QuantileVAE, z"
+        told["picture"] = picture(each[0]["QuantileVAE, z"], rare[0][both] >= limits[both], test)
     return told
 
 
-def picture(z: Array, rare: Mapping[str, Array], patient: Patient) -> dict[str, list[str]]:
+def picture(z: Array, by_both: pixels.Mask, patient: Patient) -> dict[str, list[str]]:
     """What the figure shows of the slice with most lesion pixels, as rows of bytes in hexadecimal."""
     i = int(patient.lesion.sum((1, 2)).argmax())
-    p, both = norm.sf(z), np.exp(-rare["FLAIR and QuantileVAE, z"])
     images = {
         "flair": patient.flair[i] * 120,
         "z": z[i] * 12 + 128,
         "brain": patient.brain[i],
         "lesion": patient.lesion[i],
-        "found": discoveries(p, patient.brain)[i],
-        "found by both": discoveries(both, patient.brain)[i],
+        "found": discoveries(norm.sf(z), patient.brain)[i],
+        "found by both": by_both[i] & patient.brain[i],
     }
     whole = {key: np.clip(np.rint(image), 0, 255).astype(np.uint8) for key, image in images.items()}
     return {key: [row.tobytes().hex() for row in image] for key, image in whole.items()}
@@ -267,7 +269,7 @@ def _maps(records: list[dict[str, Any]], names: list[str]) -> Any:
     """A slice of each patient: lesions, z-scores, and what is found."""
     import matplotlib.pyplot as plt
 
-    titles = ("FLAIR, lesions outlined", "z-scores of QuantileVAE", "found by z", "found by z and FLAIR")
+    titles = ("FLAIR, lesions outlined", "z-scores of QuantileVAE", "z, BH at .05", "z and FLAIR, others' threshold")
     colors = {(1, 1): (0.2, 0.8, 0.3), (1, 0): (0.9, 0.2, 0.2), (0, 1): (0.3, 0.6, 1.0)}
     figure, axes = plt.subplots(
         len(names), 4, figsize=(8.6, 2.65 * len(names) + 0.9), layout="constrained", squeeze=False
