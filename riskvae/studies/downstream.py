@@ -146,7 +146,7 @@ def _figure(records: Records) -> Any:
         ("seeking", "batch"): "C0",
         ("seeking", "draws"): "C9",
     }
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.3 * len(shown) + 1.6, 3.6), layout="constrained")
     for ax, what in zip(axes, shown, strict=True):
         for (risk, over), color in colors.items():
             eps = [value for value in EPS if f"{risk}, {over}, eps = {value}" in MODELS]
@@ -159,5 +159,5 @@ def _figure(records: Records) -> Any:
         ax.set_xticks(EPS, [f"{value:g}" for value in EPS])
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside right center")
     return figure
