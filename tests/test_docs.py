@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from helpers import run_blocks
 
 import riskvae
+from riskvae.studies import STUDIES
 
 ROOT = Path(riskvae.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
@@ -72,3 +74,29 @@ def test_code_of_the_guide(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     n_blocks, _ = run_blocks(path)
     assert n_blocks >= 3
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_its_results_and_a_page_that_reads_them(name):
+    folder = DOCS / "results" / name
+    told = json.loads((folder / "results.json").read_text())
+    assert (told["study"], told["settings"]["quick"], told["settings"]["epochs"]) == (name, False, None)
+    assert {record["seed"] for record in told["records"]} == set(range(told["settings"]["seeds"]))
+    assert told["settings"]["seeds"] >= 3
+    assert not re.search(r"/(home|root|tmp|work|Users)/", json.dumps(told))
+    page = (folder / "README.md").read_text()
+    assert f"`python -m riskvae.studies {name}" in page
+    assert "tables.md" in page
+    assert "results.json" in page
+    for image in re.findall(r"!\[.*?\]\((.*?)\)", page + (folder / "tables.md").read_text()):
+        assert (folder / image).stat().st_size < 500_000
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [*DOCS.parent.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("*/*.md"), *DOCS.glob("results/*/*.md")]
+    assert len(pages) > 15
+    for page in pages:
+        targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        # The gallery is made by Sphinx; addresses elsewhere are not asked.
+        local = [target for target in targets if not target.startswith(("http", "auto_examples"))]
+        assert [target for target in local if not (page.parent / target).exists()] == [], page
