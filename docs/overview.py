@@ -44,8 +44,12 @@ def draw_margins(ax):
         values = np.concatenate([margins.array(record, name) for record in found])
         ax.plot(upper, values, ".", color=color, alpha=0.7, label=label)
     ends = np.array([np.nanmin(upper), np.nanmax(upper)])
-    ax.plot(ends, ends, color="0.35", lw=1, ls=":")
-    ax.set(title="Know how far a row can be pushed", xlabel="norm at which an attack breaks the digit", ylabel="margin")
+    ax.plot(ends, ends, color="0.35", lw=1, ls=":", label="equal to the attack")
+    ax.set(
+        title="Know how far a row can be pushed",
+        xlabel="norm at which an attack breaks the digit",
+        ylabel="bound or estimate of it",
+    )
     ax.set(xscale="log", yscale="log")
     for axis, ticks in ((ax.xaxis, (0.1, 0.2, 0.3, 0.5)), (ax.yaxis, (0.01, 0.03, 0.1, 0.3))):
         axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -61,7 +65,10 @@ def draw_lesions(figure):
     over = np.zeros((*found.shape, 4))
     over[found & (image["lesion"] == 1)] = (0.2, 0.8, 0.3, 1.0)
     over[found & (image["lesion"] == 0)] = (0.9, 0.2, 0.2, 1.0)
-    for ax, title in zip(figure.subplots(1, 2), ("brain MRI", "found; red: false"), strict=True):
+    over[~found & (image["lesion"] == 1)] = (0.3, 0.6, 1.0, 1.0)
+    for ax, title in zip(
+        figure.subplots(1, 2), ("brain MRI", "green: lesion found\nred: false   blue: missed"), strict=True
+    ):
         ax.imshow(image["flair"], cmap="gray", vmin=30, vmax=210, origin="lower")
         if title != "brain MRI":
             ax.imshow(over, origin="lower")

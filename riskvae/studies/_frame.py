@@ -116,6 +116,8 @@ class StudyResult:
 
     def save(self, config: Config) -> Path:
         """Write results.json, the tables as tables.md, and the figures; return their folder."""
+        from matplotlib.pyplot import close
+
         folder = config.out / self.name
         folder.mkdir(parents=True, exist_ok=True)
         told = {
@@ -132,6 +134,7 @@ class StudyResult:
         (folder / "tables.md").write_text(f"# Tables of {self.name}\n\n" + "\n\n".join(parts) + "\n")
         for name, figure in self.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=130)
+            close(figure)  # pyplot keeps what is not closed
         return folder
 
     def _origin(self, config: Config) -> str:
