@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import NullLocator
 
-from riskvae.studies import margins, tails
+from riskvae.studies import lesions, margins, tails
 
 DOCS = Path(__file__).parent
 PATIENT = "patient19"
@@ -59,21 +59,13 @@ def draw_margins(ax):
 
 def draw_lesions(figure):
     """Draw a slice of a brain, and the pixels that a model of healthy ones finds unusual."""
-    kept = next(record["picture"] for record in records("lesions") if record["test"] == PATIENT and "picture" in record)
-    image = {key: np.array([list(bytes.fromhex(line)) for line in lines]).T for key, lines in kept.items()}
-    found = image["found"] == 1
-    over = np.zeros((*found.shape, 4))
-    over[found & (image["lesion"] == 1)] = (0.2, 0.8, 0.3, 1.0)
-    over[found & (image["lesion"] == 0)] = (0.9, 0.2, 0.2, 1.0)
-    over[~found & (image["lesion"] == 1)] = (0.3, 0.6, 1.0, 1.0)
-    for ax, title in zip(
-        figure.subplots(1, 2), ("brain MRI", "green: lesion found\nred: false   blue: missed"), strict=True
-    ):
+    image = lesions.pictured(records("lesions"), PATIENT)
+    left, right = figure.subplots(1, 2)
+    for ax, title in ((left, "brain MRI"), (right, "green: lesion found\nred: false   blue: missed")):
         ax.imshow(image["flair"], cmap="gray", vmin=30, vmax=210, origin="lower")
-        if title != "brain MRI":
-            ax.imshow(over, origin="lower")
         ax.set_title(title, fontsize=10)
         ax.set_axis_off()
+    right.imshow(lesions.outcome(image["found"], image["lesion"]), origin="lower")
     figure.suptitle("Find what is unusual")
 
 

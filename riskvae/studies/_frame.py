@@ -19,7 +19,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import riskvae
 
-__all__ = ["Config", "StudyResult", "markdown", "measure_all", "plus_minus", "spread"]
+__all__ = ["Config", "StudyResult", "column", "markdown", "measure_all", "plus_minus", "spread"]
 
 Task = Mapping[str, Any]
 
@@ -181,6 +181,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
     lines = [list(header), ["---"] * len(header), *[[text(value) for value in row] for row in rows]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def column(records: Iterable[Mapping[str, Any]], what: str) -> list[Any]:
+    """One measure of some records."""
+    return [record[what] for record in records]
 
 
 def spread(values: Sequence[float]) -> float:

@@ -73,6 +73,10 @@ class NormalVAE(nn.Module):
         mean, raw = self.encoder(x).chunk(2, dim=-1)
         scale = nn.functional.softplus(raw) + 1e-6
         z = mean + scale * torch.randn(mean.shape, generator=self.generator)
+        return self._reconstruction(x, z).mean() + kl_divergence(mean, scale).mean()
+
+    def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """Loss of each row, decoded from its latent draw."""
         center, log_variance = self._decode(z)
         if self.kind == "sigma-vae":
             log_variance = (x - center).square().mean().log()
@@ -81,7 +85,7 @@ class NormalVAE(nn.Module):
         nll = 0.5 * ((x - center).square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi))
         if self.kind == "beta-nll":
             nll = nll * log_variance.detach().mul(0.5).exp()
-        return nll.sum(-1).mean() + kl_divergence(mean, scale).mean()
+        return nll.sum(-1)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         out = self.decoder(z)

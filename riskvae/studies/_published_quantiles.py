@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from riskvae.losses import kl_divergence, pinball_loss
+from riskvae.losses import pinball_loss
 from riskvae.nets import mlp
 from riskvae.studies._gaussian_rivals import NormalVAE
 
@@ -50,12 +50,8 @@ class UnitPinballVAE(NormalVAE):
         raw = self.decoder(z).unflatten(-1, (-1, len(self.levels)))
         return torch.cat((raw[..., :1], nn.functional.softplus(raw[..., 1:])), dim=-1).cumsum(-1)
 
-    def loss(self, x: Tensor) -> Tensor:
-        mean, raw = self.encoder(x).chunk(2, dim=-1)
-        scale = nn.functional.softplus(raw) + 1e-6
-        z = mean + scale * torch.randn(mean.shape, generator=self.generator)
-        pinball = len(self.levels) * pinball_loss(x, self._quantiles(z), self.levels)
-        return pinball.mean() + kl_divergence(mean, scale).mean()
+    def _reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        return len(self.levels) * pinball_loss(x, self._quantiles(z), self.levels)
 
     @torch.no_grad()
     def _predicted(self, X: NDArray[np.floating]) -> Array:

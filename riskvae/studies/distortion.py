@@ -7,7 +7,7 @@ is to find, and against the distorted one, which it was given.
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ SHOWN = 34.0
 SHOWN_CLASSES = (9, 8, 5, 7)
 
 
+@cache
 def distorted_images(data: Path | None, n: int) -> dict[float, Array]:
     """First test images at every strength, moved in the same directions."""
     rows = images_of("fashion_mnist", "test", data)[0][:n]

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from riskvae.metrics import kernel_mmd, mixture_log_likelihood, nearest_neighbor_two_sample, row_losses
-from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, plus_minus
+from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import EPS, SETTING, fit, load, rate_and_active, sizes
 
 Records = list[dict[str, Any]]
@@ -99,7 +99,7 @@ def run(config: Config) -> StudyResult:
     ]
     records = measure_all(config, "downstream", tasks, partial(measure, data=config.data))
     result = StudyResult("downstream", SETTING, records)
-    real = plus_minus(_values([record for record in records if record["name"] == "plain"], "mixture, real"), 1)
+    real = plus_minus(column([record for record in records if record["name"] == "plain"], "mixture, real"), 1)
     result.tables = {
         "Table 1: error of logistic regression on embeddings of MNIST": _published_table(records),
         f"All models and tasks (mixture log-likelihood of held-out digits: {real})": _table(records),
@@ -112,24 +112,20 @@ def _of(records: Records, name: str) -> Records:
     return [record for record in records if record["name"] == name]
 
 
-def _values(records: Records, what: str) -> list[float]:
-    return [record[what] for record in records]
-
-
 def _published_table(records: Records) -> str:
     rows = []
     for name, published in PUBLISHED.items():
         found = _of(records, name)
         told = ", ".join(f"{value:.3f}" for value in published)
-        active = plus_minus(_values(found, "active"), 1)
-        measured = (plus_minus(_values(found, what)) for what in CLASSIFIERS)
+        active = plus_minus(column(found, "active"), 1)
+        measured = (plus_minus(column(found, what)) for what in CLASSIFIERS)
         rows.append((name.replace("0.1", "0.05 and 0.1"), told, *measured, active))
     return markdown(("model", "published", "measured", "standardized first", "active coordinates of 20"), rows)
 
 
 def _table(records: Records) -> str:
     rows = [
-        (name, *(plus_minus(_values(_of(records, name), what), digits) for what, (_, digits) in COLUMNS.items()))
+        (name, *(plus_minus(column(_of(records, name), what), digits) for what, (_, digits) in COLUMNS.items()))
         for name in MODELS
     ]
     return markdown(("model", *(title for title, _ in COLUMNS.values())), rows)
@@ -150,11 +146,11 @@ def _figure(records: Records) -> Any:
     for ax, what in zip(axes, shown, strict=True):
         for (risk, over), color in colors.items():
             eps = [value for value in EPS if f"{risk}, {over}, eps = {value}" in MODELS]
-            values = [_values(_of(records, f"{risk}, {over}, eps = {value}"), what) for value in eps]
+            values = [column(_of(records, f"{risk}, {over}, eps = {value}"), what) for value in eps]
             ax.plot(eps, np.mean(values, axis=1), "o-", color=color, ms=4, label=f"{risk}, over {over}")
             for value, found in zip(eps, values, strict=True):
                 ax.plot([value] * len(found), found, ".", color=color, ms=3, alpha=0.5)
-        ax.axhline(np.mean(_values(_of(records, "plain"), what)), color="0.35", lw=1, ls="--", label="plain")
+        ax.axhline(np.mean(column(_of(records, "plain"), what)), color="0.35", lw=1, ls="--", label="plain")
         ax.set(title=COLUMNS[what][0], xlabel="eps", xscale="log", ylim=(0, None))
         ax.set_xticks(EPS, [f"{value:g}" for value in EPS])
         ax.minorticks_off()

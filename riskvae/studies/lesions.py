@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -60,6 +61,8 @@ OWN_P = {
     "BetaVAE, error": 1,
     "BetaVAE, absolute error": 2,
 }
+# Of pixels, by whether they were found and whether they are of a lesion.
+COLORS = {(1, 1): (0.2, 0.8, 0.3), (1, 0): (0.9, 0.2, 0.2), (0, 1): (0.3, 0.6, 1.0)}
 COLUMNS = {
     "AUROC": "AUROC",
     "AP": "AP",
@@ -265,18 +268,30 @@ def _points(records: list[dict[str, Any]], names: list[str]) -> Any:
     return figure
 
 
+def pictured(records: list[dict[str, Any]], name: str) -> dict[str, NDArray[np.int64]]:
+    """Images of a patient's slice, by what :func:`picture` calls them."""
+    kept = next(record["picture"] for record in records if record["test"] == name and "picture" in record)
+    return {key: np.array([list(bytes.fromhex(line)) for line in lines]).T for key, lines in kept.items()}
+
+
+def outcome(found: NDArray[np.int64], lesion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Colors to lay over a slice: lesions found are green, false discoveries red, missed lesions blue."""
+    over = np.zeros((*found.shape, 4))
+    for (is_found, is_lesion), color in COLORS.items():
+        over[(found == is_found) & (lesion == is_lesion)] = (*color, 1.0)
+    return over
+
+
 def _maps(records: list[dict[str, Any]], names: list[str]) -> Any:
     """A slice of each patient: lesions, z-scores, and what is found."""
     import matplotlib.pyplot as plt
 
     titles = ("FLAIR, lesions outlined", "z-scores of QuantileVAE", "z, BH at .05", "z and FLAIR, others' threshold")
-    colors = {(1, 1): (0.2, 0.8, 0.3), (1, 0): (0.9, 0.2, 0.2), (0, 1): (0.3, 0.6, 1.0)}
     figure, axes = plt.subplots(
         len(names), 4, figsize=(8.6, 2.65 * len(names) + 0.9), layout="constrained", squeeze=False
     )
     for row, name in zip(axes, names, strict=True):
-        kept = next(record["picture"] for record in records if record["test"] == name and "picture" in record)
-        image = {key: np.array([list(bytes.fromhex(line)) for line in lines]).T for key, lines in kept.items()}
+        image = pictured(records, name)
         for ax in row:
             ax.imshow(image["flair"], cmap="gray", vmin=30, vmax=210, origin="lower")
             ax.set_axis_off()
@@ -284,10 +299,7 @@ def _maps(records: list[dict[str, Any]], names: list[str]) -> Any:
         z = np.ma.masked_where(image["brain"] == 0, (image["z"] - 128) / 12)
         drawn = row[1].imshow(z, cmap="RdBu_r", vmin=-6, vmax=6, origin="lower")
         for ax, key in zip(row[2:], ("found", "found by both"), strict=True):
-            over = np.zeros((*z.shape, 4))
-            for (found, lesion), color in colors.items():
-                over[(image[key] == found) & (image["lesion"] == lesion)] = (*color, 1.0)
-            ax.imshow(over, origin="lower")
+            ax.imshow(outcome(image[key], image["lesion"]), origin="lower")
         row[0].text(0, 0.5, name, rotation=90, va="center", ha="right", transform=row[0].transAxes)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)

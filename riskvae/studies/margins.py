@@ -18,7 +18,7 @@ from scipy.stats import pearsonr, spearmanr
 from riskvae import BetaTCVAE, BetaVAE, robustness_margin
 from riskvae.nets import conv_decoder, conv_encoder
 from riskvae.robustness import encoder_sensitivity, max_damage_attack
-from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, plus_minus
+from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import TITLES, images_of
 
 Records = list[dict[str, Any]]
@@ -177,7 +177,7 @@ def _bound_table(records: Records) -> str:
                 return plus_minus([values[name] for values in told], digits)
 
             published = f"{PUBLISHED[images]:.3f}"
-            radius = plus_minus([record["radius"] for record in found], 2)
+            radius = plus_minus(column(found, "radius"), 2)
             holds = f"{100 * np.mean([values['holds'] for values in told]):.1f} %"
             cells = (cell("Pearson"), cell("ratio 1", 1), cell("ratio", 1), holds, cell("off"), cell("rank"))
             rows.append((title, network, radius, published, *cells))
@@ -209,7 +209,7 @@ def _sweep_table(records: Records, kinds: Mapping[str, dict[str, Any]], name: st
     for title, kind in kinds.items():
         found = of_kind(records, kind)
         medians = (plus_minus(_median(found, what)) for what in ("upper", "linearized", "lower", "theorem1"))
-        local = (plus_minus([record[what] for record in found]) for what in ("scale", "Jacobian"))
+        local = (plus_minus(column(found, what)) for what in ("scale", "Jacobian"))
         abstained = plus_minus([100 * record["abstained"] / record["n_rows"] for record in found], 0)
         rows.append((title, *medians, *local, abstained + " %"))
     header = (name, "attack", "linearized estimate", "largest bound", "theorem 1", "encoder's scale", "its Jacobian")
@@ -281,14 +281,14 @@ def _sweep_figure(records: Records) -> Any:
     lines = {
         name: [PLAIN | {"class": name if beta > 1 else "BetaVAE", "beta": beta} for beta in BETAS] for name in CLASSES
     }
-    for column, (what, title) in zip(axes.T, panels.items(), strict=True):
+    for (top, bottom), (what, title) in zip(axes.T, panels.items(), strict=True):
         for name, color in (("BetaVAE", "C3"), ("BetaTCVAE", "C0")):
-            _line(column[0], records, lines[name], BETAS, what, color, name)
-        _line(column[1], records, [PLAIN | {"tau": tau} for tau in TAUS], TAUS, what, "C2", "BetaVAE, beta = 1")
-        column[0].set(title=title, xlabel="beta", xscale="log", ylim=(0, None))
-        column[0].set_xticks(BETAS, [f"{beta:g}" for beta in BETAS])
-        column[0].minorticks_off()
-        column[1].set(xlabel="tau", ylim=(0, None))
+            _line(top, records, lines[name], BETAS, what, color, name)
+        _line(bottom, records, [PLAIN | {"tau": tau} for tau in TAUS], TAUS, what, "C2", "BetaVAE, beta = 1")
+        top.set(title=title, xlabel="beta", xscale="log", ylim=(0, None))
+        top.set_xticks(BETAS, [f"{beta:g}" for beta in BETAS])
+        top.minorticks_off()
+        bottom.set(xlabel="tau", ylim=(0, None))
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].legend(frameon=False)
@@ -302,7 +302,7 @@ def _line(
     values = []
     for kind in kinds:
         found = of_kind(records, kind | {"r": R})
-        values.append([record[what] for record in found] if what in ("scale", "Jacobian") else _median(found, what))
+        values.append(column(found, what) if what in ("scale", "Jacobian") else _median(found, what))
     ax.plot(x, np.mean(values, axis=1), "o-", color=color, label=label)
     for position, points in zip(x, values, strict=True):
         ax.plot([position] * len(points), points, ".", color=color, ms=4, alpha=0.5)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from riskvae.metrics import row_losses, tail_curve, tail_mean
-from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, plus_minus
+from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import EPS, SETTING, TITLES, fit, load, of_kind, rate_and_active, sizes
 
 Records = list[dict[str, Any]]
@@ -36,7 +36,7 @@ PUBLISHED_BEST_TENTH = {
 }
 SHARES = np.geomspace(0.01, 1.0, 41).round(4).tolist()
 WORST = {"worst 10 %": 0.1, "worst 50 %": 0.5, "worst 90 %": 0.9}
-PLAIN: dict[str, Any] = {"beta": 1.0}
+NAMES = ("plain", *(f"{risk} {eps}{ema}" for risk in ("averse", "seeking") for eps in EPS for ema in ("", " ema")))
 BETAS = {
     "plain": (0.35, 0.5, 0.7, 1.0, 1.5, 2.0),
     "averse 0.5": (0.5, 0.7, 1.0, 1.5, 2.0),
@@ -60,8 +60,7 @@ def model_of(name: str, beta: float = 1.0) -> dict[str, Any]:
 
 def models() -> list[dict[str, Any]]:
     """All of one set of images and seed, each once."""
-    averse_and_seeking = [f"{risk} {eps}{ema}" for risk in ("averse", "seeking") for eps in EPS for ema in ("", " ema")]
-    named = [model_of("plain"), *map(model_of, averse_and_seeking)]
+    named = [model_of(name) for name in NAMES]
     along = [model_of(name, beta) for name, betas in BETAS.items() for beta in betas]
     combined = [combine(options) for options in COMBINED.values()]
     return named + [model for model in along if model not in named] + combined
@@ -132,37 +131,28 @@ def against_plain(records: Records, record: Mapping[str, Any], what: str) -> flo
 # -------------------------------------------------------------------------------------------- tables
 
 
-def _values(found: list[Mapping[str, Any]], what: str) -> list[float]:
-    return [record[what] for record in found]
-
-
 def _published_table(records: Records) -> str:
+    published = [
+        (name, what, told) for name, values in PUBLISHED.items() for what, told in zip(WORST, values, strict=True)
+    ]
+    published += [(name, "best 10 %", told) for name, told in PUBLISHED_BEST_TENTH.items()]
     rows = []
-    for name in PUBLISHED:
-        found = of_kind(records, "mnist", **model_of(name))
-        moving = of_kind(records, "mnist", **model_of(name if name == "plain" else f"{name} ema"))
-        for (what, _), told in zip(WORST.items(), PUBLISHED[name], strict=True):
-            rows.append(
-                (name, what, f"{told * 728 / 784:.4f}", *(plus_minus(_values(f, what), 4) for f in (found, moving)))
-            )
-    for name, told in PUBLISHED_BEST_TENTH.items():
-        found = of_kind(records, "mnist", **model_of(name))
-        moving = of_kind(records, "mnist", **model_of(name if name == "plain" else f"{name} ema"))
-        cells = (plus_minus(_values(f, "best 10 %"), 4) for f in (found, moving))
-        rows.append((name, "best 10 %", f"{told * 728 / 784:.4f}", *cells))
+    for name, what, told in published:
+        moving = name if name == "plain" else f"{name} ema"
+        found = (column(of_kind(records, "mnist", **model_of(one)), what) for one in (name, moving))
+        rows.append((name, what, f"{told * 728 / 784:.4f}", *(plus_minus(values, 4) for values in found)))
     return markdown(("model", "share", "published", "measured, threshold of the batch", "moving average"), rows)
 
 
 def _all_table(records: Records) -> str:
-    names = ["plain", *(f"{risk} {eps}{ema}" for risk in ("averse", "seeking") for eps in EPS for ema in ("", " ema"))]
-    kinds = {name: model_of(name) for name in names} | {name: combine(options) for name, options in COMBINED.items()}
+    kinds = {name: model_of(name) for name in NAMES} | {name: combine(options) for name, options in COMBINED.items()}
     columns = ("worst 10 %", "mean", "best 10 %")
     rows = []
     for images, title in TITLES.items():
         for name, model in kinds.items():
             found = of_kind(records, images, **model)
-            errors = (plus_minus(_values(found, what), 4) for what in columns)
-            capacity = (plus_minus(_values(found, what), 1) for what in ("rate", "active"))
+            errors = (plus_minus(column(found, what), 4) for what in columns)
+            capacity = (plus_minus(column(found, what), 1) for what in ("rate", "active"))
             rows.append((title, name, *errors, *capacity))
     return markdown(("images", "model", *columns, "rate (nats)", "active coordinates of 20"), rows)
 
@@ -179,7 +169,7 @@ def _equal_rate_table(records: Records) -> str:
             for what in ("worst 10 %", "mean", "best 10 %"):
                 values = [100 * against_plain(records, record, what) for record in found]
                 changes.append("" if np.isnan(values).any() else plus_minus(values, 1) + " %")
-            rows.append((title, name, beta, plus_minus(_values(found, "rate"), 1), *changes))
+            rows.append((title, name, beta, plus_minus(column(found, "rate"), 1), *changes))
     return markdown(("images", "model", "beta", "rate (nats)", "worst 10 %", "mean", "best 10 %"), rows)
 
 
@@ -202,7 +192,7 @@ def _rate_figure(records: Records) -> Any:
                 if name.startswith("seeking") and seeking.get(what) != name:
                     continue
                 groups = [of_kind(records, images, **model_of(name, beta)) for beta in betas]
-                points = np.array([[np.mean(_values(group, key)) for key in ("rate", what)] for group in groups])
+                points = np.array([[np.mean(column(group, key)) for key in ("rate", what)] for group in groups])
                 ax.plot(*points.T, "o-", color=COLORS[name], ms=4, label=name)
                 one = points[betas.index(1.0)]
                 ax.plot(*one, "o", color=COLORS[name], ms=9, mfc="none")
@@ -224,7 +214,7 @@ def _curves_figure(records: Records) -> Any:
     shares = 100 * np.array(SHARES)
     for row, (images, title) in zip(axes, TITLES.items(), strict=True):
         for ax, (risk, tail) in zip(row, (("averse", "worst"), ("seeking", "best")), strict=True):
-            plain = {record["seed"]: record[tail] for record in of_kind(records, images, **PLAIN)}
+            plain = {record["seed"]: record[tail] for record in of_kind(records, images, **model_of("plain"))}
             for eps, color in zip(EPS, ("#fdae6b", "#f16913", "#d94801", "#7f2704"), strict=True):
                 found = of_kind(records, images, **model_of(f"{risk} {eps}"))
                 ratios = np.array([np.divide(record[tail], plain[record["seed"]]) for record in found])
