@@ -83,6 +83,13 @@ def test_lesions(brains, tmp_path, capsys, monkeypatch):
     assert "| FLAIR | 1.000 | 1.000 | 1.000 |" in capsys.readouterr().out
 
 
+def test_colors_tell_what_was_found_and_what_was_missed():
+    found, lesion = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]])
+    red, green, blue, covered = lesions.outcome(found, lesion)[0].T
+    assert [green.argmax(), red.argmax(), blue.argmax()] == [0, 1, 2]
+    np.testing.assert_array_equal(covered, [1, 1, 1, 0])
+
+
 def test_discoveries_are_those_of_the_estimator():
     rng = np.random.default_rng(0)
     vae = QuantileVAE(2, max_epochs=3, random_state=0).fit(rng.normal(size=(200, 30)))

@@ -8,9 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
+from riskvae.metrics import kernel_mmd
 from riskvae.studies import (
     STUDIES,
     Config,
@@ -178,6 +180,16 @@ def toy_images(monkeypatch):
         monkeypatch.setattr(module, "sizes", lambda config, few=few: few)
 
 
+def test_held_out_images_do_not_train(monkeypatch):
+    rows = np.arange(10.0)[:, None], np.arange(10)
+    monkeypatch.setattr(_published, "images_of", lambda name, subset, data: rows)
+    task = {"images": "mnist", "seed": 0, "n_train": 6, "n_held_out": 4}
+    images = _published.load(task, None)
+    np.testing.assert_array_equal(np.sort(np.concatenate((images.train, images.held_out)), axis=0), rows[0])
+    np.testing.assert_array_equal(images.held_out[:, 0], images.held_out_classes)
+    assert not np.array_equal(images.train, _published.load(task | {"seed": 1}, None).train)
+
+
 def test_tails(tmp_path, toy_images):
     result = tails.run(Config(out=tmp_path, seeds=1))
     assert len(result.records) == 2 * 33  # each once: 17 published ones, 14 more along beta, 2 combined risks
@@ -222,9 +234,17 @@ def test_distortion(tmp_path, toy_images, monkeypatch):
     step = np.zeros((1, 28, 28))
     step[:, :, 14:] = 1.0  # 28 unit steps among 28 * 27 neighbors
     assert distortion.sharpness(step.reshape(1, -1)) == pytest.approx(1 / 27)
+    assert distortion.errors(np.full((1, 4), 0.5), np.zeros((1, 4))) == pytest.approx(0.25)
 
 
-def test_downstream(tmp_path, toy_images):
+def test_downstream(tmp_path, toy_images, monkeypatch):
+    gammas = []
+
+    def mmd(real, generated, *, gamma):
+        gammas.append(gamma)
+        return kernel_mmd(real, generated, gamma=gamma)
+
+    monkeypatch.setattr(downstream, "kernel_mmd", mmd)
     result = downstream.run(Config(out=tmp_path, seeds=1))
     for record in result.records:
         assert 0 < record["error"] < 0.9
@@ -232,6 +252,8 @@ def test_downstream(tmp_path, toy_images):
         assert 0.4 < record["neighbor"] <= 1
         assert record["mmd"] > 0
         assert 0 <= record["active"] <= 20
+    assert len(gammas) == len(downstream.MODELS)
+    assert len(set(gammas)) == 1  # of the real rows, the same for all models
     result.save(Config(out=tmp_path))
 
 
@@ -265,6 +287,15 @@ def test_what_is_told_of_margins():
     assert margins._median([record], "upper") == [0.8]  # of 0, 0.4, 0.8, 1.2, infinity
     assert margins._median([record], "linearized") == [1.0]  # of 0, 0.5, 1, 1.5, infinity
     assert margins._median([record], "theorem1") == [0.2]
+
+
+def test_the_published_loss_is_a_sum_over_levels():
+    model = UnitPinballVAE(3, 1, (), (0.15, 0.5, 0.85), 0)
+    x, z = torch.linspace(-2.0, 2.0, 12).view(4, 3), torch.zeros(4, 1)
+    error = x[..., None] - model._quantiles(z)
+    levels = torch.tensor([0.15, 0.5, 0.85])
+    pinball = torch.maximum(levels * error, (levels - 1) * error).sum((1, 2))
+    torch.testing.assert_close(model._reconstruction(x, z), pinball)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "pinball"])
