@@ -202,8 +202,8 @@ def contenders(with_compile):
         table["PyOD, its default batch of 32"] = pyod(32)
         table["PyOD, batch 256"] = pyod(BATCH)
     table["matrix products alone, torch"] = matrix_products(lambda x, w: x @ w.t())
-    if nets._ONEDNN:
-        table["matrix products alone, oneDNN"] = matrix_products(nets._onednn)
+    if nets._linear._ONEDNN:
+        table["matrix products alone, oneDNN"] = matrix_products(nets._linear._onednn)
     return table
 
 
@@ -293,7 +293,7 @@ def main():
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    nets._ONEDNN = nets._ONEDNN and not args.plain
+    nets._linear._ONEDNN = nets._linear._ONEDNN and not args.plain
     if args.memory_of:
         return memory_of(args.memory_of, args.rows)
 
@@ -319,11 +319,11 @@ def main():
     share = product_share(X)
     machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {args.threads} threads"
     print(f"\n{len(X)} rows of {X.shape[1]} values ({X.nbytes / 2**20:.0f} MiB), {args.rounds} rounds, {machine},")
-    backend = "oneDNN" if nets._ONEDNN else "torch"
+    backend = "oneDNN" if nets._linear._ONEDNN else "torch"
     print(f"torch {torch.__version__}; matrix products of our layers by {backend}, of all others by torch.")
     print(f"Matrix products are {share:.0%} of an epoch of {OURS}.")
     if args.json:
-        machine = {"machine": machine, "torch": torch.__version__, "onednn": nets._ONEDNN}
+        machine = {"machine": machine, "torch": torch.__version__, "onednn": nets._linear._ONEDNN}
         document = {"results": results, "product_share": share, **machine, **vars(args)}
         Path(args.json).write_text(json.dumps(document, indent=1))
 

@@ -7,29 +7,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from riskvae._beta_vae import BetaTCVAE, BetaVAE
-    from riskvae._quantile_vae import QuantileVAE
-    from riskvae._risk_aware_vae import RiskAwareVAE
+    from riskvae.estimators import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
     from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack
 
-    from . import datasets, losses, metrics, nets, plotting, risk, robustness
+    from . import datasets, estimators, likelihoods, losses, metrics, nets, plotting, risk, robustness, training
 
 __all__ = [
-    "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "datasets", "losses", "max_damage_attack",
-    "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin", "targeted_attack",
+    "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "datasets", "estimators", "likelihoods",
+    "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin",
+    "targeted_attack", "training",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BetaTCVAE": "riskvae._beta_vae",
-    "BetaVAE": "riskvae._beta_vae",
-    "QuantileVAE": "riskvae._quantile_vae",
-    "RiskAwareVAE": "riskvae._risk_aware_vae",
+    "BetaTCVAE": "riskvae.estimators",
+    "BetaVAE": "riskvae.estimators",
+    "QuantileVAE": "riskvae.estimators",
+    "RiskAwareVAE": "riskvae.estimators",
     "max_damage_attack": "riskvae.robustness",
     "robustness_margin": "riskvae.robustness",
     "targeted_attack": "riskvae.robustness",
 }
-_MODULES = ("datasets", "losses", "metrics", "nets", "plotting", "risk", "robustness")
+_MODULES = (
+    "datasets", "estimators", "likelihoods", "losses", "metrics", "nets", "plotting", "risk", "robustness", "training",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

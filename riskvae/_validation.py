@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 __all__ = [
-    "Rule", "boolean", "check_parameters", "check_range", "choice", "compute_dtype", "derive_seed", "draw_seed",
-    "feature_matrix", "host_array", "image_shape_of", "integer", "isolated_rng", "real", "resolve_device", "to_float32",
+    "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
+    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "isolated_rng", "real", "resolve_device",
+    "to_float32",
 ]  # fmt: skip
 
 
@@ -152,11 +153,20 @@ def compute_dtype(array: NDArray[Any]) -> torch.dtype:
 def to_float32(array: NDArray[Any]) -> Tensor:
     """Tensor for training: shares memory with a native float32 array, else the one float32 copy of it."""
     if array.dtype == np.float32 and array.dtype.isnative and array.flags.c_contiguous:
-        return torch.from_numpy(np.asarray(_Borrowed(array)))
+        return borrowed(array)
     tensor = torch.empty(array.shape, dtype=torch.float32)
     with np.errstate(over="ignore"):
         np.copyto(tensor.numpy(), array, casting="unsafe")
     return tensor
+
+
+def borrowed(array: NDArray[Any]) -> Tensor:
+    """Tensor on an array's own memory, which is only read; a copy where torch lacks its dtype or strides."""
+    if array.dtype.kind not in "fib" or not array.dtype.isnative or array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if min(array.strides, default=0) < 0:
+        array = array.copy()
+    return torch.from_numpy(np.asarray(_Borrowed(array)))
 
 
 class _Borrowed:
@@ -169,18 +179,12 @@ class _Borrowed:
         self.__array_interface__ = interface
 
 
-def check_range(x: Tensor | NDArray[Any], *, unit_interval: bool) -> None:
-    """Raise unless every value is finite and, for a bernoulli likelihood, lies in [0, 1]."""
-    low, high, slack = float(x.min()), float(x.max()), 1e-6  # scalers miss the ends by rounding
-    if not (math.isfinite(low) and math.isfinite(high)):
+def check_finite(x: Tensor | NDArray[Any]) -> None:
+    """Raise unless every value is finite, also in float32."""
+    if not (math.isfinite(float(x.min())) and math.isfinite(float(x.max()))):
         raise ValueError(
             "X holds NaN, infinity or a value too large for float32, in which training is done. "
             "Impute or drop such rows, or scale X first (StandardScaler)."
-        )
-    if unit_interval and not (low >= -slack and high <= 1.0 + slack):
-        raise ValueError(
-            f"likelihood='bernoulli' needs X in [0, 1]; got values from {low:.7g} to {high:.7g}. "
-            "Scale X first (MinMaxScaler(clip=True)), or use likelihood='gaussian'."
         )
 
 

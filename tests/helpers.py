@@ -13,6 +13,12 @@ def small(cls, **parameters):
     return cls(**{"n_components": 2, "hidden_layer_sizes": (16,), "max_epochs": 3, "random_state": 0, **parameters})
 
 
+def set_up(likelihood, n_features):
+    """Likelihood of rows of some width, as a model holds it."""
+    likelihood.setup(n_features)
+    return likelihood
+
+
 def run_blocks(path):
     """Run a page's python blocks one after another, as pasted; their number, and the session's names."""
     import matplotlib  # other tests do without it

@@ -12,8 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from riskvae import QuantileVAE
-from riskvae._calibration import Calibration, benjamini_hochberg, score_at
 from riskvae.datasets import make_heteroscedastic
+from riskvae.detection._calibration import Calibration, benjamini_hochberg, score_at
 from riskvae.metrics import coverage
 
 

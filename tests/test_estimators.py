@@ -203,7 +203,7 @@ def test_inference_is_deterministic_and_keeps_rows_apart(cls, fitted, X):
 def test_inference_by_chunks_equals_inference_at_once(cls, fitted, X, monkeypatch):
     estimator = fitted(cls)
     whole = outputs(estimator, X)
-    monkeypatch.setattr("riskvae._inference._CHUNK", 50)
+    monkeypatch.setattr("riskvae.estimators._inference._CHUNK", 50)
     for method, expected in outputs(estimator, X).items():
         np.testing.assert_allclose(expected, whole[method], rtol=1e-10, atol=1e-12)
 

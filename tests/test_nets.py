@@ -68,9 +68,9 @@ def test_convolutions_in_an_estimator(X):
 
 @pytest.fixture(params=[True, False], ids=["onednn", "plain"])
 def onednn(request, monkeypatch):
-    if request.param and not nets._ONEDNN:
+    if request.param and not nets._linear._ONEDNN:
         pytest.skip("no AVX-512 here, or a torch without oneDNN")
-    monkeypatch.setattr(nets, "_ONEDNN", request.param)
+    monkeypatch.setattr(nets._linear, "_ONEDNN", request.param)
     return request.param
 
 
@@ -104,10 +104,10 @@ def test_linear_is_plain_where_more_is_asked_of_it(onednn):
 
 
 def test_training_is_the_same_either_way(X, monkeypatch):
-    if not nets._ONEDNN:
+    if not nets._linear._ONEDNN:
         pytest.skip("no AVX-512 here, or a torch without oneDNN")
     fast = small(BetaVAE).fit(X)
-    monkeypatch.setattr(nets, "_ONEDNN", False)
+    monkeypatch.setattr(nets._linear, "_ONEDNN", False)
     torch.testing.assert_close(
         torch.tensor(small(BetaVAE).fit(X).transform(X)), torch.tensor(fast.transform(X)), rtol=1e-3, atol=1e-4
     )

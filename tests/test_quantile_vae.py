@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import small
+from helpers import set_up, small
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,8 +16,8 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
 from riskvae import QuantileVAE
-from riskvae._density import RowDensity
-from riskvae._likelihoods import QuantileLikelihood
+from riskvae.detection._density import RowDensity
+from riskvae.likelihoods import Quantiles
 from riskvae.losses import kl_divergence
 
 LEVELS = (0.05, 0.2, 0.5, 0.85)
@@ -36,7 +36,7 @@ levels = st.lists(st.integers(1, 99), min_size=1, max_size=6, unique=True).map(l
 @given(levels, st.data())
 def test_quantiles_never_cross_whatever_the_decoder_gives(levels, data):
     raw = data.draw(arrays(np.float32, (3, 2 * len(levels)), elements=st.floats(-1e4, 1e4, width=32)))
-    likelihood = QuantileLikelihood(2, levels)
+    likelihood = set_up(Quantiles(levels), 2)
     likelihood.fit_scale(torch.tensor([[0.0, -3.0], [1e-3, 40.0]]))
     quantiles = likelihood.quantiles(torch.tensor(raw))
     assert quantiles.shape == (3, 2, len(levels))
@@ -46,7 +46,7 @@ def test_quantiles_never_cross_whatever_the_decoder_gives(levels, data):
 @given(levels)
 def test_an_untrained_decoder_predicts_normal_features(levels):
     x = torch.tensor(np.random.default_rng(0).normal([1.0, -5.0], [0.1, 20.0], size=(50, 2)))
-    likelihood = QuantileLikelihood(2, levels).double()
+    likelihood = set_up(Quantiles(levels), 2).double()
     likelihood.fit_scale(x)
     expected = stats.norm(x.mean(0)[:, None], x.std(0, correction=0)[:, None]).ppf(levels)
     np.testing.assert_allclose(likelihood.quantiles(torch.zeros(1, 2 * len(levels)).double())[0], expected, rtol=1e-6)
@@ -55,7 +55,7 @@ def test_an_untrained_decoder_predicts_normal_features(levels):
 
 
 def test_the_decoder_gives_rows_level_by_level():
-    likelihood = QuantileLikelihood(3, (0.3, 0.5, 0.7))
+    likelihood = set_up(Quantiles((0.3, 0.5, 0.7)), 3)
     raw = torch.zeros(1, 9)
     raw[0, 3 + 1] = 2.0  # the median of feature 1
     moved = likelihood.quantiles(raw) - likelihood.quantiles(torch.zeros(1, 9))
@@ -68,7 +68,7 @@ def test_the_decoder_gives_rows_level_by_level():
 
 
 def test_the_learned_scale_goes_a_tenth_of_the_way_to_the_mean_pinball():
-    likelihood = QuantileLikelihood(3, LEVELS).double()
+    likelihood = set_up(Quantiles(LEVELS), 3).double()
     x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
     raw = torch.zeros(1, 40, 12).double()
     error = x[..., None] - likelihood.quantiles(raw[0])
@@ -82,7 +82,7 @@ def test_the_learned_scale_goes_a_tenth_of_the_way_to_the_mean_pinball():
 
 def test_the_scale_starts_where_marginal_quantiles_would_put_it():
     x = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0])
-    likelihood = QuantileLikelihood(2, LEVELS)
+    likelihood = set_up(Quantiles(LEVELS), 2)
     likelihood.fit_scale(x)
     before = likelihood.log_scale.item()
     likelihood.update_scale(likelihood.nll(x, torch.zeros(len(x), 8)).mean())

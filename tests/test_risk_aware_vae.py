@@ -1,6 +1,7 @@
 """What training on the tail does: each mode by its definition, its limits, its state, its mistakes."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +11,9 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from riskvae import BetaVAE, RiskAwareVAE, risk
-from riskvae._model import Terms
-from riskvae._risk_objective import RiskObjective
 from riskvae.nets import Posterior
 from riskvae.risk import CVaR, cvar, nested_cvar
+from riskvae.training import Batch, RiskObjective, Terms
 
 MEASURES = [
     risk.SmoothedCVaR(smoothing=0.5),
@@ -28,7 +28,9 @@ def terms(n=50, draws=1, seed=0):
     generator = torch.Generator().manual_seed(seed)
     nll = torch.randn(draws, n, generator=generator)
     kl = torch.rand(n, generator=generator)
-    return Terms(nll, kl, torch.zeros(draws, n, 2), Posterior(torch.zeros(n, 2), torch.ones(n, 2)))
+    return Terms(
+        nll, kl, torch.zeros(draws, n, 2), Posterior(torch.zeros(n, 2), torch.ones(n, 2)), Batch(torch.zeros(n, 3))
+    )
 
 
 def objective(**options):
@@ -187,7 +189,7 @@ def test_thresholds_follow_the_quantile_of_the_losses(X, threshold, mode):
     x = torch.tensor(X, dtype=torch.float32)
     noise = torch.randn(50, len(X), 2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        losses = vae.module_(x, noise).nll.flatten()
+        losses = vae.module_(Batch(x), noise).nll.flatten()
         share = float((losses > module(losses)).float().mean())  # frozen: the module evaluates
     assert share == pytest.approx(0.25 if mode == "averse" else 0.75, abs=0.12)
 
@@ -313,7 +315,7 @@ def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
         ({"n_subsamples": 0}, "n_subsamples must be an integer of at least 1; got 0"),
         ({"threshold_decay": 1.0}, r"threshold_decay must be a number in \[0, 1\); got 1"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),  # the same in every process
 )
 def test_mistakes_are_found_before_training(X, options, message):
     with pytest.raises((ValueError, TypeError), match=message):

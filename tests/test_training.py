@@ -11,10 +11,13 @@ import pytest
 import torch
 from helpers import small
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormClipping, LRScheduler, TrainEndCheckpoint
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from riskvae import BetaVAE, RiskAwareVAE
-from riskvae._rows import Rows
-from riskvae._sklearn_callbacks import SUPPORTED
+from riskvae.estimators._sklearn_callbacks import SUPPORTED
+from riskvae.training import Batch, WeightedELBO
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
 
 CPU = torch.device("cpu")
 
@@ -23,17 +26,20 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("shuffled", [True, False])
 @pytest.mark.parametrize("part", [True, False])
 def test_an_epoch_visits_every_row_once_in_even_batches(n, batch_size, shuffled, part):
-    x = torch.arange(3 * n, dtype=torch.float32)[:, None]
-    rows = Rows(x, CPU, torch.arange(0, 3 * n, 3) if part else None)
+    x, index = torch.arange(3 * n, dtype=torch.float32)[:, None], torch.arange(0, 3 * n, 3) if part else None
+    rows = Rows(Batch(x, group=10 * torch.arange(3 * n)), CPU, index)
     n = len(rows)
     generator = torch.Generator().manual_seed(0) if shuffled else None
     batches = list(rows.batches(batch_size, generator))
-    visited = torch.cat(batches)[:, 0]
+    visited = torch.cat([batch.x for batch in batches])[:, 0]
     expected = x[::3, 0] if part else x[:, 0]
     assert torch.equal(visited.sort().values, expected)
     if not shuffled:
         assert torch.equal(visited, expected)
-    sizes = [len(batch) for batch in batches]
+    # What comes with a row stays with it; its index is its place among all rows.
+    assert torch.equal(torch.cat([batch.index for batch in batches]).float(), visited)
+    assert torch.equal(torch.cat([batch.group for batch in batches]).float(), 10 * visited)
+    sizes = [batch.n_rows for batch in batches]
     assert len(sizes) == -(-n // batch_size)
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
@@ -41,34 +47,101 @@ def test_an_epoch_visits_every_row_once_in_even_batches(n, batch_size, shuffled,
 
 def test_rows_that_do_not_fit_travel_in_chunks(monkeypatch):
     """As on a GPU that is too small, with the copies to it replaced by copies in host memory."""
-    x = torch.randn(1000, 3)
-    here, away = Rows(x, CPU), Rows(x, CPU)
+    data = Batch(torch.randn(1000, 3), group=torch.arange(1000) % 7)
+    here, away = Rows(data, CPU), Rows(data, CPU)
     away.device = torch.device("meta")
     copied = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
 
     def to(self, device, **kwargs):
         if device == torch.device("meta"):
-            copied.append(len(self))
+            copied.append(self.numel())
         return self
 
     monkeypatch.setattr(torch.Tensor, "to", to)
     for seed in (None, 3):
         orders = [None if seed is None else torch.Generator().manual_seed(seed) for _ in range(2)]
-        pairs = zip(here.batches(9, orders[0]), away.batches(9, orders[1]), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-    assert max(copied) <= 9 * Rows.chunk
-    assert sum(copied) == 2000
+        for a, b in zip(here.batches(9, orders[0]), away.batches(9, orders[1]), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(a, b, strict=True))
+    assert max(copied) <= 3 * 9 * Rows.chunk
+    assert sum(copied) == 2 * 1000 * (3 + 1 + 1)  # rows, groups and places
+
+
+class Items(IterableDataset):
+    """Rows that only come in turn."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+@pytest.mark.parametrize("path", ["map", "map with groups", "iterable", "batched"])
+def test_what_comes_with_a_row_comes_through_a_dataset(path):
+    x, group = torch.arange(50.0)[:, None], 10 * torch.arange(50)
+    items = [{"x": row, "group": int(g)} for row, g in zip(x, group, strict=True)]
+    if path == "iterable":
+        stream = Stream(Items(items), CPU, check=lambda x: None)
+    elif path == "map":
+        stream = Stream(TensorDataset(x, torch.zeros(50)), CPU, check=lambda x: None, group=group)
+    else:
+        dataset = Listed(items) if path == "map with groups" else Batched(items)
+        stream = Stream(dataset, CPU, check=lambda x: None)
+    assert stream.has("group")
+    for _ in range(2):  # an iterable dataset begins with what was read for its head
+        batches = list(stream.batches(8, torch.Generator().manual_seed(0)))
+        visited = torch.cat([batch.x for batch in batches])[:, 0]
+        assert torch.equal(visited.sort().values, x[:, 0])
+        assert torch.equal(torch.cat([batch.index for batch in batches]).float(), visited)
+        assert torch.equal(torch.cat([batch.group for batch in batches]).float(), 10 * visited)
+
+
+class Listed(Dataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+class Batched(Listed):
+    """A dataset that fetches a batch at once."""
+
+    def __getitems__(self, places):
+        return [self.items[i] for i in places]
+
+
+def test_a_record_goes_through_the_model_to_the_objective(X):
+    seen = []
+
+    class Watching(WeightedELBO):
+        def forward(self, terms):
+            seen.append(terms.batch)
+            return super().forward(terms)
+
+    class Watched(BetaVAE):
+        def make_objective(self):
+            return Watching(self.beta)
+
+    small(Watched, batch_size=100, max_epochs=1).fit(X)
+    index = torch.cat([batch.index for batch in seen])
+    assert torch.equal(index.sort().values, torch.arange(300))
+    assert torch.equal(torch.cat([batch.x for batch in seen]), torch.tensor(X, dtype=torch.float32)[index])
+    assert all(batch.group is None for batch in seen)
 
 
 def test_held_out_rows_are_disjoint_views():
-    rows = Rows(torch.arange(100.0)[:, None], CPU)
+    rows = Rows(Batch(torch.arange(100.0)[:, None]), CPU)
     train, valid = rows.split(0.2, seed=0)
     assert (len(train), len(valid)) == (80, 20)
-    assert train.x.data_ptr() == valid.x.data_ptr() == rows.x.data_ptr()
-    together = torch.cat([torch.cat(list(part.batches(9, None))) for part in (train, valid)])
-    assert torch.equal(together.sort(0).values, rows.x)
-    assert [len(part) for part in Rows(torch.zeros(2, 1), CPU).split(0.9, 0)] == [1, 1]
+    assert train.data.x.data_ptr() == valid.data.x.data_ptr() == rows.data.x.data_ptr()
+    together = torch.cat([batch.x for part in (train, valid) for batch in part.batches(9, None)])
+    assert torch.equal(together.sort(0).values, rows.data.x)
+    assert [len(part) for part in Rows(Batch(torch.zeros(2, 1)), CPU).split(0.9, 0)] == [1, 1]
 
 
 def test_epoch_losses_are_means_over_rows(X):
@@ -296,7 +369,7 @@ def test_compiled_training_agrees(X):
 
 def test_long_epochs_are_read_back_in_parts(X, monkeypatch):
     whole = small(BetaVAE, batch_size=10).fit(X).history_
-    monkeypatch.setattr("riskvae._training._READ_BACK", 7)
+    monkeypatch.setattr("riskvae.training._net._READ_BACK", 7)
     parts = small(BetaVAE, batch_size=10).fit(X).history_
     for a, b in zip(whole, parts, strict=True):
         assert {**a, "dur": 0} == {**b, "dur": 0}

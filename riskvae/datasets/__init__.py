@@ -1,4 +1,7 @@
-"""Image data, from local IDX files or from OpenML, their distortions, and simulations whose noise is known."""
+"""Image data, from local IDX files or from OpenML, their distortions, and simulations whose noise is known.
+
+In the house: this room makes arrays and knows no model. Import the names below.
+"""
 
 from riskvae.datasets._distortions import elastic_distortion
 from riskvae.datasets._images import fetch_fashion_mnist, fetch_mnist, read_idx

@@ -1,4 +1,7 @@
-"""Measures of fitted models: tails of their losses, worth of their intervals, and how real generated rows look."""
+"""Measures of fitted models: tails of their losses, worth of their intervals, and how real generated rows look.
+
+In the house: this room measures arrays, and asks fitted models by their public methods. Import the names below.
+"""
 
 from riskvae.metrics._intervals import coverage, interval_score
 from riskvae.metrics._samples import TwoSampleResult, kernel_mmd, mixture_log_likelihood, nearest_neighbor_two_sample

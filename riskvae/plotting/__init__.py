@@ -1,4 +1,7 @@
-"""Displays in the manner of scikit-learn: they compute, hold arrays, and draw with matplotlib (extra "plot")."""
+"""Displays in the manner of scikit-learn: they compute, hold arrays, and draw with matplotlib (extra "plot").
+
+In the house: this room shows what metrics and robustness measured. Import the displays below.
+"""
 
 from riskvae.plotting._anomaly_map import AnomalyMapDisplay
 from riskvae.plotting._attack import AttackDisplay

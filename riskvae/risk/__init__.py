@@ -10,6 +10,9 @@ and has an exact gradient: weights that are not negative and sum to one. They wo
 transforms, ``torch.compile`` and second derivatives. A NaN gives NaN; an infinite loss in the tail gives
 infinity or NaN.
 
+In the house: this room knows torch alone. Import the names below; a measure of your own is a subclass of
+:class:`Measure`.
+
 >>> import torch
 >>> from riskvae import risk
 >>> losses = torch.tensor([0.1, 0.2, 0.4, 3.0], requires_grad=True)

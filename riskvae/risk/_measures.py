@@ -6,12 +6,12 @@ from typing import Self
 
 from torch import Tensor
 
+from riskvae._value import Value
 from riskvae.risk._deviation import entropic_risk, mean_semideviation
 from riskvae.risk._order import check_eps
 from riskvae.risk._smoothed import smoothed_cvar, smoothed_mass, smoothed_threshold
 from riskvae.risk._spectral import Superquantile, spectral_risk
 from riskvae.risk._tail import as_threshold, cvar, value_at_risk
-from riskvae.risk._value import Value
 
 
 class Measure(Value):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from riskvae._value import Value
 from riskvae.risk._order import argsort_ascending, at_least_float32, check_eps, check_losses, check_number, readable
-from riskvae.risk._value import Value
 
 
 class Spectrum(Value):

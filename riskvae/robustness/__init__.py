@@ -2,13 +2,18 @@
 
 Everything takes a fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on
 tensors: models of other libraries and plain torch modules can be examined too.
+
+In the house: this room asks models and knows no estimator. Import the names below; an attack of your own is a function
+that an :class:`Envelope` calls (`_max_damage.py` is the example).
 """
 
-from riskvae.robustness._attack import AttackResult, TargetedAttackResult, max_damage_attack, targeted_attack
+from riskvae.robustness._attack_results import AttackResult, TargetedAttackResult
 from riskvae.robustness._margin import robustness_margin
+from riskvae.robustness._max_damage import max_damage_attack
 from riskvae.robustness._noise import clopper_pearson
 from riskvae.robustness._result import RobustnessMargin
 from riskvae.robustness._sensitivity import EncoderSensitivity, encoder_sensitivity
+from riskvae.robustness._targeted import targeted_attack
 
 __all__ = [
     "AttackResult",

@@ -1,4 +1,8 @@
-"""Published results and comparisons, each by one command: ``python -m riskvae.studies NAME``."""
+"""Published results and comparisons, each by one command: ``python -m riskvae.studies NAME``.
+
+In the house: the top floor, which uses the library by its public names alone. A study is a module with
+``run(config) -> StudyResult``.
+"""
 
 from riskvae.studies._frame import Config, StudyResult
 

@@ -28,6 +28,7 @@ from sklearn.svm import OneClassSVM
 from riskvae import BetaVAE, QuantileVAE
 from riskvae.metrics import coverage
 from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, spread
+from riskvae.training import Batch
 
 Array = NDArray[np.float64]
 Scores = Mapping[str, Array]
@@ -124,7 +125,7 @@ def _bounds(vae: Any, rows: Array, seed: int, n_draws: int = 16) -> tuple[Array,
     parts: list[tuple[torch.Tensor, ...]] = []
     with torch.inference_mode():
         for x in torch.from_numpy(rows).float().to(vae.device_).split(512):
-            terms = module(x, noise)
+            terms = module(Batch(x), noise)
             # log q(z|x) - log p(z): their constants cancel.
             log_ratio = 0.5 * (terms.z.square() - noise.square()).sum(-1) - terms.posterior.scale.log().sum(-1)
             weighted = np.log(n_draws) - (-terms.nll - log_ratio).logsumexp(0)

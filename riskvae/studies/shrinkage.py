@@ -57,7 +57,7 @@ def measure(task: Mapping[str, Any]) -> dict[str, Any]:
     train, test = simulate(setting, n, 2 * seed), simulate(setting, task["n_test"], 2 * seed + 1)
     lesions = simulate(setting, 300, 1000 + seed, lesions=True) if setting == "lesions" else None
     if task["model"] in QUANTILES:
-        n_epochs = "auto" if task["steps"] == "auto" else max(1, round(task["steps"] / np.ceil(n / 256)))
+        n_epochs: Any = "auto" if task["steps"] == "auto" else max(1, round(task["steps"] / np.ceil(n / 256)))
         model: Any = QuantileVAE(
             options["n_components"],
             quantiles=WIDE,

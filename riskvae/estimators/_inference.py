@@ -14,14 +14,16 @@ from torch import Tensor
 
 from riskvae import nets
 from riskvae._validation import (
+    borrowed,
+    check_finite,
     check_parameters,
-    check_range,
     compute_dtype,
     derive_seed,
     feature_matrix,
     host_array,
     integer,
 )
+from riskvae.training import Batch
 
 __all__ = ["InferenceMixin"]
 
@@ -39,9 +41,6 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     n_features_in_: int
     net_: Any
     _seed: int
-
-    def _check_parameters(self) -> None:
-        raise NotImplementedError
 
     def transform(self, X: Any) -> Array:
         """Posterior means of the latent coordinates.
@@ -155,7 +154,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         bank = self._score_draws()
 
         def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
-            terms = vae(x, bank.to(x))
+            terms = vae(Batch(x), bank.to(x))
             return (-(terms.nll.mean(0) + terms.kl),)
 
         rows = self._check_rows(X, likelihood=True)
@@ -224,7 +223,8 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         check_is_fitted(self)
         rows = feature_matrix(self, X, reset=False)
         if likelihood:
-            check_range(rows, unit_interval=self.module_.likelihood.unit_interval)
+            check_finite(rows)
+            self.module_.likelihood.check(borrowed(rows))
         return rows
 
     def _map_rows(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from riskvae._training import Callback
+from riskvae.training._callbacks import Callback
 
 __all__ = ["SUPPORTED", "CallbackSupportMixin", "EpochTasks", "with_callbacks"]
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._calibration import Calibration, benjamini_hochberg, score_at
-from riskvae._quantile_predictions import QuantilePredictionsMixin
 from riskvae._validation import check_parameters, real
+from riskvae.detection._calibration import Calibration, benjamini_hochberg, score_at
+from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
 __all__ = ["DetectionMixin"]
 

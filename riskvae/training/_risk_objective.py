@@ -5,8 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from riskvae._model import Terms, WeightedELBO
 from riskvae.risk import Measure, Threshold
+from riskvae.training._objective import WeightedELBO
+from riskvae.training._vae import Terms
+
+__all__ = ["RiskObjective"]
 
 
 class RiskObjective(WeightedELBO):

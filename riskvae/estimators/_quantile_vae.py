@@ -1,22 +1,22 @@
 """QuantileVAE: a decoder of quantiles, intervals that are calibrated, rows that are anomalies."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import OutlierMixin
-from torch import nn
 from torch.utils.data import Dataset
 
-from riskvae._base import BaseVAE
-from riskvae._density import RowDensity
-from riskvae._detection import DetectionMixin
-from riskvae._docs import document_parameters
-from riskvae._likelihoods import Likelihood, QuantileLikelihood
-from riskvae._rows import Rows, Stream
 from riskvae._validation import Rule, choice, derive_seed, integer, real
+from riskvae.detection._density import RowDensity
+from riskvae.estimators._base import BaseVAE
+from riskvae.estimators._detection import DetectionMixin
+from riskvae.estimators._types import Activation, Auto, Device, Network, RandomState
+from riskvae.likelihoods import Likelihood, Quantiles
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
 
 # Parameters of the other estimators that choose a likelihood.
 _NOT_HERE = ("likelihood", "noise_scale", "output_activation")
@@ -54,28 +54,6 @@ _levels = Rule(
 )
 
 
-@document_parameters(
-    own={
-        "n_components": """\
-            n_components : int or "auto", default="auto"
-                Number of latent dimensions; "auto" takes as many as there are features, at most 64. The KL term
-                switches off those that do not help.""",
-        "max_epochs": """\
-            max_epochs : int or "auto", default="auto"
-                Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
-                for an iterable Dataset, whose rows nobody knows).""",
-        "hidden_layer_sizes": """\
-            hidden_layer_sizes : sequence of int, default=(256, 128)
-                Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.""",
-        "n_score_samples": """\
-            n_score_samples : int, default=4
-                Latent draws per row in :meth:`score_samples`, in antithetic pairs; as they were in fit.""",
-        **dict.fromkeys(_NOT_HERE),
-        "noise_scale_": """\
-            noise_scale_ : float
-                Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss of a value.""",
-    }
-)
 class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     r"""Variational autoencoder whose decoder gives quantiles of each feature; a detector of anomalies.
 
@@ -102,13 +80,33 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     :meth:`predict` compares that with ``offset_``. Scale X first (StandardScaler): features count by their
     errors in the units that they come in.
 
+    Parameters stand in groups: what is learned (``n_components`` to ``scale_offset``), which rows are anomalies
+    (``contamination`` to ``calibration_fraction``), how it trains (``max_epochs`` to ``random_state``), what it
+    runs on (``n_score_samples`` to ``compile``).
+
     Parameters
     ----------
-    {parameters}
+    n_components : int or "auto", default="auto"
+        Number of latent dimensions; "auto" takes as many as there are features, at most 64. The KL term
+        switches off those that do not help.
+    beta : float, default=1.0
+        Weight of the KL term, at least 0.
     quantiles : sequence of float, default=(0.15, 0.5, 0.85)
         Increasing levels in (0, 1). Two or more for whatever needs a spread; without 0.5 the median is interpolated. A
         ``decoder`` of your own gives ``len(quantiles)`` values per feature, a whole row for each level in turn
         (channels of an image).
+    hidden_layer_sizes : sequence of int, default=(256, 128)
+        Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.
+    activation : str, default="relu"
+        Hidden activation: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh" or "softplus".
+    encoder, decoder : callable, default=None
+        Factories ``(n_in, n_out) -> nn.Module`` that replace the multilayer perceptrons, such as
+        :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
+        the means, then what a softplus turns into scales. Functions of a module and partials of them can be
+        pickled, lambdas cannot.
+    scale_offset : float, default=0.0
+        Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
+        the decoder learns to bear, where the encoder's own would be smaller.
     contamination : float or "auto", default="auto"
         Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of all rows given to fit is flagged, and
         more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms: of rows like the calibration rows
@@ -119,10 +117,61 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     calibration_fraction : float, default=0.0
         Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). Training on,
         by ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
+    max_epochs : int or "auto", default="auto"
+        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
+        for an iterable Dataset, whose rows nobody knows).
+    batch_size : int, default=256
+        Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
+    lr : float, default=1e-3
+        Learning rate of Adam.
+    weight_decay : float, default=0.0
+        Decoupled weight decay (AdamW).
+    early_stopping : bool, default=False
+        Hold out rows, stop when their loss has not improved for a while, keep the best epoch's weights.
+    validation_fraction : float, default=0.1
+        Share of the rows that are held out when ``early_stopping``.
+    n_iter_no_change : int, default=5
+        Epochs without improvement after which training stops when ``early_stopping``.
+    tol : float, default=1e-4
+        Smallest decrease of the held-out loss, in nats per row, that counts as improvement.
+    callbacks : list, default=None
+        Skorch callbacks, for schedules, checkpoints, loggers. Used as they are, so that their state can be read
+        after fit (and is pickled with this parameter). Scikit-learn's own callbacks go to ``set_callbacks``.
+    warm_start : bool, default=False
+        Let :meth:`fit` go on from the last fit (weights, optimizer, history) instead of starting anew.
+    random_state : int, RandomState or None, default=None
+        Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
+        NumPy's global generator.
+    n_score_samples : int, default=4
+        Latent draws per row in :meth:`score_samples`, in antithetic pairs; as they were in fit.
+    verbose : int, default=0
+        1 shows a progress bar (a line per epoch where tqdm is not installed).
+    device : str or torch.device, default="auto"
+        "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is.
+    compile : bool, default=False
+        Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
 
     Attributes
     ----------
-    {attributes}
+    n_features_in_ : int
+        Features seen in fit.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Their names, where X had names that are all strings.
+    module_ : nn.Module
+        The fitted model: ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
+    net_ : skorch.NeuralNet
+        The net that trained it.
+    history_ : list of dict
+        One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
+        means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
+        nats per row; the same as ``"valid_..."`` when early_stopping; "eps", the one of the epoch, under
+        ``eps_warmup``; "dur", the seconds it took.
+    n_iter_ : int
+        Epochs trained.
+    noise_scale_ : float
+        Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss of a value.
+    device_ : torch.device
+        Where the model is.
     offset_ : float
         Score below which rows are outliers.
 
@@ -174,18 +223,21 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
 
     def __init__(
         self,
-        n_components: int | str = "auto",
+        n_components: int | Auto = "auto",
         *,
-        quantiles: Sequence[float] = (0.15, 0.5, 0.85),
-        contamination: float | str = "auto",
-        calibration_fraction: float = 0.0,
+        # What is learned.
         beta: float = 1.0,
+        quantiles: Sequence[float] = (0.15, 0.5, 0.85),
         hidden_layer_sizes: Sequence[int] = (256, 128),
-        activation: str = "relu",
-        encoder: Callable[[int, int], nn.Module] | None = None,
-        decoder: Callable[[int, int], nn.Module] | None = None,
+        activation: Activation = "relu",
+        encoder: Network | None = None,
+        decoder: Network | None = None,
         scale_offset: float = 0.0,
-        max_epochs: int | str = "auto",
+        # Which rows are anomalies.
+        contamination: float | Auto = "auto",
+        calibration_fraction: float = 0.0,
+        # How it trains.
+        max_epochs: int | Auto = "auto",
         batch_size: int = 256,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -194,19 +246,20 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         n_iter_no_change: int = 5,
         tol: float = 1e-4,
         callbacks: Sequence[Any] | None = None,
-        n_score_samples: int = 4,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: RandomState = None,
+        # What it runs on.
+        n_score_samples: int = 4,
         verbose: int = 0,
-        device: Any = "auto",
+        device: Device = "auto",
         compile: bool = False,
     ) -> None:
         self._remember(locals())
 
     # -------------------------------------------------------------------------------------- training
 
-    def _make_likelihood(self, n_features: int) -> Likelihood:
-        return QuantileLikelihood(n_features, self.quantiles)
+    def _make_likelihood(self) -> Likelihood:
+        return Quantiles(tuple(float(level) for level in self.quantiles))
 
     def _n_latent(self, n_features: int) -> int:
         return min(n_features, _MOST_LATENT) if self.n_components == "auto" else self.n_components

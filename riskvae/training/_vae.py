@@ -1,4 +1,4 @@
-"""The VAE itself as a torch module, and the loss it is trained on."""
+"""The VAE itself as a torch module, and what it says of a batch."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,9 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from riskvae._likelihoods import Likelihood
+from riskvae.likelihoods import Likelihood
 from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior, unit_softplus
+from riskvae.training._batch import Batch
+
+__all__ = ["VAE", "Factory", "Terms", "build_vae"]
 
 Factory = Callable[[int, int], nn.Module]
 
@@ -17,12 +20,27 @@ _MIN_SCALE = 1e-6
 
 
 class Terms(NamedTuple):
-    """What a loss is made of: per-row terms in nats for ``n_draws`` latent draws of ``n`` rows."""
+    """What a loss is made of: terms in nats, row by row, for ``n_draws`` latent draws of ``n`` rows.
 
-    nll: Tensor  # (n_draws, n): -log p(x|z)
-    kl: Tensor  # (n,)
-    z: Tensor  # (n_draws, n, n_components)
+    Parameters
+    ----------
+    nll : Tensor of shape (n_draws, n)
+        Reconstruction losses, -log p(x|z).
+    kl : Tensor of shape (n,)
+        KL divergence of each row's posterior from the prior.
+    z : Tensor of shape (n_draws, n, n_components)
+        The latent draws.
+    posterior : Posterior
+        Mean and scale of each row's posterior.
+    batch : Batch
+        The rows, and what came with them.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    z: Tensor
     posterior: Posterior
+    batch: Batch
 
 
 class VAE(nn.Module):
@@ -64,12 +82,12 @@ class VAE(nn.Module):
         """Mean rows of latent points."""
         return self.likelihood.mean(self.decoder(z))
 
-    def forward(self, x: Tensor, noise: Tensor) -> Terms:
-        """Terms of the evidence bound of ``x`` (n, d) at the standard normal draws ``noise`` (n_draws, n, k)."""
-        posterior = self.encode(x)
+    def forward(self, batch: Batch, noise: Tensor) -> Terms:
+        """Terms of the evidence bound of a batch of n rows at the standard normal draws ``noise`` (n_draws, n, k)."""
+        posterior = self.encode(batch.x)
         z = posterior.mean + posterior.scale * noise
         raw = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return Terms(self.likelihood.nll(x, raw), kl_divergence(*posterior), z, posterior)
+        return Terms(self.likelihood.nll(batch.x, raw), kl_divergence(*posterior), z, posterior, batch)
 
 
 def build_vae(
@@ -82,11 +100,10 @@ def build_vae(
     scale_offset: float,
 ) -> VAE:
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
+    likelihood.setup(n_features)
     modules = {
         "encoder": _build("encoder", encoder, n_features, 2 * n_components, "means and then raw scales in one tensor"),
-        "decoder": _build(
-            "decoder", decoder, n_components, likelihood.values_per_feature * n_features, likelihood.decoder_gives
-        ),
+        "decoder": _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives),
     }
     # Training is float32, whatever torch's default dtype.
     return VAE(**modules, likelihood=likelihood, n_components=n_components, scale_offset=scale_offset).float()
@@ -112,24 +129,3 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
     if rows.any():
         raise ValueError(f"{made} changes its input in place; give its first layer inplace=False, or a copy.")
     return module
-
-
-class WeightedELBO(nn.Module):
-    """Mean negative evidence lower bound with the KL term weighted by ``beta``."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    warmup = 0  # epochs in which the loss is not yet the one that is wanted
-
-    def begin_epoch(self, epoch: int) -> dict[str, float]:
-        """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""
-        return {}
-
-    def continues(self, other: nn.Module) -> bool:
-        """Whether the state of another loss, from an earlier training, can be taken over."""
-        return False
-
-    def forward(self, terms: Terms) -> Tensor:
-        return terms.nll.mean() + self.beta * terms.kl.mean()

@@ -9,10 +9,10 @@ from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from riskvae._calibration import Calibration, benjamini_hochberg
-from riskvae._density import RowDensity
-from riskvae._inference import InferenceMixin
 from riskvae._validation import check_parameters, choice, real
+from riskvae.detection._calibration import Calibration, benjamini_hochberg
+from riskvae.detection._density import RowDensity
+from riskvae.estimators._inference import InferenceMixin
 
 __all__ = ["QuantilePredictionsMixin"]
 

@@ -1,16 +1,14 @@
-"""The training engine: skorch's net, history and callbacks round an epoch loop without overhead.
+"""Skorch's net with an epoch that costs little beside the matrix products.
 
-Small networks are bound by what surrounds the matrix products. So rows live on the device as one tensor, an
-epoch is a permutation and slices of it, losses are read back once per epoch, and hooks per batch run only
-for callbacks that define them. This is the one file that knows skorch.
+Small networks are bound by what surrounds those. So rows live on the device as one tensor, an epoch is a permutation
+and slices of it, losses are read back once per epoch, and hooks per batch run only for callbacks that define them.
 """
 
-import copy
 import dis
 import math
 import types
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,10 +17,10 @@ from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import TeeGenerator, noop
 from torch import Tensor, nn
 
-from riskvae._rows import Rows, Stream
 from riskvae._validation import derive_seed, isolated_rng
+from riskvae.training._batch import Batch
 
-__all__ = ["Callback", "EarlyStopping", "Net", "make_net", "restored_on_failure", "train"]
+__all__ = ["Net", "StopTraining"]
 
 # Losses are read back at least this often, so that a long epoch notices early that it diverged.
 _READ_BACK = 1000
@@ -30,9 +28,6 @@ _READ_BACK = 1000
 
 class StopTraining(Exception):
     """A callback asked for the end of the training."""
-
-
-# ----------------------------------------------------------------------------------------------- net
 
 
 class Net(NeuralNet):
@@ -127,17 +122,16 @@ class Net(NeuralNet):
         log: list[Tensor] = []
         means, sizes = [], []
         with isolated_rng(modules, device) if self.isolate_rng else nullcontext():
-            for x in iterator.batches(self.batch_size, generator):
-                batch = (x, None)
+            for batch in iterator.batches(self.batch_size, generator):
                 if hooked:
-                    self.notify("on_batch_begin", batch=batch, training=training)
+                    self.notify("on_batch_begin", batch=batch.pair, training=training)
                 step = step_fn(batch)
                 if hooked:
                     self.history.record_batch(prefix + "_loss", step["loss"].item())
-                    self.history.record_batch(prefix + "_batch_size", len(x))
-                    self.notify("on_batch_end", batch=batch, training=training, **step)
+                    self.history.record_batch(prefix + "_batch_size", batch.n_rows)
+                    self.notify("on_batch_end", batch=batch.pair, training=training, **step)
                 log.append(step["parts"])
-                sizes.append(len(x))
+                sizes.append(batch.n_rows)
                 if len(log) == _READ_BACK:
                     means.append(self._read_back(log, len(sizes)))
                     self._advance(training, sizes[-_READ_BACK:])
@@ -185,44 +179,42 @@ class Net(NeuralNet):
             getattr(type(cb), hook) is not getattr(Callback, hook) for _, cb in self.callbacks_ for hook in hooks
         )
 
-    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Gradient step on one batch."""
-        x, _ = batch
         self.optimizer_.zero_grad(set_to_none=True)
-        loss, parts = self._differentiable_loss(x, self._draw(x))
+        loss, parts = self._differentiable_loss(batch, self._draw(batch))
         loss.backward()
         if self._hooked:
             named = TeeGenerator(self.get_all_learnable_params())
-            self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+            self.notify("on_grad_computed", named_parameters=named, batch=batch.pair, training=True)
         self.optimizer_.step()
         self.module_.likelihood.update_scale(parts[1])
         return {"loss": loss.detach(), "y_pred": None, "parts": parts}
 
     @torch.no_grad()
-    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Loss of one batch."""
-        x, _ = batch
-        loss, parts = self._loss(x, self._draw(x))
+        loss, parts = self._loss(batch, self._draw(batch))
         return {"loss": loss, "y_pred": None, "parts": parts}
 
-    def _draw(self, x: Tensor) -> Tensor:
-        shape = (self.n_draws, len(x), self.module_.n_components)
-        return torch.randn(shape, generator=self._noise, device=x.device, dtype=x.dtype)
+    def _draw(self, batch: Batch) -> Tensor:
+        shape = (self.n_draws, batch.n_rows, self.module_.n_components)
+        return torch.randn(shape, generator=self._noise, device=batch.x.device, dtype=batch.x.dtype)
 
-    def _loss(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        terms = self.module_(x, noise)
+    def _loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        terms = self.module_(batch, noise)
         loss = self.criterion_(terms)
         return loss, torch.stack((loss.detach(), terms.nll.detach().mean(), terms.kl.detach().mean()))
 
-    def _differentiable_loss(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _differentiable_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
         if not self.compile_step:
-            return self._loss(x, noise)
+            return self._loss(batch, noise)
         if "_compiled" not in self.__dict__:
             # Torch counts recompilations by code object and gives up after some: each net gets its own.
             loss = types.FunctionType(Net._loss.__code__.replace(), Net._loss.__globals__)
             self._compiled = torch.compile(loss)
         try:
-            return self._compiled(self, x, noise)
+            return self._compiled(self, batch, noise)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise RuntimeError(
                 "compile=True: torch.compile could not build the training step; it needs a C++ compiler and modules "
@@ -251,137 +243,3 @@ def _divergence(what: str, epoch: int, batch: int, lr: float) -> ValueError:
         f"data (lr={lr:g}) and features on very different scales. Lower lr, or scale X first (StandardScaler, or "
         "MinMaxScaler for images)."
     )
-
-
-# ------------------------------------------------------------------------------------------ training
-
-
-def make_net(
-    module: nn.Module,
-    criterion: nn.Module,
-    *,
-    lr: float,
-    weight_decay: float,
-    device: torch.device,
-    **kwargs: Any,
-) -> Net:
-    """Initialized net with a fused AdamW (which is Adam where ``weight_decay`` is 0)."""
-    net = Net(
-        module,
-        criterion=criterion,
-        optimizer=torch.optim.AdamW,
-        optimizer__weight_decay=weight_decay,
-        optimizer__fused=device.type in ("cpu", "cuda"),
-        lr=lr,
-        device=str(device),
-        train_split=None,
-        verbose=0,
-        **kwargs,
-    )
-    return net.initialize()
-
-
-def train(
-    net: Net, rows: Rows | Stream, valid: Rows | None, *, epochs: int, callbacks: list[Any], verbose: bool = False
-) -> None:
-    """Train for some more epochs and leave the modules in evaluation mode."""
-    bar = Progress(epochs, len(rows) if isinstance(rows, Rows) else None)
-    net.callbacks = [*callbacks, bar] if verbose else callbacks
-    net.stop_requested = False
-    with ExitStack() as stack:
-        stack.callback(_let_go, net, bar)
-        # Whatever the caller's modes, gradients are needed here.
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        net.initialize_callbacks()
-        with suppress(StopTraining):
-            net.notify("on_train_begin", X=rows, y=None)
-            net.fit_loop((rows, valid), epochs=epochs)
-        net.notify("on_train_end", X=rows, y=None)
-        net._set_training(False)
-
-
-def _let_go(net: Net, bar: "Progress") -> None:
-    bar.close()
-    net.progress, net.callbacks, net.callbacks_ = noop, None, []
-
-
-@contextmanager
-def restored_on_failure(net: Net) -> Iterator[None]:
-    """Undo what a block of code did to a trained net if it fails or is interrupted."""
-    attributes = dict(net.__dict__)
-    parts = (net.module_, net.criterion_, net.optimizer_)
-    before = [copy.deepcopy(part.state_dict()) for part in parts]
-    n_epochs = len(net.history)
-    try:
-        yield
-    except BaseException:
-        net.__dict__.update(attributes)
-        net.move_to(torch.device(net.device))
-        for part, state in zip(parts, before, strict=True):
-            part.load_state_dict(state)
-        del net.history[n_epochs:]
-        net._set_training(False)
-        raise
-
-
-class EarlyStopping(Callback):
-    """Follow the held-out loss as scikit-learn's perceptrons do.
-
-    Stop after ``patience`` epochs in a row that did not beat the best loss so far by ``tol``; at the end,
-    restore the epoch with the smallest loss.
-    """
-
-    def __init__(self, patience: int, tol: float) -> None:
-        self.patience = patience
-        self.tol = tol
-
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.best, self.misses = math.inf, 0
-        self.states: tuple[Any, Any] | None = None
-
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        if net.history[-1, "epoch"] <= net.criterion_.warmup:
-            return
-        loss = net.history[-1, "valid_loss"]
-        self.misses = self.misses + 1 if loss > self.best - self.tol else 0
-        if loss < self.best:
-            self.best = loss
-            self.states = copy.deepcopy((net.module_.state_dict(), net.criterion_.state_dict()))
-        if self.misses == self.patience:
-            net.stop_requested = True
-
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        if self.states is not None:
-            net.module_.load_state_dict(self.states[0])
-            net.criterion_.load_state_dict(self.states[1])
-
-
-class Progress(Callback):
-    """Progress bar over all rows of all epochs; without tqdm, a line per epoch."""
-
-    def __init__(self, epochs: int, n_rows: int | None) -> None:
-        self.epochs = epochs
-        self.n_rows = n_rows
-        self.bar: Any = None
-
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            return
-        total = None if self.n_rows is None else self.epochs * self.n_rows
-        self.bar = tqdm(total=total, unit=" rows", unit_scale=True)
-        net.progress = self.bar.update
-
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        row = net.history[-1]
-        losses = {name: f"{row[name]:.4g}" for name in ("train_loss", "valid_loss") if name in row}
-        if self.bar is not None:
-            self.bar.set_postfix(epoch=row["epoch"], **losses)
-        else:
-            print(f"epoch {row['epoch']}", *(f"{k} {v}" for k, v in losses.items()), f"{row['dur']:.1f} s", flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -1,0 +1,13 @@
+"""The estimators, one file each, and what they share: parameters, training, what fitted ones do with rows.
+
+In the house: the one room that knows scikit-learn's contract. Users import the estimators from ``riskvae``;
+:class:`BaseVAE` is the seam for an estimator of your own.
+"""
+
+from riskvae.estimators._base import BaseVAE
+from riskvae.estimators._beta_tcvae import BetaTCVAE
+from riskvae.estimators._beta_vae import BetaVAE
+from riskvae.estimators._quantile_vae import QuantileVAE
+from riskvae.estimators._risk_aware_vae import RiskAwareVAE
+
+__all__ = ["BaseVAE", "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE"]

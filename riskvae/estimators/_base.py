@@ -1,0 +1,262 @@
+"""BaseVAE: what all estimators share, and how they are trained; what they do once fitted is in `_inference.py`."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from riskvae import nets
+from riskvae._validation import derive_seed, draw_seed, isolated_rng, resolve_device
+from riskvae.estimators._inference import InferenceMixin
+from riskvae.estimators._loading import load_rows
+from riskvae.estimators._parameters import ParametersMixin
+from riskvae.estimators._sklearn_callbacks import SUPPORTED, CallbackSupportMixin, EpochTasks, with_callbacks
+from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
+from riskvae.training import Objective, WeightedELBO
+from riskvae.training._callbacks import EarlyStopping
+from riskvae.training._loop import make_net, restored_on_failure, train
+from riskvae.training._net import Net
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
+from riskvae.training._vae import build_vae
+
+__all__ = ["BaseVAE"]
+
+
+class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
+    """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
+
+    A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes
+    the others as ``**parameters`` (:class:`riskvae.training.Objective` has an example in full).
+    """
+
+    # What a training sets.
+    _fitted: ClassVar[tuple[str, ...]] = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
+
+    net_: Net
+    n_features_in_: int
+    _seed: int
+
+    # ------------------------------------------------------------------------------------- choices
+
+    def make_objective(self) -> Objective:
+        """Module from the terms of a batch to the loss; called before training, to be overridden.
+
+        Returns
+        -------
+        riskvae.training.Objective
+            What is minimized, from the estimator's parameters.
+        """
+        return WeightedELBO(self.beta)
+
+    def _make_likelihood(self) -> Likelihood:
+        """Observation model, not yet set up."""
+        if isinstance(self.likelihood, Likelihood):
+            return copy.deepcopy(self.likelihood)
+        if self.likelihood == "bernoulli":
+            return Bernoulli()
+        return Gaussian(self.noise_scale, sigmoid=self.output_activation == "sigmoid")
+
+    def _n_draws(self) -> int:
+        """Latent draws per row and training step."""
+        return 1
+
+    def _n_latent(self, n_features: int) -> int:
+        """Latent dimensions for rows of some width."""
+        return self.n_components
+
+    def _n_epochs(self, n_rows: int | None) -> int:
+        """Epochs of a fit to some rows; their number is None where it is not known."""
+        return self.max_epochs
+
+    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
+        """Rows to train on, and rows to keep for :meth:`_after_training`."""
+        return rows, None
+
+    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
+        """Fit what the networks alone do not tell; ``rows`` are those of X that they were trained on."""
+
+    # ------------------------------------------------------------------------------------ training
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the model to rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
+            is of another dtype. Items of a Dataset are rows, or tuples that start with one.
+        y : ignored
+            Present by convention.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad parameter or bad data, before training; when the loss stops being finite. A fit that
+            fails or is interrupted leaves the estimator as it was.
+        """
+        return self._train(X, epochs=None)
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Train for one epoch on a part of the data, going on from what was fitted before.
+
+        Nothing is held out: ``early_stopping`` is for :meth:`fit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            The first call decides the number of features and a learned noise scale's start.
+        y : ignored
+            Present by convention.
+
+        Returns
+        -------
+        self
+        """
+        return self._train(X, epochs=1)
+
+    def _train(self, X: Any, *, epochs: int | None, groups: Any = None) -> Self:
+        """Train for some epochs on a part of the data, or with None as ``fit`` does."""
+        self._check_parameters()
+        device = resolve_device(self.device)
+        partial_fit = epochs is not None
+        go_on = self.__sklearn_is_fitted__() and (partial_fit or self.warm_start)
+        with self._all_or_nothing(go_on):
+            rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
+            net, seed = self._resume(device) if go_on else self._begin(device)
+            self._check_needs(net.criterion_, rows)
+            train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
+            net.module_.likelihood.fit_scale(train_rows.head())
+            net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_modules()
+            fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
+            n_epochs = epochs or self._n_epochs(train_rows.n_rows)
+            callbacks, valid = list(self.callbacks or ()), None
+            if self.early_stopping and not partial_fit:
+                train_rows, valid = self._hold_out(
+                    train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
+                )
+                callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
+            if SUPPORTED and not partial_fit:
+                callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
+            train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
+            self.__dict__.update(fitted)
+            self._after_training(X, train_rows, held_out)
+        if not partial_fit:
+            self._warn_of_failure()
+        return self
+
+    def _load(self, X: Any, groups: Any, device: torch.device, go_on: bool, *, min_samples: int) -> Rows | Stream:
+        check = (self.net_.module_.likelihood if go_on else self._make_likelihood()).check
+        return load_rows(self, X, groups, device, check, reset=not go_on, min_samples=min_samples)
+
+    def _check_needs(self, objective: Objective, rows: Rows | Stream) -> None:
+        """Raise where nothing comes with the rows of what the objective needs to know of them."""
+        for name in objective.needs:
+            if not rows.has(name):
+                self._refuse(
+                    f"{type(objective).__name__} needs the {name} of each row, which was not given",
+                    f"Call fit(X, {name}s=...) with one label for each row.",
+                )
+
+    def _has_foreign_modules(self) -> bool:
+        """Whether modules of the user's take part, which may draw from torch's global generators."""
+        return self.encoder is not None or self.decoder is not None or isinstance(self.likelihood, Likelihood)
+
+    def _warn_of_failure(self) -> None:
+        if self.net_.module_.likelihood.excess() > 5:
+            warnings.warn(
+                f"{type(self).__name__} reconstructs worse than the mean of X would: noise_scale_="
+                f"{self.noise_scale_:.3g} is over five times that of the features' spread. "
+                "Scale X (StandardScaler), train longer (max_epochs), or change lr.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
+        """Training rows, and a share of the rows that ``parameter`` asks to keep from them."""
+        if isinstance(rows, Stream):
+            raise ValueError(
+                f"{type(self).__name__}: {parameter}={getattr(self, parameter)!r} holds out rows of an array, but X is "
+                f"a Dataset. Pass an array, or set {parameter}={off!r}."
+            )
+        return rows.split(fraction, seed)
+
+    def _begin(self, device: torch.device) -> tuple[Net, int]:
+        """Net with new weights, and the seed that decides all that is random about it."""
+        seed = draw_seed(self.random_state)
+        start = derive_seed(seed, "weights")
+        widths = tuple(int(width) for width in self.hidden_layer_sizes)
+        generator = torch.Generator().manual_seed(start)
+        default = partial(nets.mlp, activation=self.activation, generator=generator)
+        isolated = isolated_rng(derive_seed(seed, "modules"), torch.device("cpu"))
+        # On the CPU, whatever the device: the same initial weights everywhere.
+        with isolated if self._has_foreign_modules() else nullcontext():
+            module = build_vae(
+                self.n_features_in_,
+                self._n_latent(self.n_features_in_),
+                encoder=self.encoder or partial(default, hidden_layer_sizes=widths),
+                decoder=self.decoder or partial(default, hidden_layer_sizes=widths[::-1]),
+                likelihood=self._make_likelihood(),
+                scale_offset=self.scale_offset,
+            )
+        net = make_net(
+            module,
+            self.make_objective(),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            device=device,
+            batch_size=self.batch_size,
+            seed=seed,
+            n_draws=self._n_draws(),
+            compile_step=self.compile,
+        )
+        return net, seed
+
+    def _resume(self, device: torch.device) -> tuple[Net, int]:
+        """The fitted net, with what may change between two trainings: loss, optimizer's settings, device."""
+        net, objective = self.net_, self.make_objective()
+        if objective.continues(net.criterion_):
+            objective.load_state_dict(net.criterion_.state_dict())
+        net.criterion_ = objective
+        net.set_params(lr=self.lr, optimizer__weight_decay=self.weight_decay, batch_size=self.batch_size)
+        net.n_draws, net.compile_step = self._n_draws(), self.compile
+        net.move_to(device)
+        return net, self._seed
+
+    @contextmanager
+    def _all_or_nothing(self, go_on: bool) -> Iterator[None]:
+        """A training that fails or is interrupted leaves the estimator as it was."""
+        before = {name: self.__dict__[name] for name in self._fitted if name in self.__dict__}
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            if go_on:
+                self._check_structure()
+                stack.enter_context(restored_on_failure(self.net_))
+            try:
+                yield
+            except BaseException:
+                for name in self._fitted:
+                    self.__dict__.pop(name, None)
+                self.__dict__.update(before)
+                raise
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "net_" in self.__dict__
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    _doc_link_module = "riskvae"
+    _doc_link_template = "https://riskvae.readthedocs.io/en/stable/api/generated/riskvae.{estimator_name}.html"

@@ -1,0 +1,75 @@
+"""From what a user passes to ``fit`` to a source of batches, checked before any training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from riskvae._validation import check_finite, feature_matrix, host_array, isolated_rng, to_float32
+from riskvae.training import Batch
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
+
+__all__ = ["load_rows"]
+
+
+def load_rows(
+    estimator: Any,
+    X: Any,
+    groups: Any,
+    device: torch.device,
+    check: Callable[[Tensor], None],
+    *,
+    reset: bool,
+    min_samples: int,
+) -> Rows | Stream:
+    """Rows of an array or a Dataset, and the group of each.
+
+    ``check`` raises where rows are impossible for the likelihood. With ``reset``, the estimator remembers their
+    features; otherwise they must be those that it remembers.
+    """
+
+    def check_rows(x: Tensor) -> None:
+        check_finite(x)
+        check(x)
+
+    if not isinstance(X, Dataset):
+        x = to_float32(feature_matrix(estimator, X, reset=reset, min_samples=min_samples))
+        check_rows(x)
+        return Rows(Batch(x, group=_numbered(groups, len(x))), device)
+    with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
+        stream = Stream(X, device, check_rows)
+    n_rows, n_features = stream.head().shape
+    if n_rows < min_samples:
+        raise ValueError(f"X is a Dataset with {n_rows} sample; a minimum of {min_samples} is required.")
+    if groups is not None:
+        if stream.n_rows is None:
+            raise ValueError(
+                "groups are one for each row, and X is an iterable Dataset, whose rows only come in turn. Let its "
+                "items be dicts with the row as 'x' and its group, an integer, as 'group'."
+            )
+        stream.group = _numbered(groups, stream.n_rows)
+    if reset:
+        estimator.n_features_in_ = n_features
+        estimator.__dict__.pop("feature_names_in_", None)
+    stream.expect(estimator.n_features_in_)
+    return stream
+
+
+def _numbered(groups: Any, n: int) -> Tensor | None:
+    """Groups, whatever names them, as whole numbers from 0."""
+    if groups is None:
+        return None
+    names = np.asarray(host_array(groups))
+    if names.shape != (n,):
+        raise ValueError(f"groups must be one label for each of {n} rows of X, shape ({n},); got shape {names.shape}.")
+    if any(name is None or name != name for name in names.tolist()):
+        raise ValueError("groups must name one for each row; some are missing (None or NaN). Give those a name, too.")
+    try:
+        numbers = np.unique(names, return_inverse=True)[1]
+    except TypeError as error:
+        raise TypeError(f"groups must be labels of one kind, such as integers or strings; {error}.") from error
+    return torch.from_numpy(numbers.astype(np.int64))

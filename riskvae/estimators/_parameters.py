@@ -1,0 +1,184 @@
+"""The parameters that all estimators share: their rules, how they are kept, and how a subclass adds its own."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import nn
+
+from riskvae import nets
+from riskvae._validation import Rule, boolean, check_parameters, choice, integer, real
+from riskvae.likelihoods import Likelihood
+
+__all__ = ["ParametersMixin"]
+
+_factory = Rule(
+    lambda value: value is None or (callable(value) and not isinstance(value, nn.Module)),
+    "None or a callable (n_in, n_out) -> nn.Module",
+    lambda value: "Pass what makes the module, such as riskvae.nets.conv_encoder.",
+    lambda value: False,
+)
+_callbacks = Rule(
+    lambda value: (
+        value is None
+        or (isinstance(value, list | tuple) and all(isinstance(c, tuple) or hasattr(c, "on_epoch_end") for c in value))
+    ),
+    "None or a list of skorch callbacks",
+    kind=lambda value: False,
+)
+_widths = Rule(
+    lambda value: isinstance(value, list | tuple | np.ndarray) and all(integer(1).accepts(width) for width in value),
+    "a sequence of positive integers, such as (512, 256)",
+    kind=lambda value: isinstance(value, list | tuple | np.ndarray),
+)
+
+
+def _likelihood_remedy(value: Any) -> str:
+    if isinstance(value, type):
+        return f"Likelihoods are objects: pass {value.__name__}(), not the class."
+    if isinstance(value, Likelihood):
+        return "Let its __init__ begin with super().__init__()."
+    return ""
+
+
+_likelihood = choice("gaussian", "bernoulli") | Rule(
+    lambda value: isinstance(value, Likelihood) and "_buffers" in vars(value),
+    "an object of riskvae.likelihoods",
+    _likelihood_remedy,
+    lambda value: isinstance(value, Likelihood),
+)
+
+
+class ParametersMixin(BaseEstimator):
+    """Parameters as scikit-learn has them: constructors remember, ``fit`` checks.
+
+    A subclass with some parameters of its own hands on the others,
+    ``def __init__(self, n_components=10, *, mine=1.0, **parameters)``: they are spelled out in its signature, where
+    ``get_params``, ``clone`` and grid searches look for them.
+    """
+
+    # What a model is made of; training on cannot change it.
+    _made_of: ClassVar[tuple[str, ...]] = (
+        "n_components", "hidden_layer_sizes", "activation", "encoder", "decoder", "likelihood", "noise_scale",
+        "output_activation", "scale_offset",
+    )  # fmt: skip
+
+    _rules: ClassVar[Mapping[str, Rule]] = {
+        "n_components": integer(1),
+        "beta": real(0.0),
+        "hidden_layer_sizes": _widths,
+        "activation": choice(*nets.ACTIVATIONS),
+        "encoder": _factory,
+        "decoder": _factory,
+        "likelihood": _likelihood,
+        "noise_scale": choice("learned") | real(0.0, closed="neither"),
+        "output_activation": choice("auto", "identity", "sigmoid"),
+        "scale_offset": real(0.0),
+        "max_epochs": integer(1),
+        "batch_size": integer(1),
+        "lr": real(0.0, closed="neither"),
+        "weight_decay": real(0.0),
+        "early_stopping": boolean,
+        "validation_fraction": real(0.0, 1.0, closed="neither"),
+        "n_iter_no_change": integer(1),
+        "tol": real(0.0),
+        "callbacks": _callbacks,
+        "n_score_samples": integer(1),
+        "warm_start": boolean,
+        "verbose": integer(0) | boolean,
+        "compile": boolean,
+    }
+
+    n_components: Any
+    beta: float
+    hidden_layer_sizes: Sequence[int]
+    activation: str
+    encoder: Callable[[int, int], nn.Module] | None
+    decoder: Callable[[int, int], nn.Module] | None
+    likelihood: Any
+    noise_scale: Any
+    output_activation: str
+    scale_offset: float
+    max_epochs: Any
+    batch_size: int
+    lr: float
+    weight_decay: float
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    callbacks: Sequence[Any] | None
+    n_score_samples: int
+    warm_start: bool
+    random_state: int | np.random.RandomState | None
+    verbose: int
+    device: str | torch.device
+    compile: bool
+
+    _structure: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            _spell_out(cls)
+
+    def _remember(self, arguments: dict[str, Any]) -> None:
+        """Store the arguments of a constructor as they are."""
+        self.__dict__.update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+
+    def _check_parameters(self) -> None:
+        check_parameters(type(self).__name__, self.get_params(deep=False), self._rules)
+        if self.likelihood == "bernoulli" and self.output_activation == "identity":
+            self._refuse(
+                "likelihood='bernoulli' predicts probabilities, so output_activation must be 'auto' or 'sigmoid'; got "
+                "'identity'",
+                "",
+            )
+        if isinstance(self.likelihood, Likelihood):
+            for name, default in (("noise_scale", "learned"), ("output_activation", "auto")):
+                if getattr(self, name) != default:
+                    self._refuse(
+                        f"{name}={getattr(self, name)!r} is for likelihood='gaussian', and not used by "
+                        f"likelihood={self.likelihood!r}",
+                        f"Give it to the object, as in likelihoods.Gaussian(noise_scale=0.5), and leave {name} out.",
+                    )
+
+    def _refuse(self, what: str, remedy: str) -> None:
+        raise ValueError(f"{type(self).__name__}: {what}. {remedy}".rstrip())
+
+    def _current_structure(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in self._made_of}
+        return {name: _comparable(value) for name, value in values.items()}
+
+    def _check_structure(self) -> None:
+        for name, value in self._current_structure().items():
+            if value != self._structure[name]:
+                self._refuse(
+                    f"{name}={value!r} differs from the fitted model's {self._structure[name]!r}; warm_start and "
+                    "partial_fit go on with the same network",
+                    "Use clone(estimator) to start anew.",
+                )
+
+
+def _comparable(value: Any) -> Any:
+    """A value that equals its copies, also after pickling."""
+    if isinstance(value, partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, Likelihood):
+        parameters: dict[str, Any] = value.get_params()  # type: ignore[operator]  # to mypy, any name of a module
+        return type(value), {name: _comparable(part) for name, part in parameters.items()}
+    return tuple(value) if isinstance(value, list | np.ndarray) else value
+
+
+def _spell_out(cls: Any) -> None:
+    """Put the parameters that a constructor hands on as ``**parameters`` into its signature."""
+    own = inspect.signature(cls.__init__)
+    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if len(kept) < len(own.parameters):
+        inherited = inspect.signature(super(cls, cls).__init__).parameters.values()
+        handed_on = [p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.name not in own.parameters]
+        cls.__init__.__signature__ = own.replace(parameters=[*kept, *handed_on])

@@ -1,0 +1,62 @@
+"""Normal noise around means, of one standard deviation."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from riskvae.likelihoods._scaled import ScaledLikelihood
+from riskvae.losses import LOG_2PI, gaussian_nll
+
+__all__ = ["Gaussian"]
+
+
+class Gaussian(ScaledLikelihood):
+    r"""Rows with normal noise of one standard deviation s for all features, fixed or learned.
+
+    .. math:: -\log p(x|z) = \frac{\lVert x - m(z) \rVert^2}{2 s^2} + d \log s + \frac d2 \log 2\pi
+
+    A learned s follows the best one for a batch,
+
+    .. math:: \frac{s_*^2}{s^2} = \frac{\overline{\lVert x - m \rVert^2}}{d s^2}
+              = 2 \left(\frac{\overline{\mathrm{nll}}}{d} - \log s - \tfrac12 \log 2\pi \right)
+
+    ``likelihood="gaussian"`` is short for it, with the estimator's ``noise_scale`` and ``output_activation``.
+
+    Parameters
+    ----------
+    noise_scale : float or "learned", default="learned"
+        Standard deviation s, in units of X.
+    sigmoid : bool, default=False
+        Squash means to (0, 1).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from riskvae import BetaVAE
+    >>> from riskvae.likelihoods import Gaussian
+    >>> vae = BetaVAE(likelihood=Gaussian(noise_scale=0.5), random_state=0).fit(load_digits().data / 16)
+    >>> vae.noise_scale_
+    0.5
+    """
+
+    def __init__(self, noise_scale: float | Literal["learned"] = "learned", sigmoid: bool = False) -> None:
+        super().__init__()
+        self.noise_scale = noise_scale
+        self.sigmoid = sigmoid
+
+    def setup(self, n_features: int) -> None:
+        super().setup(n_features)
+        self.setup_scale(None if self.noise_scale == "learned" else float(self.noise_scale))
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return raw.sigmoid() if self.sigmoid else raw
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        return gaussian_nll(x, self.mean(raw), self.log_scale)
+
+    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
+        return self.mean(raw) + self.log_scale.exp() * noise
+
+    def log_gap(self, nll: Tensor) -> Tensor:
+        ratio = 2.0 * (nll / self.n_features - self.log_scale) - LOG_2PI
+        return 0.5 * ratio.clamp_(min=1e-4).log_()

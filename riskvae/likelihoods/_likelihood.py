@@ -1,0 +1,71 @@
+"""The base of all observation models p(x|z): what the decoder's output means, and how rows spread around it."""
+
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+__all__ = ["Likelihood"]
+
+
+class Likelihood(BaseEstimator, nn.Module):
+    r"""Observation model p(x|z), which reads the decoder's raw output.
+
+    The decoder gives ``n_values`` numbers for a row, by default one for each feature. For a model of your own, override
+    :meth:`mean`, :meth:`nll` and :meth:`draw`, and :meth:`check` where not every row is possible. An estimator
+    takes it as ``likelihood=MyLikelihood()`` and works on a copy.
+
+    A constructor keeps its parameters under their own names and as they are, as in scikit-learn: then
+    ``likelihood__nu`` reaches them in a grid search, and two likelihoods are the same if their parameters are.
+    Buffers and trainable parameters are made in :meth:`setup`, once the number of features is known; what is
+    trainable is trained with the networks.
+
+    Attributes
+    ----------
+    values_per_feature : int
+        Numbers that the decoder gives for each feature, a whole row of each in turn; 1 unless a subclass says
+        otherwise.
+    decoder_gives : str
+        The same in words, for the message to a decoder of another width.
+    n_features, n_values : int
+        Width of a row and of the decoder's output, once set up.
+    """
+
+    values_per_feature = 1
+    decoder_gives = "one value per feature"
+
+    n_features: int
+    n_values: int
+
+    def __init__(self) -> None:  # scikit-learn reads parameters off it
+        super().__init__()
+
+    def setup(self, n_features: int) -> None:
+        """Make what hangs on the width of a row, once, before the networks are built."""
+        self.n_features = n_features
+        self.n_values = self.values_per_feature * n_features
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """Central rows (..., n_features) of raw output (..., n_values): expected ones, or medians."""
+        raise NotImplementedError
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Nats (..., n) of rows x (n, n_features), over any leading dimensions of ``raw`` (..., n, n_values)."""
+        raise NotImplementedError
+
+    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Rows of p(x|z), one for each row of standard normal noise (n, n_features)."""
+        raise NotImplementedError
+
+    def check(self, x: Tensor) -> None:
+        """Raise a ValueError that says what to do where rows are impossible; they are finite already."""
+
+    # A learned scale moves beside the networks' gradient steps; nothing to do without one.
+
+    def fit_scale(self, x: Tensor) -> None:
+        """Start a learned scale from the spread of the first rows that have one."""
+
+    def update_scale(self, nll: Tensor) -> None:
+        """Move a learned scale towards the best one for a batch, known by its mean negative log-likelihood."""
+
+    def excess(self) -> float:
+        """A learned scale relative to the spread that it started at: above 1, the mean of the rows does better."""
+        return 0.0

@@ -1,0 +1,109 @@
+"""Quantiles of each feature that cannot cross, under noise for which they are the likeliest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from riskvae.likelihoods._scaled import ScaledLikelihood
+from riskvae.losses import asymmetric_laplace_nll, log_peak
+from riskvae.nets import unit_softplus
+
+__all__ = ["Quantiles"]
+
+
+class Quantiles(ScaledLikelihood):
+    r"""Rows by quantiles of each feature that cannot cross, under asymmetric Laplace noise of one learned scale s.
+
+    The decoder gives each feature the quantile whose level is nearest to one half, and the steps from there to its
+    neighbors through a softplus, all in units of the first rows: an untrained decoder, of zeros, predicts the
+    quantiles of normal features with the means and spreads of those rows.
+
+    .. math:: \frac{s_*}{s} = \frac{\overline{\rho_a(x - q_a)}}{s}
+              = \frac{\overline{\mathrm{nll}}}{d} - \log s + \overline{\log a (1 - a)}
+
+    :class:`riskvae.QuantileVAE` is made of it.
+
+    Parameters
+    ----------
+    levels : sequence of float, default=(0.15, 0.5, 0.85)
+        Increasing levels a in (0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> likelihood = Quantiles((0.25, 0.75))
+    >>> likelihood.setup(1)
+    >>> likelihood.quantiles(torch.zeros(1, 2))  # of a standard normal feature
+    tensor([[[-0.6745,  0.6745]]])
+    """
+
+    center: Tensor
+    unit: Tensor
+
+    def __init__(self, levels: Sequence[float] = (0.15, 0.5, 0.85)) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def setup(self, n_features: int) -> None:
+        a = np.array([float(level) for level in self.levels])
+        self.values_per_feature = len(a)
+        self.decoder_gives = f"{len(a)} quantiles per feature, a whole row of each level in turn"
+        super().setup(n_features)
+        self.middle = int(np.abs(a - 0.5).argmin())
+        self.normal_scores = norm.ppf(a)
+        self.log_peak = log_peak(self.levels)
+        self.setup_scale(None)
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("unit", torch.ones(n_features))
+
+    def start(self, spread: Tensor) -> float:
+        # Mean pinball of a normal feature at its own quantiles.
+        return float(spread.mean()) * float(norm.pdf(self.normal_scores).mean())
+
+    def fit_location(self, x: Tensor, spread: Tensor) -> None:
+        self.center.copy_(x.mean(0))
+        # A constant feature is predicted, but may turn out otherwise in other rows.
+        self.unit.copy_(spread.clamp(min=self.SMALLEST * float(spread.square().mean().sqrt())))
+
+    def quantiles(self, raw: Tensor) -> Tensor:
+        """Quantiles (..., n_features, n_levels), increasing along the last dimension."""
+        raw = raw.unflatten(-1, (self.values_per_feature, self.n_features))
+        m, t = self.middle, torch.tensor(self.normal_scores).to(raw)
+        middle = raw[..., m : m + 1, :] + t[m]
+        steps = t.diff()[:, None]
+        below = unit_softplus(raw[..., :m, :]) * steps[:m]
+        above = unit_softplus(raw[..., m + 1 :, :]) * steps[m:]
+        rows = (middle - below.flip(-2).cumsum(-2).flip(-2), middle, middle + above.cumsum(-2))
+        return (self.center + self.unit * torch.cat(rows, -2)).transpose(-1, -2)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        """Medians: a level of its own, or between two by :meth:`at`."""
+        return self.at(self.quantiles(raw), raw.new_zeros(()))
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        return asymmetric_laplace_nll(x, self.quantiles(raw), self.levels, self.log_scale)
+
+    def at(self, quantiles: Tensor, score: Tensor) -> Tensor:
+        """Values (..., n_features) at normal scores of that shape, linear in the score between and beyond levels.
+
+        With one level there is no slope, and its quantile is all that is known.
+        """
+        t = torch.tensor(self.normal_scores).to(quantiles)
+        if len(t) == 1:
+            return quantiles[..., 0]
+        right = torch.searchsorted(t, score.contiguous()).clamp(1, len(t) - 1).expand(quantiles.shape[:-1])
+        low, high = (quantiles.gather(-1, i[..., None])[..., 0] for i in (right - 1, right))
+        return low + (high - low) * ((score - t[right - 1]) / (t[right] - t[right - 1]))
+
+    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
+        if self.values_per_feature == 1:
+            raise ValueError(
+                f"quantiles={self.levels!r} say nothing of how rows spread; observation_noise=True needs two at least."
+            )
+        return self.at(self.quantiles(raw), noise)
+
+    def log_gap(self, nll: Tensor) -> Tensor:
+        return (nll / self.n_features - self.log_scale + self.log_peak).clamp_(min=1e-4).log_()

@@ -1,0 +1,67 @@
+"""One noise scale for all features, fixed, or learned in closed form from the losses of a batch."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from riskvae.likelihoods._likelihood import Likelihood
+
+__all__ = ["ScaledLikelihood"]
+
+
+class ScaledLikelihood(Likelihood):
+    """Observation model with one scale s for all features, fixed or learned.
+
+    A learned s is the maximum-likelihood one, whatever the loss of the networks: risk reweighs rows, it does
+    not change what noise is. The mean negative log-likelihood of a batch tells the best s in closed form
+    (``log_gap``), and each step goes a tenth of the way there in log s: a geometric moving average over about
+    ten batches, whatever the learning rate (cf. the optimal variance of Rybkin et al. 2021). It starts at the
+    spread of the first rows that have one.
+    """
+
+    RATE = 0.1
+    # A decoder that memorizes its rows would drive s to 0 and the bound to infinity (variance shrinkage).
+    SMALLEST = 1e-3
+
+    log_scale: Tensor
+    log_floor: Tensor
+    started: Tensor
+    learned: bool
+
+    def setup_scale(self, scale: float | None) -> None:
+        """Make the buffers of a fixed scale, or with None of a learned one."""
+        self.learned = scale is None
+        self.register_buffer("log_scale", torch.tensor(math.log(scale or 1.0)))
+        self.register_buffer("log_floor", self.log_scale + math.log(self.SMALLEST))
+        self.register_buffer("started", torch.tensor(not self.learned))
+
+    def log_gap(self, nll: Tensor) -> Tensor:
+        """Logarithm of the best scale relative to the present one, from nats per row."""
+        raise NotImplementedError
+
+    def start(self, spread: Tensor) -> float:
+        """Scale of rows whose features have these standard deviations, where nothing is known of a row."""
+        return float(spread.square().mean().sqrt())
+
+    @torch.no_grad()
+    def fit_scale(self, x: Tensor) -> None:
+        if self.started:
+            return  # before a pass over all rows
+        spread = x.var(0, correction=0).sqrt()
+        if spread.any():  # constant rows have no spread to start at
+            self.log_scale.fill_(math.log(self.start(spread)))
+            self.log_floor.copy_(self.log_scale + math.log(self.SMALLEST))
+            self.started.fill_(True)
+            self.fit_location(x, spread)
+
+    def fit_location(self, x: Tensor, spread: Tensor) -> None:
+        """Note what else of the first rows the model is measured by."""
+
+    def excess(self) -> float:
+        return float((self.log_scale - self.log_floor).exp()) * self.SMALLEST if self.learned else 0.0
+
+    @torch.no_grad()
+    def update_scale(self, nll: Tensor) -> None:
+        if self.learned:
+            self.log_scale.add_(self.log_gap(nll), alpha=self.RATE).clamp_(min=self.log_floor)

@@ -1,0 +1,21 @@
+"""Encoder and decoder networks.
+
+Networks are made by factories ``(n_in, n_out) -> nn.Module`` that map rows to rows, so that an estimator
+can size them once it has seen the data. :func:`mlp` is what estimators use by default;
+:func:`conv_encoder` and :func:`conv_decoder` suit images. Any factory of yours does as well:
+
+>>> from torch import nn
+>>> def encoder(n_in, n_out):
+...     return nn.Sequential(nn.Linear(n_in, 32), nn.Tanh(), nn.Linear(32, n_out))
+
+An encoder's ``n_out`` is twice the number of latent dimensions (means, then unconstrained scales).
+
+In the house: this room knows torch alone, and every other room may import its public names.
+"""
+
+from riskvae.nets._convolutions import conv_decoder, conv_encoder
+from riskvae.nets._linear import Linear
+from riskvae.nets._mlp import ACTIVATIONS, mlp
+from riskvae.nets._posterior import Posterior, unit_softplus
+
+__all__ = ["ACTIVATIONS", "Linear", "Posterior", "conv_decoder", "conv_encoder", "mlp", "unit_softplus"]

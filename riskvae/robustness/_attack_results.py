@@ -1,0 +1,120 @@
+"""What attacks found, row by row, and how it prints."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskvae.robustness._frame import to_frame
+
+__all__ = ["AttackResult", "TargetedAttackResult"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class AttackResult:
+    r"""What :func:`max_damage_attack` found for n rows.
+
+    Attributes
+    ----------
+    X_adv : ndarray of the shape of X
+        Attacked rows.
+    delta : ndarray of the shape of X
+        ``X_adv - X``.
+    damage : ndarray of shape (n,)
+        Mean distance of the attacked row's reconstructions from the clean one, in the units of the decoder's
+        output, over draws that the attack did not see.
+    clean_damage : ndarray of shape (n,)
+        The same without a perturbation: what the noise alone does.
+    log_likelihood, log_likelihood_adv : ndarray of shape (n,)
+        Mean over draws of log p(x | z) for z of the clean and of the attacked row, in nats; NaN for models
+        without a likelihood.
+    degradation : ndarray of shape (n,)
+        ``|log_likelihood_adv - log_likelihood| / |log_likelihood|``, of the paper. A log-density may lie near
+        0; the difference in nats then says more.
+    success : ndarray of bool of shape (n,)
+        Whether the perturbation does more damage than the noise alone.
+    norm : float
+        Of the ball.
+    max_norm : float or ndarray of shape (n,)
+        Its radius.
+    """
+
+    X_adv: Array
+    delta: Array
+    damage: Array
+    clean_damage: Array
+    log_likelihood: Array
+    log_likelihood_adv: Array
+    degradation: Array
+    success: NDArray[np.bool_]
+    norm: float
+    max_norm: float | Array
+
+    def to_frame(self) -> Any:
+        """Rows as a pandas DataFrame, one column per number."""
+        return to_frame(self, norm=self.norm, max_norm=self.max_norm)
+
+    def __repr__(self) -> str:
+        n = len(self.damage)
+        damage, clean = np.median(self.damage), np.median(self.clean_damage)
+        lines = [
+            f"AttackResult of {n} rows, norm {self.norm:g} up to {_range(self.max_norm)}: "
+            f"{self.success.sum()} did more damage than the noise alone",
+            f"  damage         {damage:.4g} (median), by noise alone {clean:.4g}",
+        ]
+        if np.isfinite(self.degradation).any():
+            lines.append(
+                f"  log-likelihood {np.median(self.log_likelihood_adv):.4g} nats (median), clean "
+                f"{np.median(self.log_likelihood):.4g}; degradation {np.median(self.degradation):.1%}"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class TargetedAttackResult:
+    """What :func:`targeted_attack` found for n rows.
+
+    Attributes
+    ----------
+    X_adv, delta : ndarray of the shape of X
+        Attacked rows, and their difference from X.
+    distance, clean_distance : ndarray of shape (n,)
+        Mean distance to the target, attacked and clean, over draws that the attack did not see.
+    success : ndarray of bool of shape (n,)
+        Whether the attack came nearer to the target.
+    space : {"reconstruction", "latent"}
+        Where the distance is.
+    norm : float
+        Of the ball.
+    max_norm : float or ndarray of shape (n,)
+        Its radius.
+    """
+
+    X_adv: Array
+    delta: Array
+    distance: Array
+    clean_distance: Array
+    success: NDArray[np.bool_]
+    space: str
+    norm: float
+    max_norm: float | Array
+
+    def to_frame(self) -> Any:
+        """Rows as a pandas DataFrame, one column per number."""
+        return to_frame(self, norm=self.norm, max_norm=self.max_norm)
+
+    def __repr__(self) -> str:
+        return (
+            f"TargetedAttackResult of {len(self.distance)} rows, norm {self.norm:g} up to {_range(self.max_norm)}: "
+            f"{self.success.sum()} came nearer\n"
+            f"  distance in {self.space} space {np.median(self.distance):.4g} (median), "
+            f"clean {np.median(self.clean_distance):.4g}"
+        )
+
+
+def _range(values: Any) -> str:
+    low, high = np.min(values), np.max(values)
+    return f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}"

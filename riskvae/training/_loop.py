@@ -1,0 +1,86 @@
+"""From a module to a trained one: a net is made, trained for some epochs, and put back where that fails."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from skorch.utils import noop
+from torch import nn
+
+from riskvae.training._callbacks import Progress
+from riskvae.training._net import Net, StopTraining
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
+
+__all__ = ["make_net", "restored_on_failure", "train"]
+
+
+def make_net(
+    module: nn.Module,
+    criterion: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    device: torch.device,
+    **kwargs: Any,
+) -> Net:
+    """Initialized net with a fused AdamW (which is Adam where ``weight_decay`` is 0)."""
+    net = Net(
+        module,
+        criterion=criterion,
+        optimizer=torch.optim.AdamW,
+        optimizer__weight_decay=weight_decay,
+        optimizer__fused=device.type in ("cpu", "cuda"),
+        lr=lr,
+        device=str(device),
+        train_split=None,
+        verbose=0,
+        **kwargs,
+    )
+    return net.initialize()
+
+
+def train(
+    net: Net, rows: Rows | Stream, valid: Rows | None, *, epochs: int, callbacks: list[Any], verbose: bool = False
+) -> None:
+    """Train for some more epochs and leave the modules in evaluation mode."""
+    bar = Progress(epochs, len(rows) if isinstance(rows, Rows) else None)
+    net.callbacks = [*callbacks, bar] if verbose else callbacks
+    net.stop_requested = False
+    with ExitStack() as stack:
+        stack.callback(_let_go, net, bar)
+        # Whatever the caller's modes, gradients are needed here.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        net.initialize_callbacks()
+        with suppress(StopTraining):
+            net.notify("on_train_begin", X=rows, y=None)
+            net.fit_loop((rows, valid), epochs=epochs)
+        net.notify("on_train_end", X=rows, y=None)
+        net._set_training(False)
+
+
+def _let_go(net: Net, bar: "Progress") -> None:
+    bar.close()
+    net.progress, net.callbacks, net.callbacks_ = noop, None, []
+
+
+@contextmanager
+def restored_on_failure(net: Net) -> Iterator[None]:
+    """Undo what a block of code did to a trained net if it fails or is interrupted."""
+    attributes = dict(net.__dict__)
+    parts = (net.module_, net.criterion_, net.optimizer_)
+    before = [copy.deepcopy(part.state_dict()) for part in parts]
+    n_epochs = len(net.history)
+    try:
+        yield
+    except BaseException:
+        net.__dict__.update(attributes)
+        net.move_to(torch.device(net.device))
+        for part, state in zip(parts, before, strict=True):
+            part.load_state_dict(state)
+        del net.history[n_epochs:]
+        net._set_training(False)
+        raise

@@ -1,0 +1,104 @@
+"""What is minimized: a number from the terms of a batch."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from riskvae.losses import total_correlation
+from riskvae.training._vae import Terms
+
+__all__ = ["Objective", "TotalCorrelationELBO", "WeightedELBO"]
+
+
+class Objective(nn.Module):
+    """What an estimator minimizes: a module from the :class:`Terms` of a batch to a number.
+
+    For an objective of your own, override :meth:`forward` (a differentiable scalar in nats per row), and let
+    ``make_objective`` of an estimator return it. It sees losses row by row, before anything is averaged, and
+    ``terms.batch`` has what came with the rows.
+
+    Attributes
+    ----------
+    warmup : int
+        Epochs in which the loss is not yet the one that is wanted; early stopping begins to look after them.
+    needs : tuple of str
+        Fields of :class:`Batch` without which it cannot be computed.
+
+    Examples
+    --------
+    Free bits: of each latent coordinate's KL term only what exceeds a floor costs anything.
+
+    >>> import torch
+    >>> from riskvae import BetaVAE, datasets
+    >>> from riskvae.training import Objective
+    >>> class FreeBits(Objective):
+    ...     def __init__(self, beta, free):
+    ...         super().__init__()
+    ...         self.beta, self.free = beta, free
+    ...
+    ...     def forward(self, terms):
+    ...         mean, scale = terms.posterior
+    ...         kl = 0.5 * (mean.square() + scale.square() - 1) - scale.log()
+    ...         return terms.nll.mean() + self.beta * kl.mean(0).clamp(min=self.free).sum()
+    >>> class FreeBitsVAE(BetaVAE):
+    ...     def __init__(self, n_components=10, *, free_bits=0.1, **parameters):
+    ...         super().__init__(n_components, **parameters)
+    ...         self.free_bits = free_bits
+    ...
+    ...     def make_objective(self):
+    ...         return FreeBits(self.beta, self.free_bits)
+    >>> X = datasets.make_heteroscedastic(200, random_state=0).data
+    >>> vae = FreeBitsVAE(n_components=2, free_bits=0.5, beta=1.0, random_state=0).fit(X)
+    >>> vae.get_params()["free_bits"], vae.n_iter_
+    (0.5, 30)
+    """
+
+    warmup: int = 0
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def forward(self, terms: Terms) -> Tensor:
+        """Loss of a batch."""
+        raise NotImplementedError
+
+    def begin_epoch(self, epoch: int) -> dict[str, float]:
+        """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""
+        return {}
+
+    def continues(self, other: nn.Module) -> bool:
+        """Whether the state of another loss, from an earlier training, can be taken over."""
+        return False
+
+
+class WeightedELBO(Objective):
+    r"""Mean negative evidence lower bound with the KL term weighted by ``beta``.
+
+    .. math:: \frac1N \sum_i -\log p(x_i|z_i) + \beta \, \mathrm{KL}(q(z|x_i) \,\|\, N(0, I))
+
+    Parameters
+    ----------
+    beta : float
+        Weight of the KL term.
+    """
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, terms: Terms) -> Tensor:
+        return terms.nll.mean() + self.beta * terms.kl.mean()
+
+
+class TotalCorrelationELBO(WeightedELBO):
+    """Mean negative evidence lower bound, with the total correlation within the KL term weighted by ``beta``.
+
+    Parameters
+    ----------
+    beta : float
+        Weight of the total correlation (:func:`riskvae.losses.total_correlation`).
+    """
+
+    def forward(self, terms: Terms) -> Tensor:
+        bound = terms.nll.mean() + terms.kl.mean()
+        if self.beta == 1:
+            return bound
+        return bound + (self.beta - 1.0) * total_correlation(terms.z[0], *terms.posterior).mean()

@@ -1,0 +1,106 @@
+"""Rows in memory as a source of batches."""
+
+import copy
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from riskvae.training._batch import Batch
+
+__all__ = ["Rows"]
+
+
+class Rows(Dataset[Tensor]):
+    """Rows in memory, as one float32 tensor, put on the device once where it fits.
+
+    On a CUDA device that cannot hold them they stay in host memory and travel in pinned chunks of
+    ``chunk`` batches. ``index`` selects a part of the rows without copying them.
+
+    Parameters
+    ----------
+    data : Batch
+        All rows and what comes with them, without an index: rows are counted here.
+    device : torch.device
+        Where batches are wanted.
+    index : Tensor, default=None
+        Places of the rows that belong to this source; None means all.
+    """
+
+    chunk = 32
+
+    def __init__(self, data: Batch, device: torch.device, index: Tensor | None = None) -> None:
+        super().__init__()
+        self.device = device
+        fits = device.type != "cuda" or data.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
+        self.data = data.to(device) if fits else data
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.data.x if self.index is None else self.index)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self)
+
+    def has(self, field: str) -> bool:
+        """Whether a field of :class:`Batch` comes with the rows."""
+        return field == "index" or getattr(self.data, field) is not None
+
+    def __getitem__(self, i: Any) -> Tensor:
+        return self.data.x[i if self.index is None else self.index[i]]
+
+    def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        """Random training and held-out parts, at least one row each."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        parts = [part.sort().values for part in (order[n_valid:], order[:n_valid])]
+        if self.index is not None:
+            parts = [self.index[part] for part in parts]
+        train, valid = copy.copy(self), copy.copy(self)
+        train.index, valid.index = parts
+        return train, valid
+
+    def head(self) -> Tensor:
+        """Rows that show the scale of the data: all of them; of a selection, at most a hundred thousand."""
+        return self.data.x if self.index is None else self.sample(100_000, 0)
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """At most ``n`` of the rows, in random order."""
+        i = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
+        i = i if self.index is None else self.index[i]
+        return self.data.x[i.to(self.data.x.device)].to(self.device)
+
+    def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """One epoch, shuffled by a generator; batch sizes differ by at most one row.
+
+        A small remainder as its own batch would weigh its rows more, give tail estimates from a handful of
+        rows, and break batch normalization.
+        """
+        n, where = len(self), self.data.x.device
+        count = math.ceil(n / batch_size)
+        order = self.index
+        if generator is not None:
+            order = torch.randperm(n, generator=generator)
+            order = order if self.index is None else self.index[order]
+        resident = where == self.device
+        for first in range(0, count, self.chunk):
+            ends = [n * i // count for i in range(first, min(first + self.chunk, count) + 1)]
+            here = slice(ends[0], ends[-1])
+            # Rows in order are cut out, others picked: by the batch where they are, from elsewhere by the chunk.
+            places = (torch.arange(here.start, here.stop) if order is None else order[here]).to(where)
+            together = order is None or not resident
+            part = self.data if not together else self.data.take(here if order is None else places)
+            if not resident:
+                part, places = part.map(self._fetch), self._fetch(places)
+            for a, b in pairwise(end - ends[0] for end in ends):
+                batch = part.take(slice(a, b) if together else places[a:b])
+                yield batch._replace(index=places[a:b])
+
+    def _fetch(self, part: Tensor) -> Tensor:
+        return part.pin_memory().to(self.device, non_blocking=True)
