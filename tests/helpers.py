@@ -1,6 +1,11 @@
 """What several tests call."""
 
+import contextlib
+import io
 import re
+from decimal import Decimal
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from scipy.optimize import brentq
@@ -19,16 +24,61 @@ def set_up(likelihood, n_features):
     return likelihood
 
 
-def run_blocks(path):
-    """Run a page's python blocks one after another, as pasted; their number, and the session's names."""
+class Block(NamedTuple):
+    """What is left of a block of code that ran: its names, and what it printed."""
+
+    names: dict[str, Any]
+    printed: str
+
+
+def run_blocks(path, alone=False):
+    """Run a page's python blocks as pasted, one after another in one session, or each in its own if ``alone``.
+
+    Where a text block directly follows a python block, it must agree with what that block printed (`disagreement`).
+    Models are trained on the CPU, as for the page: other devices draw other random numbers.
+    """
     import matplotlib  # other tests do without it
 
-    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
-    session = {}
     matplotlib.use("Agg")
-    for block in blocks:
-        exec(compile(block, str(path), "exec"), session)
-    return len(blocks), session
+    ran, names = [], {}
+    pattern = r"^```python\n(.*?)^```$(?:\s*^```text\n(.*?)^```$)?"
+    for code, told in re.findall(pattern, path.read_text(), flags=re.DOTALL | re.MULTILINE):
+        names = {} if alone else names
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            mock.patch("torch.cuda.device_count", return_value=0),
+            mock.patch("torch.backends.mps.is_available", return_value=False),
+        ):
+            exec(compile(code, str(path), "exec"), names)
+        ran.append(Block(names, out.getvalue()))
+        assert not told or not (why := disagreement(told, out.getvalue())), f"{path.name}: {why}\n{out.getvalue()}"
+    return ran
+
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?(?!\w)")
+
+
+def numbers(text):
+    """Numbers in a text, as they are written; those within words ("theorem1") are not counted."""
+    return NUMBER.findall(text)
+
+
+def disagreement(told, printed, share=0.1):
+    """Where a page and what its code printed differ, or an empty text where they agree.
+
+    Words must be the same, whatever the spaces. Numbers may differ by ``share``, or by one unit of the last digit that
+    the page shows if that is more: by 1 for a count. Machines round differently, and training amplifies that.
+    What a page concludes from its numbers has tests of its own.
+    """
+    words = ["".join(NUMBER.sub("#", text).split()) for text in (told, printed)]
+    if words[0] != words[1]:
+        return f"the page has other words: {told!r}"
+    for ours, theirs in zip(numbers(told), numbers(printed), strict=True):
+        shown = Decimal(ours + "0" if ours.endswith(".") else ours)  # NumPy writes 1.0 as "1."
+        slack = max(share * abs(float(shown)), 10.0 ** shown.as_tuple().exponent)
+        if abs(float(shown) - float(theirs)) > slack * (1 + 1e-9):
+            return f"the page has {ours}, the code {theirs}"
+    return ""
 
 
 class LinearGaussian:

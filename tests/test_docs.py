@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import run_blocks
+from helpers import numbers, run_blocks
 
 import riskvae
 from riskvae.studies import STUDIES
@@ -65,15 +65,97 @@ def test_docstrings_have_an_indented_block_for_every_parameter(cls):
     assert {"n_features_in_", "module_", "history_", "noise_scale_"} <= described
 
 
-def test_there_is_a_guide():
-    assert [path.stem for path in GUIDE] == ["robustness", "tail_risk", "uncertainty"]
+def test_the_index_of_the_guide_has_every_page():
+    index = (DOCS / "guide" / "index.md").read_text()
+    pages = [path.stem for path in GUIDE]
+    assert {"tail_risk", "uncertainty", "robustness", "training", "speed", "evidence", "promises"} <= set(pages)
+    assert sorted(re.search(r"```{toctree}\n:hidden:\n\n(.*?)```", index, flags=re.DOTALL)[1].split()) == pages
+    assert sorted(re.findall(r"^\| .*\]\((\w+)\.md\) \|", index, flags=re.MULTILINE)) == pages
 
 
 @pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
+def test_a_page_of_the_guide_answers_a_question_in_few_lines(path):
+    lines = path.read_text().splitlines()
+    assert re.fullmatch(r"# .*\?", lines[0])
+    assert len(lines) <= 200
+
+
+def check_tail_risk(ran):
+    names = ran[0].names
+    shares = [[float(number) for number in numbers(line)][:4] for line in ran[0].printed.splitlines()]
+    (worst, *_, mean), (averse_worst, *_, averse_mean) = shares
+    assert averse_worst < worst
+    assert averse_mean > mean
+    # Which eps wins may hang on a machine's rounding; an untrained model's worst tenth is above 0.1.
+    assert names["search"].best_score_ > -0.09
+    assert names["accuracy"].best_score_ > 0.8
+    assert names["losses"].grad.tolist() == [0, 0, 0.5, 0.5]
+    assert Path("tails.png").stat().st_size > 10_000
+
+
+def check_robustness(ran):
+    names = ran[0].names
+    assert (names["margin"].lower <= names["margin"].upper).all()
+    assert list(names["table"]["upper"]) == list(names["margin"].upper)
+    (_, bound, _, error), (_, larger_bound, _, larger_error) = (
+        map(float, numbers(line)) for line in ran[1].printed.splitlines()
+    )
+    assert bound < larger_bound
+    assert error < larger_error
+    assert len(names["broken"]) > 25
+
+
+def check_uncertainty(ran):
+    names = ran[0].names
+    inside = [names["metrics"].coverage(names["new"][25:], names[ends][25:]).mean() for ends in ("raw", "calibrated")]
+    assert inside[0] > 0.8
+    assert inside[1] == pytest.approx(0.7, abs=0.03)
+    assert names["found"][:25].sum() > 15
+    assert abs(names["z"].mean(0)[2]) > 3
+
+
+def check_training(ran):
+    names = ran[0].names
+    assert "stopped early: True" in ran[0].printed
+    assert ran[1].printed == "True\n"
+    assert names["digits"].shape == (5, 64)
+    assert (names["bounds"] < 0).all()
+
+
+CHECKS = {
+    "tail_risk": check_tail_risk,
+    "robustness": check_robustness,
+    "uncertainty": check_uncertainty,
+    "training": check_training,
+}
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # as a user might see
+@pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
 def test_code_of_the_guide(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    n_blocks, _ = run_blocks(path)
-    assert n_blocks >= 3
+    ran = run_blocks(path)
+    CHECKS.get(path.stem, lambda ran: None)(ran)
+
+
+def test_a_page_that_says_other_than_its_code_is_found(tmp_path):
+    def agrees(told, printed):
+        page = tmp_path / "page.md"
+        page.write_text(f"```python\nprint({printed!r})\n```\n\n```text\n{told}\n```\n")
+        try:
+            return len(run_blocks(page)) == 1
+        except AssertionError:
+            return False
+
+    assert agrees("theorem1  0.262\nfound 3 of 25", "theorem1 0.285\nfound  4 of 25")
+    assert agrees("[0.  0.5 -1e-05]", "[ 0.00 0.51 -1.04e-05]")
+    assert not agrees("theorem1 0.262", "theorem2 0.262")
+    assert not agrees("error 0.262", "error 0.292")
+    assert not agrees("found 21 of 25", "found 18 of 25")
+    assert not agrees("bound 0.50", "bound -0.50")
+    assert not agrees("[0. 1.]", "[0.2 1.]")
+    assert not agrees("worst 51.2\nall 27.0", "worst 51.2")
+    assert not agrees("upper 0.5", "upper inf")
 
 
 @pytest.mark.parametrize("name", STUDIES)
