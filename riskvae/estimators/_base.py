@@ -23,6 +23,7 @@ from riskvae.training._loop import make_net, restored_on_failure, train
 from riskvae.training._net import Net
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
+from riskvae.training._trial import try_model
 from riskvae.training._vae import build_vae
 
 __all__ = ["BaseVAE"]
@@ -137,6 +138,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
             self._check_needs(net.criterion_, rows)
             train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
             net.module_.likelihood.fit_scale(train_rows.head())
+            try_model(net.module_, net.criterion_, train_rows.first(2))
             net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_modules()
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             n_epochs = epochs or self._n_epochs(train_rows.n_rows)
@@ -164,8 +166,10 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
         for name in objective.needs:
             if not rows.has(name):
                 self._refuse(
-                    f"{type(objective).__name__} needs the {name} of each row, which was not given",
-                    f"Call fit(X, {name}s=...) with one label for each row.",
+                    f"what it minimizes needs the {name} of each row, which was not given",
+                    f"Call fit(X, {name}s=...) with one label for each row, or of a pipeline "
+                    f"fit(X, {type(self).__name__.lower()}__{name}s=...); in a grid search, let the estimator "
+                    f"set_fit_request({name}s=True) under sklearn.set_config(enable_metadata_routing=True).",
                 )
 
     def _has_foreign_modules(self) -> bool:

@@ -45,8 +45,9 @@ class BetaVAE(BaseVAE):
         :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
         the means, then what a softplus turns into scales. Functions of a module and partials of them can be
         pickled, lambdas cannot.
-    likelihood : {"gaussian", "bernoulli"}, default="gaussian"
-        Observation model; "bernoulli" needs X in [0, 1].
+    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
+        Observation model: "bernoulli" needs X in [0, 1]; an object is one of :mod:`riskvae.likelihoods` or of your
+        own, and a grid search reaches its parameters, as by ``likelihood__nu``.
     noise_scale : float or "learned", default="learned"
         Standard deviation of the Gaussian observation noise, shared by all features, in units of X; "learned"
         follows the root mean squared error of the reconstructions.

@@ -22,6 +22,7 @@ from riskvae._validation import (
     feature_matrix,
     host_array,
     integer,
+    isolated_rng,
 )
 from riskvae.training import Batch
 
@@ -200,16 +201,18 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         check_parameters("sample", {"n_samples": n_samples}, {"n_samples": integer(1)})
         chance = check_random_state(self.random_state if random_state is None else random_state)
         rng = np.random.default_rng(chance.randint(np.iinfo(np.int32).max))
-        k = self._n_features_out
-        Z = rng.standard_normal((n_samples, k))
+        Z = rng.standard_normal((n_samples, self._n_features_out))
         if not observation_noise:
             return self.inverse_transform(Z)
-        noise = rng.standard_normal((n_samples, self.n_features_in_))
+        seed, cpu = int(rng.integers(2**63)), torch.device("cpu")
+        generator = torch.Generator().manual_seed(seed)
+        likelihood = copy.deepcopy(self.module_.likelihood).to(cpu, torch.float64)
 
-        def draw(vae: Any, rows: Tensor) -> tuple[Tensor]:
-            return (vae.likelihood.draw(vae.decoder(rows[:, :k]), rows[:, k:]),)
+        def draw(vae: Any, z: Tensor) -> tuple[Tensor]:
+            return (likelihood.draw(vae.decoder(z).to(cpu, torch.float64), generator),)
 
-        return self._map_rows(draw, np.hstack((Z, noise)))[0]
+        with isolated_rng(seed, cpu):
+            return self._map_rows(draw, Z, width=likelihood.n_values)[0]
 
     def _score_draws(self) -> Tensor:
         """Standard normal draws (n_score_samples, 1, n_components) in antithetic pairs, always the same."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from riskvae import risk as risk_measures
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._risk_parameters import Risk, RiskOver, RiskParametersMixin, Threshold
+from riskvae.estimators._sklearn_callbacks import with_callbacks
 from riskvae.estimators._types import (
     Activation,
     Device,
@@ -37,7 +38,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     - "batch": :math:`\rho_i(\frac1B \sum_j l_{ij})`, rows that are reconstructed badly on average;
     - "subsamples": :math:`\frac1N \sum_i \rho_j(l_{ij})`, each row's unlucky draws;
     - "nested": :math:`\rho_i(\rho_j(l_{ij}))`, the unlucky draws of bad rows;
-    - "joint": :math:`\rho_{ij}(l_{ij})`, all draws of all rows as one sample.
+    - "joint": :math:`\rho_{ij}(l_{ij})`, all draws of all rows as one sample;
+    - "groups": :math:`\rho_g(\bar l_g)`, the mean losses of groups of rows, which :meth:`fit` is told: every group
+      counts once, however few rows it has (:func:`riskvae.risk.group_means`).
 
     The tail weighs more against the KL term than the mean does, so part of what is gained in the tail is a
     weaker regularization: compare models along beta.
@@ -61,8 +64,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
         the means, then what a softplus turns into scales. Functions of a module and partials of them can be
         pickled, lambdas cannot.
-    likelihood : {"gaussian", "bernoulli"}, default="gaussian"
-        Observation model; "bernoulli" needs X in [0, 1].
+    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
+        Observation model: "bernoulli" needs X in [0, 1]; an object is one of :mod:`riskvae.likelihoods` or of your
+        own, and a grid search reaches its parameters, as by ``likelihood__nu``.
     noise_scale : float or "learned", default="learned"
         Standard deviation of the Gaussian observation noise, shared by all features, in units of X; "learned"
         follows the root mean squared error of the reconstructions.
@@ -76,8 +80,10 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         Share of the losses that count, in (0, 1]; 1 is the mean, eps * batch_size <= 1 the maximum.
     risk : {"averse", "seeking", "neutral"}, default="averse"
         Train on the worst losses, on the best, or on all.
-    risk_over : {"batch", "subsamples", "nested", "joint"}, default="batch"
-        Over what the risk is taken; all but "batch" need ``n_subsamples`` of at least 2.
+    risk_over : {"batch", "subsamples", "nested", "joint", "groups"}, default="batch"
+        Over what the risk is taken. "subsamples", "nested" and "joint" need ``n_subsamples`` of at least 2; "groups"
+        needs ``fit(X, groups=...)``, and ``eps`` is then the share of the groups that count, among those that a batch
+        holds: let batches be large enough to hold some rows of each.
     n_subsamples : int, default=1
         B, latent draws per row and step, decoded in one pass.
     eps_subsamples : float, default=None
@@ -220,6 +226,55 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         compile: bool = False,
     ) -> None:
         self._remember(locals())
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Fit the model to rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
+            is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a row as "x" and
+            its group, an integer, as "group".
+        y : ignored
+            Present by convention.
+        groups : array-like of shape (n_samples,), default=None
+            A label of each row, integers or strings, for ``risk_over="groups"``; other risks do not use it.
+            Scikit-learn routes it: ``pipe.fit(X, riskawarevae__groups=...)``, or in a grid search, with metadata
+            routing enabled, ``RiskAwareVAE(...).set_fit_request(groups=True)``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a bad parameter or bad data, before training; when the loss stops being finite. A fit that
+            fails or is interrupted leaves the estimator as it was.
+        """
+        return self._train(X, epochs=None, groups=groups)
+
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Train for one epoch on a part of the data, going on from what was fitted before.
+
+        Nothing is held out: ``early_stopping`` is for :meth:`fit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            The first call decides the number of features and a learned noise scale's start.
+        y : ignored
+            Present by convention.
+        groups : array-like of shape (n_samples,), default=None
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self
+        """
+        return self._train(X, epochs=1, groups=groups)
 
     def _n_draws(self) -> int:
         return self.n_subsamples

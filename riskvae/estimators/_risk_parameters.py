@@ -13,7 +13,7 @@ from riskvae.estimators._parameters import ParametersMixin
 __all__ = ["Risk", "RiskOver", "RiskParametersMixin", "Threshold"]
 
 Risk = Literal["averse", "seeking", "neutral"]
-RiskOver = Literal["batch", "subsamples", "nested", "joint"]
+RiskOver = Literal["batch", "subsamples", "nested", "joint", "groups"]
 Threshold = Literal["batch", "ema", "learned"]
 
 _EPS_REMEDY = "eps is the share of the losses that count; eps=1.0 or risk='neutral' takes the mean of all."
@@ -42,7 +42,7 @@ class RiskParametersMixin(ParametersMixin):
                 "Pass it as measure." if isinstance(value, risk_measures.Measure) else _RISK.remedy(value)
             ),
         ),
-        "risk_over": choice("batch", "subsamples", "nested", "joint"),
+        "risk_over": choice("batch", "subsamples", "nested", "joint", "groups"),
         "n_subsamples": integer(1),
         "eps_subsamples": Rule(lambda value: value is None, "None") | real(0.0, 1.0, closed="right"),
         "measure": choice("cvar")
@@ -77,7 +77,7 @@ class RiskParametersMixin(ParametersMixin):
         if self.risk == "neutral":
             return
         measure, of_tail = self._measure(), isinstance(self._measure(), risk_measures.TailMeasure)
-        if self.risk_over != "batch" and self.n_subsamples == 1:
+        if self.risk_over in ("subsamples", "nested", "joint") and self.n_subsamples == 1:
             self._refuse(
                 f"risk_over={self.risk_over!r} takes the risk over latent draws, of which n_subsamples=1 gives one",
                 "Set n_subsamples to 2 or more (8, say), or risk_over='batch'.",

@@ -1,14 +1,15 @@
 """Scikit-learn's callbacks (1.9 and later): a task per epoch, whose callbacks may end the training."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from riskvae.training._callbacks import Callback
 
 __all__ = ["SUPPORTED", "CallbackSupportMixin", "EpochTasks", "with_callbacks"]
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 
     SUPPORTED = True
 except ImportError:  # scikit-learn before 1.9
@@ -17,9 +18,13 @@ except ImportError:  # scikit-learn before 1.9
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing to mix in: this scikit-learn has no callbacks."""
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method as it is."""
-        return method
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def with_callbacks(method: F) -> F:
+    """Let scikit-learn's callbacks end with the method; to type checkers it is the method itself."""
+    return _with_callbacks(method) if SUPPORTED else method
 
 
 class EpochTasks(Callback):

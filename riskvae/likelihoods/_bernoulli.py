@@ -31,8 +31,8 @@ class Bernoulli(Likelihood):
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         return bernoulli_nll(x, raw)
 
-    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
-        return (torch.special.ndtr(noise) < self.mean(raw)).to(raw)
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(self.mean(raw), generator=generator)
 
     def check(self, x: Tensor) -> None:
         low, high = float(x.min()), float(x.max())

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from riskvae.likelihoods._scaled import ScaledLikelihood
@@ -54,8 +55,8 @@ class Gaussian(ScaledLikelihood):
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         return gaussian_nll(x, self.mean(raw), self.log_scale)
 
-    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
-        return self.mean(raw) + self.log_scale.exp() * noise
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        return self.mean(raw) + self.log_scale.exp() * torch.randn(raw.shape, generator=generator, dtype=raw.dtype)
 
     def log_gap(self, nll: Tensor) -> Tensor:
         ratio = 2.0 * (nll / self.n_features - self.log_scale) - LOG_2PI

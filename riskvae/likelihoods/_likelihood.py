@@ -1,5 +1,6 @@
 """The base of all observation models p(x|z): what the decoder's output means, and how rows spread around it."""
 
+import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
@@ -27,6 +28,31 @@ class Likelihood(BaseEstimator, nn.Module):
         The same in words, for the message to a decoder of another width.
     n_features, n_values : int
         Width of a row and of the decoder's output, once set up.
+
+    Examples
+    --------
+    Student's t, whose heavy tails bear outliers:
+
+    >>> import torch
+    >>> from riskvae import BetaVAE, datasets
+    >>> from riskvae.likelihoods import Likelihood
+    >>> class StudentT(Likelihood):
+    ...     def __init__(self, nu=4.0):
+    ...         super().__init__()
+    ...         self.nu = nu
+    ...
+    ...     def mean(self, raw):
+    ...         return raw
+    ...
+    ...     def nll(self, x, raw):
+    ...         return -torch.distributions.StudentT(self.nu, raw).log_prob(x).sum(-1)
+    ...
+    ...     def draw(self, raw, generator):
+    ...         return torch.distributions.StudentT(self.nu, raw).sample()  # from the global generator, seeded here
+    >>> X = datasets.make_heteroscedastic(200, random_state=0).data
+    >>> vae = BetaVAE(n_components=2, likelihood=StudentT(nu=3.0), random_state=0).fit(X)
+    >>> vae.sample(2, observation_noise=True).shape
+    (2, 4)
     """
 
     values_per_feature = 1
@@ -51,8 +77,12 @@ class Likelihood(BaseEstimator, nn.Module):
         """Nats (..., n) of rows x (n, n_features), over any leading dimensions of ``raw`` (..., n, n_values)."""
         raise NotImplementedError
 
-    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Rows of p(x|z), one for each row of standard normal noise (n, n_features)."""
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows (n, n_features) of p(x|z), one for each of ``raw`` (n, n_values), on the CPU, as both arguments are.
+
+        Chance comes from the generator, which ``random_state`` seeds; so is torch's global one for the time of the
+        call, from which ``torch.distributions`` draws.
+        """
         raise NotImplementedError
 
     def check(self, x: Tensor) -> None:

@@ -98,12 +98,13 @@ class Quantiles(ScaledLikelihood):
         low, high = (quantiles.gather(-1, i[..., None])[..., 0] for i in (right - 1, right))
         return low + (high - low) * ((score - t[right - 1]) / (t[right] - t[right - 1]))
 
-    def draw(self, raw: Tensor, noise: Tensor) -> Tensor:
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         if self.values_per_feature == 1:
             raise ValueError(
                 f"quantiles={self.levels!r} say nothing of how rows spread; observation_noise=True needs two at least."
             )
-        return self.at(self.quantiles(raw), noise)
+        shape = (*raw.shape[:-1], self.n_features)
+        return self.at(self.quantiles(raw), torch.randn(shape, generator=generator, dtype=raw.dtype))
 
     def log_gap(self, nll: Tensor) -> Tensor:
         return (nll / self.n_features - self.log_scale + self.log_peak).clamp_(min=1e-4).log_()

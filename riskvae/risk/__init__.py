@@ -22,6 +22,7 @@ tensor([0.0000, 0.0000, 0.5000, 0.5000])
 """
 
 from riskvae.risk._deviation import entropic_risk, mean_semideviation
+from riskvae.risk._groups import group_means
 from riskvae.risk._measures import CVaR, Entropic, MeanSemideviation, Measure, SmoothedCVaR, Spectral, TailMeasure
 from riskvae.risk._smoothed import smoothed_cvar
 from riskvae.risk._spectral import Exponential, Extremile, Superquantile, spectral_risk
@@ -44,6 +45,7 @@ __all__ = [
     "Threshold",
     "cvar",
     "entropic_risk",
+    "group_means",
     "mean_semideviation",
     "nested_cvar",
     "smoothed_cvar",

@@ -1,7 +1,5 @@
 """What is minimized: a number from the terms of a batch."""
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from riskvae.losses import total_correlation
@@ -54,7 +52,7 @@ class Objective(nn.Module):
     """
 
     warmup: int = 0
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
 
     def forward(self, terms: Terms) -> Tensor:
         """Loss of a batch."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from riskvae.risk import Measure, Threshold
+from riskvae.risk import Measure, Threshold, group_means
+from riskvae.training._batch import Batch
 from riskvae.training._objective import WeightedELBO
 from riskvae.training._vae import Terms
 
@@ -23,8 +24,8 @@ class RiskObjective(WeightedELBO):
         Risk over rows and over latent draws.
     tail : {"worst", "best"}
         Which tail.
-    over : {"batch", "subsamples", "nested", "joint"}
-        Over what the risk is taken.
+    over : {"batch", "subsamples", "nested", "joint", "groups"}
+        Over what the risk is taken; "groups" takes ``rows`` over the mean losses of the groups in a batch.
     threshold : Threshold or None
         Where the tail over rows begins; None leaves it to the batch.
     on : {"reconstruction", "elbo"}
@@ -53,6 +54,7 @@ class RiskObjective(WeightedELBO):
         self.threshold = threshold
         self.on = on
         self.warmup = warmup
+        self.needs = ("group",) if over == "groups" else ()
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Take the tail mass of an epoch, counted from 0."""
@@ -72,20 +74,21 @@ class RiskObjective(WeightedELBO):
         )
 
     def forward(self, terms: Terms) -> Tensor:
-        losses = terms.nll
         if self.on == "elbo":
-            return self._risk(losses + self.beta * terms.kl)
-        return self._risk(losses) + self.beta * terms.kl.mean()
+            return self._risk(terms.nll + self.beta * terms.kl, terms.batch)
+        return self._risk(terms.nll, terms.batch) + self.beta * terms.kl.mean()
 
-    def _risk(self, losses: Tensor) -> Tensor:
+    def _risk(self, losses: Tensor, batch: Batch) -> Tensor:
         rows, draws = self.current if self.training else self.final
         if self.over == "subsamples":
             return draws(losses, tail=self.tail, dim=0).mean()
         if self.over == "nested":
             losses = draws(losses, tail=self.tail, dim=0)
-        elif self.over == "batch":
+        elif self.over != "joint":
             losses = losses.mean(0)
         losses = losses.flatten()
+        if self.over == "groups":
+            losses = group_means(losses, batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
         # In evaluation the risk itself, not its bound at a threshold of the past; of all losses none is left out.
         if self.threshold is None or not self.training or rows.eps == 1:
             return rows(losses, tail=self.tail)

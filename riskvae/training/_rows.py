@@ -70,6 +70,10 @@ class Rows(Dataset[Tensor]):
         """Rows that show the scale of the data: all of them; of a selection, at most a hundred thousand."""
         return self.data.x if self.index is None else self.sample(100_000, 0)
 
+    def first(self, n: int) -> Batch:
+        """The first rows, and what comes with them."""
+        return next(self.batches(n, None))
+
     def sample(self, n: int, seed: int) -> Tensor:
         """At most ``n`` of the rows, in random order."""
         i = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]

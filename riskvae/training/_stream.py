@@ -76,6 +76,13 @@ class Stream:
         """Rows that show the width and scale of the data: the first thousand."""
         return self._head.x
 
+    def first(self, n: int) -> Batch:
+        """The first rows, and what comes with them."""
+        batch = self._head.take(slice(n))
+        if self.group is not None and batch.index is not None:
+            batch = batch._replace(group=self.group[batch.index])
+        return batch.to(self.device)
+
     def expect(self, n_features: int) -> None:
         """Raise where rows, those read already or those to come, are of another width."""
         self.n_features = n_features
