@@ -23,11 +23,14 @@ class Batch(NamedTuple):
         The place of each row in the data; what is random about a row hangs on it.
     group : Tensor of int64 of shape (n,)
         The group that each row belongs to, where ``fit`` was told.
+    noise : Tensor of shape (n, n_draws, n_components)
+        Standard normal draws for each row's latent points, in training.
     """
 
     x: Tensor
     index: Tensor | None = None  # type: ignore[assignment]  # which hides a method of tuples
     group: Tensor | None = None
+    noise: Tensor | None = None
 
     @property
     def n_rows(self) -> int:

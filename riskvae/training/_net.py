@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from riskvae._validation import derive_seed, isolated_rng
 from riskvae.training._batch import Batch
+from riskvae.training._draws import RowDraws
 
 __all__ = ["Net", "StopTraining"]
 
@@ -33,8 +34,9 @@ class StopTraining(Exception):
 class Net(NeuralNet):
     """Skorch net whose module gives the terms of a loss and whose criterion sums them up.
 
-    The randomness of epoch e (order of rows, latent draws) comes from a generator seeded by ``(seed, e)``,
-    so a resumed training equals an uninterrupted one, bit for bit.
+    The order of rows in epoch e comes from a generator seeded by ``(seed, e)``, and the latent draws of a row hang on
+    seed, epoch and its place in the data alone (:class:`RowDraws`). So a resumed training equals an uninterrupted one,
+    bit for bit.
 
     Parameters
     ----------
@@ -113,7 +115,7 @@ class Net(NeuralNet):
             derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "noise", "modules")
         )
         generator = torch.Generator().manual_seed(order) if training else None
-        self._noise = torch.Generator(device).manual_seed(noise)
+        draw = RowDraws(noise, self.n_draws, self.module_.n_components)
         self._set_training(training)
         if training:
             for name, value in self.criterion_.begin_epoch(epoch - 1).items():
@@ -122,7 +124,7 @@ class Net(NeuralNet):
         log: list[Tensor] = []
         means, sizes = [], []
         with isolated_rng(modules, device) if self.isolate_rng else nullcontext():
-            for batch in iterator.batches(self.batch_size, generator):
+            for batch in iterator.batches(self.batch_size, generator, draw):
                 if hooked:
                     self.notify("on_batch_begin", batch=batch.pair, training=training)
                 step = step_fn(batch)
@@ -182,7 +184,7 @@ class Net(NeuralNet):
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Gradient step on one batch."""
         self.optimizer_.zero_grad(set_to_none=True)
-        loss, parts = self._differentiable_loss(batch, self._draw(batch))
+        loss, parts = self._differentiable_loss(batch)
         loss.backward()
         if self._hooked:
             named = TeeGenerator(self.get_all_learnable_params())
@@ -194,27 +196,23 @@ class Net(NeuralNet):
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Loss of one batch."""
-        loss, parts = self._loss(batch, self._draw(batch))
+        loss, parts = self._loss(batch)
         return {"loss": loss, "y_pred": None, "parts": parts}
 
-    def _draw(self, batch: Batch) -> Tensor:
-        shape = (self.n_draws, batch.n_rows, self.module_.n_components)
-        return torch.randn(shape, generator=self._noise, device=batch.x.device, dtype=batch.x.dtype)
-
-    def _loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
-        terms = self.module_(batch, noise)
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        terms = self.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
         loss = self.criterion_(terms)
         return loss, torch.stack((loss.detach(), terms.nll.detach().mean(), terms.kl.detach().mean()))
 
-    def _differentiable_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _differentiable_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not self.compile_step:
-            return self._loss(batch, noise)
+            return self._loss(batch)
         if "_compiled" not in self.__dict__:
             # Torch counts recompilations by code object and gives up after some: each net gets its own.
             loss = types.FunctionType(Net._loss.__code__.replace(), Net._loss.__globals__)
             self._compiled = torch.compile(loss)
         try:
-            return self._compiled(self, batch, noise)
+            return self._compiled(self, batch)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise RuntimeError(
                 "compile=True: torch.compile could not build the training step; it needs a C++ compiler and modules "
@@ -223,7 +221,7 @@ class Net(NeuralNet):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        for name in ("_noise", "_hooked", "_compiled"):
+        for name in ("_hooked", "_compiled"):
             state.pop(name, None)
         # Callbacks may hold data, weights or open files.
         state.update(progress=noop, callbacks=None, callbacks_=[])

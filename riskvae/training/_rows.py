@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, Self
 
@@ -80,8 +80,10 @@ class Rows(Dataset[Tensor]):
         i = i if self.index is None else self.index[i]
         return self.data.x[i.to(self.data.x.device)].to(self.device)
 
-    def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """One epoch, shuffled by a generator; batch sizes differ by at most one row.
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None, draw: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Batch]:
+        """One epoch, shuffled by a generator; batch sizes differ by at most one row; ``draw`` makes the rows' noise.
 
         A small remainder as its own batch would weigh its rows more, give tail estimates from a handful of
         rows, and break batch normalization.
@@ -97,14 +99,16 @@ class Rows(Dataset[Tensor]):
             ends = [n * i // count for i in range(first, min(first + self.chunk, count) + 1)]
             here = slice(ends[0], ends[-1])
             # Rows in order are cut out, others picked: by the batch where they are, from elsewhere by the chunk.
-            places = (torch.arange(here.start, here.stop) if order is None else order[here]).to(where)
+            places = torch.arange(here.start, here.stop) if order is None else order[here]
+            noise = None if draw is None else draw(places).to(self.device)
+            places = places.to(where)
             together = order is None or not resident
             part = self.data if not together else self.data.take(here if order is None else places)
             if not resident:
                 part, places = part.map(self._fetch), self._fetch(places)
             for a, b in pairwise(end - ends[0] for end in ends):
                 batch = part.take(slice(a, b) if together else places[a:b])
-                yield batch._replace(index=places[a:b])
+                yield batch._replace(index=places[a:b], noise=None if noise is None else noise[a:b])
 
     def _fetch(self, part: Tensor) -> Tensor:
         return part.pin_memory().to(self.device, non_blocking=True)

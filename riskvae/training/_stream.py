@@ -97,10 +97,15 @@ class Stream:
         with isolated_rng(seed, torch.device("cpu")):  # a dataset may augment by chance
             return self._record(default_collate([(i, self.dataset[i]) for i in order])).x.to(self.device)
 
-    def batches(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None, draw: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Batch]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
-        for batch in self._loader(batch_size, generator):
-            yield self._record(batch).to(self.device)
+        for collated in self._loader(batch_size, generator):
+            batch = self._record(collated)
+            if draw is not None and batch.index is not None:
+                batch = batch._replace(noise=draw(batch.index))
+            yield batch.to(self.device)
 
     def _loader(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Any]:
         if not self.is_iterable:
