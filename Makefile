@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 RUN = $(VENV)/bin/python
-# Workers and threads add up: a test's own threads would fight over the cores.
+# Tests run in as many processes, of one thread each; what else computes takes as many threads.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
 
 .PHONY: help demo test lint unit test-oldest docs bench clean
@@ -19,7 +20,7 @@ demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, 
 	@echo "== demo: anomalies, and intervals that hold what they say, half a minute"
 	$(RUN) examples/plot_anomalies.py
 
-test: unit lint ## doctests, tests, style and types; some five minutes
+test: unit lint ## doctests, tests, style and types; some three minutes
 
 lint: $(VENV)/.installed
 	@echo "== style"
@@ -30,7 +31,7 @@ lint: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	@echo "== doctests and tests"
-	$(RUN) -m pytest -q --durations=5
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q --numprocesses=$(WORKERS) --durations=5
 
 test-oldest: ## the tests on the oldest supported scikit-learn
 	$(MAKE) unit VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

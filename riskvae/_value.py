@@ -1,6 +1,8 @@
 """Objects that are what their parameters say."""
 
-from sklearn.base import BaseEstimator
+from typing import ClassVar
+
+from riskvae._sklearn import BaseEstimator
 
 
 class Value(BaseEstimator):
@@ -9,4 +11,4 @@ class Value(BaseEstimator):
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.get_params() == other.get_params()
 
-    __hash__ = None  # type: ignore[assignment]  # they can be changed
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # they can be changed

@@ -11,6 +11,8 @@ from hypothesis import settings
 
 from riskvae import BetaVAE
 
+collect_ignore = ["user_script.py"]  # for type checkers, not to be run
+
 # New examples at every run at home; the same ones wherever a change is judged.
 # No deadlines: a first call may load libraries, and machines are shared.
 settings.register_profile("home", deadline=None)

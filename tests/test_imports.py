@@ -13,20 +13,21 @@ import riskvae
 
 ROOT = Path(riskvae.__file__).parent
 # The plan of the house: each room, and whose names it may import.
-GROUND = {"losses", "nets", "risk", "_validation", "_value"}
+GROUND = {"losses", "nets", "risk", "_sklearn", "_validation", "_value"}
 MODEL = GROUND | {"likelihoods"}
 HOUSE = {
     "_validation": set(),
-    "_value": set(),
+    "_sklearn": set(),
+    "_value": {"_sklearn"},
     "losses": set(),
     "nets": set(),
     "risk": {"_value"},
-    "likelihoods": {"losses", "nets"},
+    "likelihoods": {"losses", "nets", "_sklearn"},
     "training": MODEL,
     "detection": {"losses"},
     "estimators": MODEL | {"training", "detection"},
     "robustness": {"_validation", "nets"},
-    "datasets": {"_validation"},
+    "datasets": {"_sklearn", "_validation"},
     "metrics": {"_validation", "losses", "risk"},
     "plotting": {"_validation", "metrics", "robustness"},
     "studies": set(riskvae.__all__),

@@ -14,7 +14,7 @@ from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormCl
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from riskvae import BetaVAE, RiskAwareVAE
-from riskvae.estimators._sklearn_callbacks import SUPPORTED
+from riskvae._sklearn import HAS_CALLBACKS
 from riskvae.training import Batch, WeightedELBO
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
@@ -306,7 +306,7 @@ class Recorder:
         self.events.append("teardown")
 
 
-@pytest.mark.skipif(not SUPPORTED, reason="scikit-learn has callbacks from 1.9 on")
+@pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn has callbacks from 1.9 on")
 class TestScikitLearnCallbacks:
     def events(self, n):
         return ["setup", "begin fit", *n * ["begin epoch", "end epoch"], "end fit", "teardown"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import fetch_openml
-from sklearn.utils import Bunch
 
+from riskvae._sklearn import Bunch
 from riskvae._validation import check_parameters, choice
 
 __all__ = ["fetch_fashion_mnist", "fetch_mnist", "read_idx"]

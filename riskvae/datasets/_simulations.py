@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from sklearn.utils import Bunch, check_random_state
+from sklearn.utils import check_random_state
 
+from riskvae._sklearn import Bunch
 from riskvae._validation import check_parameters, integer, real
 
 __all__ = ["make_heteroscedastic", "make_lesions"]

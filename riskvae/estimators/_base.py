@@ -11,11 +11,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from riskvae import nets
+from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import derive_seed, draw_seed, isolated_rng, resolve_device
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
-from riskvae.estimators._parameters import ParametersMixin
-from riskvae.estimators._sklearn_callbacks import SUPPORTED, CallbackSupportMixin, EpochTasks, with_callbacks
+from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
@@ -29,7 +29,7 @@ from riskvae.training._vae import build_vae
 __all__ = ["BaseVAE"]
 
 
-class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
+class BaseVAE(CallbackSupportMixin, InferenceMixin):
     """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
 
     A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes
@@ -39,7 +39,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
     # What a training sets.
     _fitted: ClassVar[tuple[str, ...]] = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
 
-    net_: Net
+    net_: Any  # skorch's NeuralNet, which carries no types
     n_features_in_: int
     _seed: int
 
@@ -148,7 +148,7 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
                     train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
                 )
                 callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
-            if SUPPORTED and not partial_fit:
+            if HAS_CALLBACKS and not partial_fit:
                 callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
             train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
             self.__dict__.update(fitted)
@@ -253,9 +253,6 @@ class BaseVAE(InferenceMixin, CallbackSupportMixin, ParametersMixin):
                     self.__dict__.pop(name, None)
                 self.__dict__.update(before)
                 raise
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "net_" in self.__dict__
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

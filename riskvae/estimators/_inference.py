@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from riskvae import nets
+from riskvae._sklearn import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from riskvae._validation import (
     borrowed,
     check_finite,
@@ -24,6 +24,7 @@ from riskvae._validation import (
     integer,
     isolated_rng,
 )
+from riskvae.estimators._parameters import ParametersMixin
 from riskvae.training import Batch
 
 __all__ = ["InferenceMixin"]
@@ -34,14 +35,15 @@ Array = NDArray[Any]
 _CHUNK = 2**22
 
 
-class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin):
+class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, ParametersMixin):
     """Methods of a fitted estimator: all deterministic, none moves the module or its mode."""
 
-    random_state: Any
-    n_score_samples: int
     n_features_in_: int
-    net_: Any
+    net_: Any  # skorch's NeuralNet, which carries no types
     _seed: int
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "net_" in self.__dict__
 
     def transform(self, X: Any) -> Array:
         """Posterior means of the latent coordinates.

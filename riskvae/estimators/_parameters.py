@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from torch import nn
 
 from riskvae import nets
+from riskvae._sklearn import BaseEstimator
 from riskvae._validation import Rule, boolean, check_parameters, choice, integer, real
 from riskvae.likelihoods import Likelihood
 
@@ -169,8 +169,7 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, partial):
         return value.func, value.args, value.keywords
     if isinstance(value, Likelihood):
-        parameters: dict[str, Any] = value.get_params()  # type: ignore[operator]  # to mypy, any name of a module
-        return type(value), {name: _comparable(part) for name, part in parameters.items()}
+        return type(value), {name: _comparable(part) for name, part in value.get_params().items()}
     return tuple(value) if isinstance(value, list | np.ndarray) else value
 
 

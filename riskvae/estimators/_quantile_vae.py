@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import OutlierMixin
 from torch.utils.data import Dataset
 
+from riskvae._sklearn import OutlierMixin
 from riskvae._validation import Rule, choice, derive_seed, integer, real
 from riskvae.detection._density import RowDensity
 from riskvae.estimators._base import BaseVAE
@@ -208,7 +208,11 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     """
 
     # Of its own: the decoder's output is quantiles, and their scale is learned.
-    likelihood = "quantiles"
+    likelihood: Any = "quantiles"
+
+    quantiles: Sequence[float]
+    calibration_fraction: float
+    offset_: float
 
     _made_of: ClassVar = (*(name for name in BaseVAE._made_of if name not in _NOT_HERE), "quantiles")
     _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_calibration", "_density")

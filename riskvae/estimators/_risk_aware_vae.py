@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from riskvae import risk as risk_measures
+from riskvae._sklearn import with_callbacks
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._risk_parameters import Risk, RiskOver, RiskParametersMixin, Threshold
-from riskvae.estimators._sklearn_callbacks import with_callbacks
 from riskvae.estimators._types import (
     Activation,
     Device,

@@ -1,30 +1,11 @@
 """Scikit-learn's callbacks (1.9 and later): a task per epoch, whose callbacks may end the training."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from riskvae.training._callbacks import Callback
 
-__all__ = ["SUPPORTED", "CallbackSupportMixin", "EpochTasks", "with_callbacks"]
-
-try:
-    from sklearn.callback import CallbackSupportMixin
-    from sklearn.callback import with_callbacks as _with_callbacks
-
-    SUPPORTED = True
-except ImportError:  # scikit-learn before 1.9
-    SUPPORTED = False
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to mix in: this scikit-learn has no callbacks."""
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def with_callbacks(method: F) -> F:
-    """Let scikit-learn's callbacks end with the method; to type checkers it is the method itself."""
-    return _with_callbacks(method) if SUPPORTED else method
+__all__ = ["EpochTasks"]
 
 
 class EpochTasks(Callback):

@@ -1,8 +1,9 @@
 """The base of all observation models p(x|z): what the decoder's output means, and how rows spread around it."""
 
 import torch
-from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+
+from riskvae._sklearn import BaseEstimator
 
 __all__ = ["Likelihood"]
 
@@ -55,8 +56,8 @@ class Likelihood(BaseEstimator, nn.Module):
     (2, 4)
     """
 
-    values_per_feature = 1
-    decoder_gives = "one value per feature"
+    values_per_feature: int = 1
+    decoder_gives: str = "one value per feature"
 
     n_features: int
     n_values: int

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
@@ -40,6 +41,11 @@ class Quantiles(ScaledLikelihood):
     tensor([[[-0.6745,  0.6745]]])
     """
 
+    values_per_feature: int
+    decoder_gives: str
+    middle: int
+    normal_scores: NDArray[np.float64]
+    log_peak: float
     center: Tensor
     unit: Tensor
 

@@ -53,6 +53,14 @@ class AttackDisplay:
     (2, 8)
     """
 
+    max_norms: NDArray[np.floating]
+    curves: dict[str, NDArray[np.floating]]
+    noise: dict[str, NDArray[np.floating]]
+    ax_: Any
+    figure_: Any
+    lines_: dict[str, Any]
+    bands_: dict[str, Any]
+
     def __init__(
         self,
         max_norms: NDArray[np.floating],

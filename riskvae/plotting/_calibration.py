@@ -43,6 +43,13 @@ class CalibrationDisplay:
     (11, 4)
     """
 
+    nominal: NDArray[np.floating]
+    curves: dict[str, NDArray[np.floating]]
+    ax_: Any
+    figure_: Any
+    lines_: dict[str, Any]
+    bands_: dict[str, Any]
+
     def __init__(self, nominal: ArrayLike, curves: Mapping[str, NDArray[np.floating]]) -> None:
         self.nominal = np.asarray(nominal, dtype=np.float64)
         self.curves = dict(curves)

@@ -56,6 +56,14 @@ class MarginDisplay:
     ['theorem1', 'second_order', 'linearized']
     """
 
+    upper: NDArray[np.floating]
+    bounds: dict[str, NDArray[np.floating]]
+    correlations: dict[str, tuple[float, float]]
+    ax_: Any
+    figure_: Any
+    points_: dict[str, Any]
+    line_: Any
+
     def __init__(self, upper: NDArray[np.floating], bounds: dict[str, NDArray[np.floating]]) -> None:
         self.upper = np.asarray(upper)
         self.bounds = {name: np.asarray(values) for name, values in bounds.items()}

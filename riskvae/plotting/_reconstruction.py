@@ -48,6 +48,13 @@ class ReconstructionDisplay:
     ['original', 'reconstruction of original', 'perturbation', 'attacked', 'reconstruction of attacked']
     """
 
+    lines: dict[str, NDArray[np.floating]]
+    image_shape: tuple[int, ...]
+    signed: tuple[str, ...]
+    figure_: Any
+    axes_: NDArray[Any]
+    images_: dict[str, Any]
+
     def __init__(
         self,
         lines: Mapping[str, NDArray[np.floating]],

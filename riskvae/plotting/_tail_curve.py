@@ -50,6 +50,12 @@ class TailCurveDisplay:
     ['averse', 'plain']
     """
 
+    curves: dict[str, NDArray[np.floating]]
+    ax_: Any
+    figure_: Any
+    lines_: dict[str, Any]
+    bands_: dict[str, Any]
+
     def __init__(
         self,
         shares: NDArray[np.floating],

@@ -26,7 +26,7 @@ from riskvae.studies._published import EPS, SETTING, fit, load, rate_and_active,
 
 Records = list[dict[str, Any]]
 
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[float, ...]] = {
     "plain": (0.146,),
     "averse, draws, eps = 0.1": (0.515, 0.494),  # at 0.05 and at 0.1
     "averse, draws, eps = 0.2": (0.451,),
@@ -51,8 +51,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 N_GENERATED = 2000
-REGRESSION = LogisticRegression(max_iter=1000)
-CLASSIFIERS = {"error": REGRESSION, "error, standardized": make_pipeline(StandardScaler(), REGRESSION)}
+REGRESSION: Any = LogisticRegression(max_iter=1000)
+CLASSIFIERS: dict[str, Any] = {"error": REGRESSION, "error, standardized": make_pipeline(StandardScaler(), REGRESSION)}
 COLUMNS = {
     "error": ("error of logistic regression", 3),
     "error, standardized": ("of standardized embeddings", 3),

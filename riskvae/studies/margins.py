@@ -31,11 +31,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "decoder": partial(conv_decoder, channels=(16, 32)),
     },
 }
-CLASSES = {"BetaVAE": BetaVAE, "BetaTCVAE": BetaTCVAE}
+CLASSES: dict[str, type[BetaVAE]] = {"BetaVAE": BetaVAE, "BetaTCVAE": BetaTCVAE}
 BETAS, TAUS, NORMS = (1.0, 2.0, 4.0, 8.0), (0.0, 0.1, 0.3, 0.6), (0.25, 0.5, 1.0, 2.0, 4.0)
 R = 3.0  # of all models that are compared: above what the noise of any of them does to most digits
 METHODS = ("theorem1", "whitened", "second_order", "linearized", "attack")
-PLAIN = {"images": "mnist", "network": "784-512-256-10", "class": "BetaVAE", "beta": 1.0, "tau": 0.0}
+PLAIN: dict[str, Any] = {"images": "mnist", "network": "784-512-256-10", "class": "BetaVAE", "beta": 1.0, "tau": 0.0}
 
 
 def measure(task: Mapping[str, Any], data: Path | None) -> dict[str, Any]:

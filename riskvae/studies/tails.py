@@ -37,7 +37,7 @@ PUBLISHED_BEST_TENTH = {
 SHARES = np.geomspace(0.01, 1.0, 41).round(4).tolist()
 WORST = {"worst 10 %": 0.1, "worst 50 %": 0.5, "worst 90 %": 0.9}
 NAMES = ("plain", *(f"{risk} {eps}{ema}" for risk in ("averse", "seeking") for eps in EPS for ema in ("", " ema")))
-BETAS = {
+BETAS: dict[str, tuple[float, ...]] = {
     "plain": (0.35, 0.5, 0.7, 1.0, 1.5, 2.0),
     "averse 0.5": (0.5, 0.7, 1.0, 1.5, 2.0),
     "averse 0.2": (1.0, 1.5, 2.5),

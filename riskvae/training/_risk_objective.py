@@ -47,14 +47,14 @@ class RiskObjective(WeightedELBO):
         warmup: int = 0,
     ) -> None:
         super().__init__(beta)
-        self.final = (rows, draws)
-        self.current = self.final
+        self.final: tuple[Any, Any] = (rows, draws)
+        self.current: tuple[Any, Any] = self.final
         self.tail = tail
         self.over = over
         self.threshold = threshold
         self.on = on
         self.warmup = warmup
-        self.needs = ("group",) if over == "groups" else ()
+        self.needs: tuple[str, ...] = ("group",) if over == "groups" else ()
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Take the tail mass of an epoch, counted from 0."""
@@ -92,7 +92,7 @@ class RiskObjective(WeightedELBO):
         # In evaluation the risk itself, not its bound at a threshold of the past; of all losses none is left out.
         if self.threshold is None or not self.training or rows.eps == 1:
             return rows(losses, tail=self.tail)
-        return rows(losses, tail=self.tail, threshold=self.threshold(losses, rows))  # type: ignore[call-arg]
+        return rows(losses, tail=self.tail, threshold=self.threshold(losses, rows))
 
 
 def _eased(measure: Any, share: float) -> Any:
