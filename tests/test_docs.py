@@ -1,5 +1,6 @@
 """The pages: every public name is in the API reference, the guide's code runs, shared docstrings are well formed."""
 
+import ast
 import importlib
 import inspect
 import json
@@ -182,3 +183,46 @@ def test_links_between_pages_lead_somewhere():
         # The gallery is made by Sphinx; addresses elsewhere are not asked.
         local = [target for target in targets if not target.startswith(("http", "auto_examples"))]
         assert [target for target in local if not (page.parent / target).exists()] == [], page
+
+
+# What the same name means otherwise in one estimator.
+OWN = {"BetaTCVAE": {"beta"}, "QuantileVAE": {"noise_scale_"}}
+
+
+def entries(cls):
+    """Entries of a class's parameters and attributes by name, in their order."""
+    told = inspect.getdoc(cls)
+    blocks = [re.search(rf"\n{part}\n-+\n(.*?)\n\n", told, flags=re.DOTALL)[1] for part in ("Parameters", "Attributes")]
+    found = [entry for block in blocks for entry in re.split(r"\n(?=\S)", block)]
+    return {name: entry for entry in found for name in re.match(r"[\w, ]+", entry)[0].strip().split(", ")}
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
+def test_entries_stand_in_the_order_of_the_signature_and_in_groups(cls):
+    parameters = list(inspect.signature(cls).parameters)
+    assert [name for name in entries(cls) if name in parameters] == parameters
+    ends = re.findall(
+        r"\(``(\w+)`` to ``(\w+)``\)",
+        " ".join(re.search(r"Parameters stand in.*?\.\n\n", inspect.getdoc(cls), re.DOTALL)[0].split()),
+    )
+    places = [parameters.index(name) for pair in ends for name in pair]
+    assert places == sorted(places)
+    assert (places[0], places[-1]) == (0, len(parameters) - 1)
+    assert all(b == a + 1 for a, b in zip(places[1::2], places[2::2], strict=False))  # none is left out
+
+
+def test_estimators_tell_the_same_of_the_same_parameter():
+    seen = {}
+    for cls in ESTIMATORS:
+        defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+        for name, entry in entries(cls).items():
+            if name not in OWN.get(cls.__name__, ()):
+                seen.setdefault((name, repr(defaults.get(name))), set()).add(entry)
+    assert {key: told for key, told in seen.items() if len(told) > 1} == {}
+
+
+def test_docstrings_are_written_in_the_source():
+    """What editors and readers of the source see is what `help` shows."""
+    for cls in ESTIMATORS:
+        written = next(n for n in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(n, ast.ClassDef))
+        assert ast.get_docstring(written) == inspect.getdoc(cls)

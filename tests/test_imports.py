@@ -1,6 +1,7 @@
 """Imports point one way, and importing the package costs little."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def test_rooms_stand_in_an_order():
     """No circle: every room imports only from those that stand before it."""
     order = list(TopologicalSorter(HOUSE).static_order())  # raises where there is one
     assert order.index("estimators") > order.index("training") > order.index("likelihoods")
+
+
+def test_the_plan_of_the_house_is_drawn_from_the_imports():
+    path = ROOT.parent / "docs" / "house.py"
+    spec = importlib.util.spec_from_file_location("house", path)
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    assert house.PICTURE.read_text() == house.draw(), "run python docs/house.py"
+    assert {room: found <= HOUSE[room] for room, found in house.imports().items()} == dict.fromkeys(HOUSE, True)
 
 
 def test_files_of_a_room_import_each_other_one_way():
