@@ -77,7 +77,9 @@ def written_figures(block, block_vars, gallery_conf):
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    "within_subsection_order": ExplicitOrder(["plot_quickstart.py", "plot_robustness.py", "plot_anomalies.py"]),
+    "within_subsection_order": ExplicitOrder(
+        ["plot_quickstart.py", "plot_groups.py", "plot_robustness.py", "plot_anomalies.py"]
+    ),
     "remove_config_comments": True,
     "image_scrapers": (written_figures,),
     "backreferences_dir": "api/generated/examples",

@@ -1,0 +1,95 @@
+"""
+A rare group, reconstructed better
+==================================
+
+Of the digit 8, the training rows hold 15 in about 1,200. A plain autoencoder pays little attention to it, and neither
+does one that is averse over rows: other digits have bad rows, too. With ``risk_over="groups"`` every digit counts once,
+however few rows it has: ``eps=1`` takes the mean over groups, smaller values the worst of them.
+
+Four seeds each. The mean over groups takes a fifth off the error of the rare digit, and adds 4 % to that of the others.
+A smaller eps helps no further here: a batch holds three rows of the rare digit, and the worst of ten such noisy means
+is often another one.
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from riskvae import RiskAwareVAE
+from riskvae.metrics import row_losses
+
+RARE, N_RARE, SEEDS = 8, 15, range(4)
+MODELS = {
+    "plain": {"eps": 1.0},
+    "averse over rows, eps = 0.5": {"eps": 0.5},
+    "over groups, eps = 1": {"eps": 1.0, "risk_over": "groups"},
+    "over groups, eps = 0.5": {"eps": 0.5, "risk_over": "groups"},
+    "over groups, eps = 0.1": {"eps": 0.1, "risk_over": "groups"},
+}
+
+
+def digits(seed):
+    """Training rows with few of the rare digit, and test rows with as many as of any other."""
+    X, y = load_digits(return_X_y=True)
+    train, test, y_train, y_test = train_test_split(X / 16, y, test_size=0.25, random_state=seed, stratify=y)
+    left_out = np.flatnonzero(y_train == RARE)[N_RARE:]
+    return np.delete(train, left_out, axis=0), np.delete(y_train, left_out), test, y_test
+
+
+def measure(parameters, seed):
+    """Fitted model, and its errors on the rare digit and on the others, times 1000, and its rate."""
+    train, y_train, test, y_test = digits(seed)
+    vae = RiskAwareVAE(
+        n_components=6, hidden_layer_sizes=(64,), max_epochs=150, lr=2e-3, random_state=seed, **parameters
+    ).fit(train, groups=y_train)
+    errors = 1000 * row_losses(vae, test)
+    return vae, (errors[y_test == RARE].mean(), errors[y_test != RARE].mean(), vae.history_[-1]["train_kl"])
+
+
+def draw(models, measured):
+    """Errors of all models, and eight of the rare digits under three."""
+    figure = plt.figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+    ax = left.subplots()
+    for shift, what, color in ((-0.2, 0, "C3"), (0.2, 1, "C0")):
+        values = np.array([[row[what] for row in measured[name]] for name in MODELS])
+        label = f"the rare digit, {RARE}" if what == 0 else "the other digits"
+        options = {"xerr": values.std(1, ddof=1), "color": color, "label": label}
+        ax.barh(np.arange(len(MODELS)) + shift, values.mean(1), 0.38, **options)
+    ax.set_yticks(range(len(MODELS)), MODELS)
+    ax.invert_yaxis()
+    ax.set_xlabel("squared error of test digits, times 1000")
+    left.legend(loc="outside upper center", ncols=2, frameon=False)
+    rare = digits(0)[2][digits(0)[3] == RARE][:8]
+    shown = {"original": rare} | {name: models[name].reconstruct(rare) for name in ("plain", "over groups, eps = 1")}
+    axes = right.subplots(len(shown), len(rare))
+    for row, (name, images) in zip(axes, shown.items(), strict=True):
+        row[0].set_title(name, loc="left", fontsize=10)
+        for cell, image in zip(row, images, strict=True):
+            cell.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
+            cell.axis("off")
+    folder = Path("demo")
+    folder.mkdir(exist_ok=True)
+    figure.savefig(folder / "groups.png", dpi=110)
+
+
+def main():
+    """Measure, print and draw."""
+    runs = {name: [measure(parameters, seed) for seed in SEEDS] for name, parameters in MODELS.items()}
+    measured = {name: [figures for _, figures in run] for name, run in runs.items()}
+    print(f"Squared error x 1000 of test digits, {N_RARE} of the digit {RARE} in training; {len(SEEDS)} seeds")
+    print(f"  {'':30}{'rare digit':>14}{'others':>14}{'rate, nats':>14}")
+    for name, figures in measured.items():
+        told = [f"{m:.1f} ± {s:.1f}" for m, s in zip(np.mean(figures, 0), np.std(figures, 0, ddof=1), strict=True)]
+        print(f"  {name:30}" + "".join(f"{text:>14}" for text in told))
+    draw({name: run[0][0] for name, run in runs.items()}, measured)
+
+
+if __name__ == "__main__":
+    main()
