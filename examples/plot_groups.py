@@ -6,7 +6,7 @@ Of the digit 8, the training rows hold 15 in about 1,200. A plain autoencoder pa
 does one that is averse over rows: other digits have bad rows, too. With ``risk_over="groups"`` every digit counts once,
 however few rows it has: ``eps=1`` takes the mean over groups, smaller values the worst of them.
 
-Four seeds each. The mean over groups takes a fifth off the error of the rare digit, and adds 4 % to that of the others.
+Four seeds each. The mean over groups takes a fifth off the error of the rare digit, and adds 5 % to that of the others.
 A smaller eps helps no further here: a batch holds three rows of the rare digit, and the worst of ten such noisy means
 is often another one.
 """

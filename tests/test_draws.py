@@ -46,6 +46,13 @@ def test_a_row_meets_the_same_draws_in_any_company(n_draws, k):
         assert torch.equal(row, draw(place[None])[0])
 
 
+def test_a_gpu_makes_the_same_numbers():
+    """Torch's signed integers on the CPU: the path of a GPU."""
+    draw, places = RowDraws(2**32 - 1, 3, 7), torch.tensor([0, 5, 10**12, 2**62])
+    for one, other in zip(draw._halves_by_numpy(places), draw._halves_by_torch(places), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 class Recording(WeightedELBO):
     """Remembers the draws that each row met in each epoch."""
 

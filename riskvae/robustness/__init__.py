@@ -4,7 +4,7 @@ Everything takes a fitted estimator, or any object with ``encode(x) -> (mean, sc
 tensors: models of other libraries and plain torch modules can be examined too.
 
 In the house: this room asks models and knows no estimator. Import the names below; an attack of your own is a function
-that an :class:`Envelope` calls (`_max_damage.py` is the example).
+that an ``Envelope`` calls (`_max_damage.py` is the example).
 """
 
 from riskvae.robustness._attack_results import AttackResult, TargetedAttackResult

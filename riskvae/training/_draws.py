@@ -1,5 +1,8 @@
 """Latent draws that hang on the row and the epoch, and on nothing else."""
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,10 +10,10 @@ from torch import Tensor
 
 __all__ = ["RowDraws"]
 
-_GOLDEN, _FIRST, _SECOND = (
-    np.array(number, np.uint64) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
-_HALF, _MINUS_TWO, _UNIT, _TURN = map(np.float32, (0.5, -2.0, 2.0**-32, 2.0 * np.pi * 2.0**-32))
+# SplitMix64: what its state moves by, and the shift and the factor of each round.
+_GOLDEN = 0x9E3779B97F4A7C15
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+_LOW = 0xFFFFFFFF
 
 
 class RowDraws:
@@ -46,32 +49,44 @@ class RowDraws:
     def __init__(self, seed: int, n_draws: int, n_components: int) -> None:
         self.shape = (n_draws, n_components)
         n_pairs = (n_draws * n_components + 1) // 2
-        key = _mixed(np.array([seed], np.uint64) * _GOLDEN)
-        self.steps = np.arange(n_pairs, dtype=np.uint64) * _GOLDEN + key
-        self.stride = n_pairs * _GOLDEN
+        key = _mixed(np.array([seed], np.uint64) * np.uint64(_GOLDEN))
+        self.steps = np.arange(n_pairs, dtype=np.uint64) * np.uint64(_GOLDEN) + key
+        self.stride = np.array(n_pairs, np.uint64) * np.uint64(_GOLDEN)
 
     def __call__(self, places: Tensor) -> Tensor:
-        """Draws (n, n_draws, n_components) for the rows at some places (n,)."""
-        counters = places.numpy(force=True).astype(np.uint64)[:, None] * self.stride + self.steps
-        bits = _mixed(counters).view(np.uint32)
-        # Whole arrays at a time: numpy's loops over short rows would cost more than the numbers.
-        u, angle = (bits[:, half::2].astype(np.float32) for half in (0, 1))
-        u += _HALF
-        u *= _UNIT
-        radius = np.log(u, out=u)
-        radius *= _MINUS_TWO
-        np.sqrt(radius, out=radius)
-        angle *= _TURN
-        normal = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)), axis=1)
+        """Draws (n, n_draws, n_components) for the rows at some places (n,), on their device."""
+        if places.is_cuda:
+            normal = _normal(*self._halves_by_torch(places), torch)
+        else:
+            normal = torch.from_numpy(_normal(*self._halves_by_numpy(places), np)).to(places.device)
         n_draws, k = self.shape
-        return torch.from_numpy(normal)[:, : n_draws * k].unflatten(1, self.shape)
+        return normal[:, : n_draws * k].unflatten(1, self.shape)
+
+    def _halves_by_numpy(self, places: Tensor) -> tuple[Any, Any]:
+        """Upper and lower halves of the generator's numbers; numpy is the faster for few of them."""
+        z = _mixed(places.numpy(force=True).astype(np.uint64)[:, None] * self.stride + self.steps)
+        return (z >> np.uint64(32)).astype(np.float32), (z & np.uint64(_LOW)).astype(np.float32)
+
+    def _halves_by_torch(self, places: Tensor) -> tuple[Any, Any]:
+        """The same on a GPU, where a copy from the CPU would cost as much as a training step."""
+        steps = torch.from_numpy(self.steps.view(np.int64)).to(places.device)
+        z = places[:, None] * int(self.stride.view(np.int64)) + steps
+        for shift, factor in _ROUNDS:
+            z ^= (z >> shift) & (2 ** (64 - shift) - 1)  # torch's numbers are signed: their shift brings ones
+            z *= factor - 2**64 if factor > 1 else 1
+        return ((z >> 32) & _LOW).float(), (z & _LOW).float()
 
 
 def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Every bit of each number made to hang on all its bits, in place."""
-    z ^= z >> np.uint64(30)
-    z *= _FIRST
-    z ^= z >> np.uint64(27)
-    z *= _SECOND
-    z ^= z >> np.uint64(31)
+    for shift, factor in _ROUNDS:
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
     return z
+
+
+def _normal(u: Any, v: Any, xp: Any) -> Any:
+    """Pairs of normal numbers from pairs of whole ones of 32 bits, as arrays of numpy or tensors of torch."""
+    radius = xp.sqrt(-2.0 * xp.log((u + 0.5) * 2.0**-32))
+    angle = v * (2.0 * math.pi * 2.0**-32)
+    return xp.concatenate((radius * xp.cos(angle), radius * xp.sin(angle)), axis=1)

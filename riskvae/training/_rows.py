@@ -100,12 +100,12 @@ class Rows(Dataset[Tensor]):
             here = slice(ends[0], ends[-1])
             # Rows in order are cut out, others picked: by the batch where they are, from elsewhere by the chunk.
             places = torch.arange(here.start, here.stop) if order is None else order[here]
-            noise = None if draw is None else draw(places).to(self.device)
             places = places.to(where)
             together = order is None or not resident
             part = self.data if not together else self.data.take(here if order is None else places)
             if not resident:
                 part, places = part.map(self._fetch), self._fetch(places)
+            noise = None if draw is None else draw(places)
             for a, b in pairwise(end - ends[0] for end in ends):
                 batch = part.take(slice(a, b) if together else places[a:b])
                 yield batch._replace(index=places[a:b], noise=None if noise is None else noise[a:b])

@@ -102,10 +102,10 @@ class Stream:
     ) -> Iterator[Batch]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
         for collated in self._loader(batch_size, generator):
-            batch = self._record(collated)
+            batch = self._record(collated).to(self.device)
             if draw is not None and batch.index is not None:
                 batch = batch._replace(noise=draw(batch.index))
-            yield batch.to(self.device)
+            yield batch
 
     def _loader(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Any]:
         if not self.is_iterable:
