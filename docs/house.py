@@ -1,7 +1,7 @@
 """Draw the plan of the house from the imports: ``python docs/house.py`` writes ``docs/images/house.svg``.
 
 Each room is a box on the lowest floor that its imports allow; an arrow points to a room that it imports from. Arrows
-that follow from others are left out, to keep the picture readable: tests/test_imports.py has who may import what.
+that follow from others are left out, and those of the top floor, which uses all: tests/test_imports.py has the whole.
 """
 
 import ast
@@ -28,7 +28,7 @@ PURPOSE = {
     "metrics": "measures on arrays",
     "datasets": "data and simulations",
     "plotting": "displays",
-    "studies": "the papers, measured again",
+    "studies": "the papers, by public names alone",
 }
 TOOLS = (
     "tools for every room: parameters, arrays, devices and seeds at the border; scikit-learn's base classes, with types"
@@ -72,11 +72,12 @@ def centers(floor, arrows):
     """Find the middle of each room: of all orders on the floors, the one with the shortest arrows."""
     rows = [sorted(room for room in floor if floor[room] == f) for f in range(max(floor.values()) + 1)]
     width = max(map(len, rows)) * (WIDTH + GAP) + GAP
+    pairs = sorted((room, other) for room in arrows for other in arrows[room])
     best, middle = math.inf, {}
     for order in product(*map(permutations, rows)):
         x = {room: width * (i + 0.5) / len(row) for row in order for i, room in enumerate(row)}
-        length = sum(abs(x[room] - x[other]) ** 1.5 for room in sorted(arrows) for other in sorted(arrows[room]))
-        best, middle = (length, x) if length < best else (best, middle)
+        cost = sum(abs(x[room] - x[other]) ** 1.5 for room, other in pairs)
+        best, middle = (cost, x) if cost < best else (best, middle)
     top = (len(rows) - 1) * FLOOR + GAP
     return {room: (middle[room], top - floor[room] * FLOOR) for room in floor}, width, top
 
@@ -88,11 +89,27 @@ def spread(room, others, center):
     return {other: center[room][0] - WIDTH / 2 + step * (i + 1) for i, other in enumerate(ordered)}
 
 
-def arrow(start, end):
-    """Draw a curve from the floor of one room to the roof of another."""
-    (a, y), (b, z) = start, end
-    bend = min((z - y) / 2, FLOOR / 2)
-    curve = f"M{a:.0f} {y:.0f} C{a:.0f} {y + bend:.0f} {b:.0f} {z - bend:.0f} {b:.0f} {z - 2:.0f}"
+def gaps(start, end, center):
+    """Find where an arrow between two rooms passes the floors between them: the gap nearest to its way, for each."""
+    (x, y), (a, b) = center[start], center[end]
+    passed = []
+    for top in range(y + FLOOR, b, FLOOR):
+        row = sorted(other for other, level in center.values() if level == top)
+        edges = [row[0] - (WIDTH + GAP) / 2, *(other + (WIDTH + GAP) / 2 for other in row)]
+        edges = [edge for edge in edges if all(abs(edge - other) > WIDTH / 2 for other in row)]
+        way = x + (a - x) * (top - y) / (b - y)
+        passed.append((min(edges, key=lambda edge: abs(edge - way)), top))
+    return passed
+
+
+def arrow(start, passed, end):
+    """Draw a curve from the floor of one room, through gaps between others, to the roof of another."""
+    (x, y), curve = start, f"M{start[0]:.0f} {start[1]:.0f}"
+    for a, b, straight in [*((*point, HEIGHT) for point in passed), (end[0], end[1] - 2, 0)]:
+        bend = (b - y) / 2
+        curve += f" C{x:.0f} {y + bend:.0f} {a:.0f} {b - bend:.0f} {a:.0f} {b:.0f}"
+        curve += f" V{b + straight:.0f}" if straight else ""
+        x, y = a, b + straight
     return f'<path d="{curve}" fill="none" stroke="#7a8699" stroke-width="1.4" marker-end="url(#tip)"/>'
 
 
@@ -114,6 +131,7 @@ def draw():
     tools = sorted(room for room in graph if room.startswith("_"))
     graph = {room: graph[room] - set(tools) for room in graph if room not in tools}
     arrows = reduced(graph)
+    arrows["studies"] = set()
     center, width, ground = centers(floors(graph), arrows)
     users = {room: {other for other in arrows if room in arrows[other]} for room in arrows}
     height = ground + FLOOR + HEIGHT
@@ -128,7 +146,8 @@ def draw():
         starts = spread(room, arrows[room], center)
         for other in sorted(arrows[room]):
             end = spread(other, users[other], center)[room]
-            parts.append(arrow((starts[other], center[room][1] + HEIGHT), (end, center[other][1])))
+            passed = gaps(room, other, center)
+            parts.append(arrow((starts[other], center[room][1] + HEIGHT), passed, (end, center[other][1])))
     for room in sorted(arrows):
         x, y = center[room]
         label = f"{room}/" if (ROOT / room).is_dir() else f"{room}.py"

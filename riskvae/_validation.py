@@ -6,6 +6,7 @@ Every message names the parameter, what was expected, what came, and what to do.
 import difflib
 import math
 import numbers
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +24,8 @@ from torch.utils.data import Dataset
 
 __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
-    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "isolated_rng", "real", "resolve_device",
-    "to_float32",
+    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
+    "level_of_the_user", "real", "resolve_device", "to_float32",
 ]  # fmt: skip
 
 
@@ -161,8 +162,8 @@ def to_float32(array: NDArray[Any]) -> Tensor:
 
 
 def borrowed(array: NDArray[Any]) -> Tensor:
-    """Tensor on an array's own memory, which is only read; a copy where torch lacks its dtype or strides."""
-    if array.dtype.kind not in "fib" or not array.dtype.isnative or array.dtype.itemsize > 8:
+    """Tensor of floats on an array's own memory, which is only read; a copy where torch lacks its dtype or strides."""
+    if array.dtype.kind != "f" or not array.dtype.isnative or array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     if min(array.strides, default=0) < 0:
         array = array.copy()
@@ -186,6 +187,22 @@ def check_finite(x: Tensor | NDArray[Any]) -> None:
             "X holds NaN, infinity or a value too large for float32, in which training is done. "
             "Impute or drop such rows, or scale X first (StandardScaler)."
         )
+
+
+# ---------------------------------------------------------------------------------------------- users
+
+
+def is_ours(thing: Any) -> bool:
+    """Whether an object is of a class of this package, not of the user's."""
+    return type(thing).__module__.split(".")[0] == "riskvae"
+
+
+def level_of_the_user() -> int:
+    """Stack level, for a warning by the caller of this, of the first frame outside this package and scikit-learn."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("riskvae", "sklearn"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 # ------------------------------------------------------------------------------------------- devices

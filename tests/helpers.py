@@ -20,8 +20,7 @@ def small(cls, **parameters):
 
 def set_up(likelihood, n_features):
     """Likelihood of rows of some width, as a model holds it."""
-    likelihood.setup(n_features)
-    return likelihood
+    return likelihood.prepare(n_features)
 
 
 class Block(NamedTuple):

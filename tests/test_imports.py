@@ -23,7 +23,7 @@ HOUSE = {
     "losses": set(),
     "nets": set(),
     "risk": {"_value"},
-    "likelihoods": {"losses", "nets", "_sklearn"},
+    "likelihoods": {"losses", "nets", "_sklearn", "_validation"},
     "training": MODEL,
     "detection": {"losses"},
     "estimators": MODEL | {"training", "detection"},

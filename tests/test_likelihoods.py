@@ -34,7 +34,6 @@ class LearnedNoise(StudentT):
     """A scale for each feature, trained with the networks."""
 
     def setup(self, n_features):
-        super().setup(n_features)
         self.log_scale_of_each = nn.Parameter(torch.zeros(n_features))
 
     def nll(self, x, raw):
@@ -44,6 +43,8 @@ class LearnedNoise(StudentT):
 
 class Counts(StudentT):
     def check(self, x):
+        assert x.is_floating_point()
+        assert x.shape[1] == self.n_features
         if (x < 0).any():
             raise ValueError("Counts needs rows of at least 0.")
 
@@ -138,6 +139,24 @@ def test_what_is_trainable_in_a_likelihood_is_trained(X):
     assert noise[5] < 0.3 * noise[:5].min()
 
 
+def test_parameters_of_arrays_and_a_scale_of_ones_own(X):
+    class Weighted(StudentT):
+        def __init__(self, weights=None):
+            super().__init__()
+            self.weights = weights
+            self.nu = 4.0
+
+        def setup(self, n_features):
+            self.log_scale = nn.Parameter(torch.zeros(n_features))
+
+    vae = small(BetaVAE, likelihood=Weighted(torch.ones(2, 3))).fit(X)
+    assert np.isnan(vae.noise_scale_)  # ours, of one number
+    assert "fit" in dir(vae)
+    vae.set_params(likelihood__weights=torch.ones(2, 3)).partial_fit(X)
+    with pytest.raises(ValueError, match=r"(?s)likelihood=Weighted\(.*differs from the fitted model's Weighted\("):
+        vae.set_params(likelihood__weights=torch.zeros(2, 3)).partial_fit(X)
+
+
 def test_a_likelihood_refuses_rows_before_training(X):
     vae = small(BetaVAE, likelihood=Counts())
     with pytest.raises(ValueError, match="Counts needs rows of at least 0"):
@@ -146,6 +165,7 @@ def test_a_likelihood_refuses_rows_before_training(X):
     for method in (vae.partial_fit, vae.score_samples, vae.reconstruction_loss):
         with pytest.raises(ValueError, match="Counts needs rows of at least 0"):
             method(X - 1)
+    vae.score_samples(np.ones((3, 6), dtype=int))
 
 
 class Wrong(StudentT):
@@ -159,6 +179,9 @@ class Wrong(StudentT):
 
     def mean(self, raw):
         return raw.sum(-1) if self.mistake == "mean" else raw
+
+    def draw(self, raw, generator):
+        return raw[:1] if self.mistake == "draw" else raw
 
     def nll(self, x, raw):
         if self.mistake == "fails":
@@ -180,11 +203,24 @@ class Unready(StudentT):
         ({"likelihood": "student"}, ValueError, "an object of riskvae.likelihoods; got 'student'"),
         ({"likelihood": StudentT(), "noise_scale": 0.5}, ValueError, "noise_scale=0.5 is for likelihood='gaussian'"),
         ({"likelihood": StudentT(), "output_activation": "sigmoid"}, ValueError, "output_activation='sigmoid' is for"),
-        ({"likelihood": Wrong("mean")}, ValueError, r"mean\(raw\) must return a tensor of shape \(2, 2, 6\)"),
-        ({"likelihood": Wrong("reduced")}, ValueError, r"nll\(x, raw\) must return a tensor of shape \(2, 2\).*\(\)"),
+        (
+            {"likelihood": Wrong("mean")},
+            ValueError,
+            r"mean\(raw\) must return a tensor of shape \(1, 150, 6\); got \(1, 150\)",
+        ),
+        (
+            {"likelihood": Wrong("reduced")},
+            ValueError,
+            r"nll\(x, raw\) must return a tensor of shape \(1, 150\); got \(\)",
+        ),
         ({"likelihood": Wrong("detached")}, ValueError, "has no gradient"),
-        ({"likelihood": Wrong("infinite")}, ValueError, "is not finite for the first rows"),
+        ({"likelihood": Wrong("infinite")}, ValueError, "is not finite on the first rows"),
         ({"likelihood": Wrong("fails")}, ValueError, "fails on the first rows of X: KeyError: 'oops'"),
+        ({"likelihood": Wrong("draw")}, ValueError, r"draw\(raw, generator\) must return a tensor of shape \(150, 6\)"),
+        ({"likelihood": Likelihood()}, ValueError, r"NotImplementedError: Likelihood has no nll\(x, raw\); define it"),
+        ({"likelihood": Gaussian(0.0)}, ValueError, "Gaussian: noise_scale must be one of 'learned', or .* above 0"),
+        ({"likelihood": Gaussian("lerned")}, ValueError, "Did you mean 'learned'"),
+        ({"likelihood": Quantiles((0.9, 0.1))}, ValueError, r"Quantiles: levels must be .*Did you mean \(0.1, 0.9\)"),
     ],
 )
 def test_mistakes_in_a_likelihood_are_found_before_training(parameters, error, message, X):

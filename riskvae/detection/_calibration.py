@@ -48,7 +48,10 @@ class Calibration:
         return len(self.scores)
 
     def p_values(self, scores: Array) -> NDArray[np.float64]:
-        """Share of the calibration rows, and the row itself, that score at most as much as each row."""
+        r"""Share of the calibration rows, and the row itself, that score at most as much as each row.
+
+        .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}
+        """
         # Equal rows may score differently by rounding, in other company or another dtype.
         equal = scores + _SAME * (1.0 + np.abs(scores))
         count: NDArray[np.intp] = np.searchsorted(self.scores, equal, side="right")

@@ -1,7 +1,7 @@
 """The estimators, one file each, and what they share: parameters, training, what fitted ones do with rows.
 
 In the house: the one room that knows scikit-learn's contract. Users import the estimators from ``riskvae``;
-:class:`BaseVAE` is the seam for an estimator of your own.
+:class:`BaseVAE` is what they have in common; one of your own is a subclass of one of them, such as ``BetaVAE``.
 """
 
 from riskvae.estimators._base import BaseVAE

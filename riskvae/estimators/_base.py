@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Self
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
 
 from riskvae import nets
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
-from riskvae._validation import derive_seed, draw_seed, isolated_rng, resolve_device
+from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, level_of_the_user, resolve_device
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
-from riskvae.training._loop import make_net, restored_on_failure, train
+from riskvae.training._loop import exchange_objective, make_net, restored_on_failure, train
 from riskvae.training._net import Net
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
@@ -37,11 +38,14 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
     """
 
     # What a training sets.
-    _fitted: ClassVar[tuple[str, ...]] = ("net_", "n_features_in_", "feature_names_in_", "_seed", "_structure")
+    _fitted: ClassVar[tuple[str, ...]] = (
+        "net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "_groups",
+    )  # fmt: skip
 
     net_: Any  # skorch's NeuralNet, which carries no types
     n_features_in_: int
     _seed: int
+    _groups: dict[Any, int]  # numbers of the labels of groups
 
     # ------------------------------------------------------------------------------------- choices
 
@@ -54,6 +58,15 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             What is minimized, from the estimator's parameters.
         """
         return WeightedELBO(self.beta)
+
+    def _checked_objective(self) -> Objective:
+        objective = self.make_objective()
+        if not isinstance(objective, Objective) or "_modules" not in vars(objective):
+            raise TypeError(
+                f"{type(self).__name__}: make_objective must return a riskvae.training.Objective whose __init__ begins "
+                f"with super().__init__(); got {type(objective).__name__}."
+            )
+        return objective
 
     def _make_likelihood(self) -> Likelihood:
         """Observation model, not yet set up."""
@@ -80,21 +93,26 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         return rows, None
 
     def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
-        """Fit what the networks alone do not tell; ``rows`` are those of X that they were trained on."""
+        """Fit what the networks alone do not provide; ``rows`` are those of X that they were trained on."""
 
     # ------------------------------------------------------------------------------------ training
 
     @with_callbacks
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Fit the model to rows.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
-            is of another dtype. Items of a Dataset are rows, or tuples that start with one.
+            is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a row as "x" and
+            its group, an integer, as "group".
         y : ignored
             Present by convention.
+        groups : array-like of shape (n_samples,), default=None
+            A label of each row, integers or strings, for a loss that looks at groups, such as that of
+            ``RiskAwareVAE(risk_over="groups")``. Scikit-learn routes it: ``pipe.fit(X, riskawarevae__groups=...)``,
+            or in a grid search, with metadata routing enabled, ``RiskAwareVAE(...).set_fit_request(groups=True)``.
 
         Returns
         -------
@@ -106,9 +124,9 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             For a bad parameter or bad data, before training; when the loss stops being finite. A fit that
             fails or is interrupted leaves the estimator as it was.
         """
-        return self._train(X, epochs=None)
+        return self._train(X, epochs=None, groups=groups)
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Train for one epoch on a part of the data, going on from what was fitted before.
 
         Nothing is held out: ``early_stopping`` is for :meth:`fit`.
@@ -119,14 +137,16 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             The first call decides the number of features and a learned noise scale's start.
         y : ignored
             Present by convention.
+        groups : array-like of shape (n_samples,), default=None
+            As in :meth:`fit`; the same label is the same group in every call.
 
         Returns
         -------
         self
         """
-        return self._train(X, epochs=1)
+        return self._train(X, epochs=1, groups=groups)
 
-    def _train(self, X: Any, *, epochs: int | None, groups: Any = None) -> Self:
+    def _train(self, X: Any, *, epochs: int | None, groups: Any) -> Self:
         """Train for some epochs on a part of the data, or with None as ``fit`` does."""
         self._check_parameters()
         device = resolve_device(self.device)
@@ -135,11 +155,11 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         with self._all_or_nothing(go_on):
             rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
             net, seed = self._resume(device) if go_on else self._begin(device)
-            self._check_needs(net.criterion_, rows)
+            self._check_needs(net.criterion_, rows, groups)
             train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
             net.module_.likelihood.fit_scale(train_rows.head())
-            try_model(net.module_, net.criterion_, train_rows.first(2))
-            net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_modules()
+            try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
+            net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             n_epochs = epochs or self._n_epochs(train_rows.n_rows)
             callbacks, valid = list(self.callbacks or ()), None
@@ -158,23 +178,40 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         return self
 
     def _load(self, X: Any, groups: Any, device: torch.device, go_on: bool, *, min_samples: int) -> Rows | Stream:
-        check = (self.net_.module_.likelihood if go_on else self._make_likelihood()).check
+        likelihood = self.net_.module_.likelihood if go_on else self._make_likelihood()
+
+        def check(x: Tensor) -> None:
+            if "n_features" not in vars(likelihood):
+                likelihood.prepare(x.shape[1])
+            likelihood.check(x)
+
+        self._groups = dict(self._groups) if go_on else {}
         return load_rows(self, X, groups, device, check, reset=not go_on, min_samples=min_samples)
 
-    def _check_needs(self, objective: Objective, rows: Rows | Stream) -> None:
-        """Raise where nothing comes with the rows of what the objective needs to know of them."""
-        for name in objective.needs:
-            if not rows.has(name):
-                self._refuse(
-                    f"what it minimizes needs the {name} of each row, which was not given",
-                    f"Call fit(X, {name}s=...) with one label for each row, or of a pipeline "
-                    f"fit(X, {type(self).__name__.lower()}__{name}s=...); in a grid search, let the estimator "
-                    f"set_fit_request({name}s=True) under sklearn.set_config(enable_metadata_routing=True).",
+    def _check_needs(self, objective: Objective, rows: Rows | Stream, groups: Any) -> None:
+        """Raise where rows lack what the objective needs to know of them, or bring groups that nobody looks at."""
+        name = type(self).__name__
+        for field in objective.needs:
+            if not rows.has(field):
+                raise ValueError(
+                    f"{name}: what it minimizes needs the {field} of each row, which was not given. Call "
+                    f"fit(X, groups=...) with one label for each row, or of a pipeline "
+                    f"fit(X, {name.lower()}__groups=...); in a grid search, let the estimator "
+                    "set_fit_request(groups=True) under sklearn.set_config(enable_metadata_routing=True)."
                 )
+        if groups is not None and "group" not in objective.needs and not self._may_ignore_groups:
+            self._refuse(
+                f"groups were given, and {type(objective).__name__} does not look at them",
+                "Leave them out, or use RiskAwareVAE(risk_over='groups').",
+            )
 
-    def _has_foreign_modules(self) -> bool:
+    # Whether groups may come along unused, so that a grid compares a loss that looks at them with others.
+    _may_ignore_groups: ClassVar[bool] = False
+
+    def _has_foreign_parts(self, *others: Any) -> bool:
         """Whether modules of the user's take part, which may draw from torch's global generators."""
-        return self.encoder is not None or self.decoder is not None or isinstance(self.likelihood, Likelihood)
+        own = [part for part in (self.likelihood, *others) if not isinstance(part, str)]
+        return self.encoder is not None or self.decoder is not None or not all(map(is_ours, own))
 
     def _warn_of_failure(self) -> None:
         if self.net_.module_.likelihood.excess() > 5:
@@ -183,7 +220,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
                 f"{self.noise_scale_:.3g} is over five times that of the features' spread. "
                 "Scale X (StandardScaler), train longer (max_epochs), or change lr.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=level_of_the_user(),
             )
 
     def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
@@ -204,7 +241,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         default = partial(nets.mlp, activation=self.activation, generator=generator)
         isolated = isolated_rng(derive_seed(seed, "modules"), torch.device("cpu"))
         # On the CPU, whatever the device: the same initial weights everywhere.
-        with isolated if self._has_foreign_modules() else nullcontext():
+        with isolated if self._has_foreign_parts() else nullcontext():
             module = build_vae(
                 self.n_features_in_,
                 self._n_latent(self.n_features_in_),
@@ -215,7 +252,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             )
         net = make_net(
             module,
-            self.make_objective(),
+            self._checked_objective(),
             lr=self.lr,
             weight_decay=self.weight_decay,
             device=device,
@@ -228,10 +265,8 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
 
     def _resume(self, device: torch.device) -> tuple[Net, int]:
         """The fitted net, with what may change between two trainings: loss, optimizer's settings, device."""
-        net, objective = self.net_, self.make_objective()
-        if objective.continues(net.criterion_):
-            objective.load_state_dict(net.criterion_.state_dict())
-        net.criterion_ = objective
+        net = self.net_
+        exchange_objective(net, self._checked_objective())
         net.set_params(lr=self.lr, optimizer__weight_decay=self.weight_decay, batch_size=self.batch_size)
         net.n_draws, net.compile_step = self._n_draws(), self.compile
         net.move_to(device)

@@ -25,6 +25,7 @@ from riskvae._validation import (
     isolated_rng,
 )
 from riskvae.estimators._parameters import ParametersMixin
+from riskvae.likelihoods._scaled import ScaledLikelihood
 from riskvae.training import Batch
 
 __all__ = ["InferenceMixin"]
@@ -211,7 +212,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         likelihood = copy.deepcopy(self.module_.likelihood).to(cpu, torch.float64)
 
         def draw(vae: Any, z: Tensor) -> tuple[Tensor]:
-            return (likelihood.draw(vae.decoder(z).to(cpu, torch.float64), generator),)
+            rows = likelihood.draw(vae.decoder(z).to(cpu, torch.float64), generator)
+            if rows.shape != (len(z), self.n_features_in_):
+                raise ValueError(
+                    f"likelihood={likelihood!r}: draw(raw, generator) must return a row of {self.n_features_in_} "
+                    f"features for each of {len(z)}; got shape {tuple(rows.shape)}."
+                )
+            return (rows,)
 
         with isolated_rng(seed, cpu):
             return self._map_rows(draw, Z, width=likelihood.n_values)[0]
@@ -278,8 +285,8 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     @property
     def noise_scale_(self) -> float:
         """Standard deviation of the observation noise (of QuantileVAE its Laplace scale); NaN for bernoulli."""
-        log_scale = getattr(self.module_.likelihood, "log_scale", None)
-        return float("nan") if log_scale is None else float(log_scale.exp())
+        likelihood = self.module_.likelihood
+        return float(likelihood.log_scale.exp()) if isinstance(likelihood, ScaledLikelihood) else float("nan")
 
     @property
     def device_(self) -> torch.device:

@@ -39,7 +39,7 @@ def load_rows(
     if not isinstance(X, Dataset):
         x = to_float32(feature_matrix(estimator, X, reset=reset, min_samples=min_samples))
         check_rows(x)
-        return Rows(Batch(x, group=_numbered(groups, len(x))), device)
+        return Rows(Batch(x, group=_numbered(groups, len(x), estimator._groups)), device)
     with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
         stream = Stream(X, device, check_rows)
     n_rows, n_features = stream.head().shape
@@ -51,7 +51,7 @@ def load_rows(
                 "groups are one for each row, and X is an iterable Dataset, whose rows only come in turn. Let its "
                 "items be dicts with the row as 'x' and its group, an integer, as 'group'."
             )
-        stream.group = _numbered(groups, stream.n_rows)
+        stream.group = _numbered(groups, stream.n_rows, estimator._groups)
     if reset:
         estimator.n_features_in_ = n_features
         estimator.__dict__.pop("feature_names_in_", None)
@@ -59,17 +59,30 @@ def load_rows(
     return stream
 
 
-def _numbered(groups: Any, n: int) -> Tensor | None:
-    """Groups, whatever names them, as whole numbers from 0."""
+def _numbered(groups: Any, n: int, known: dict[Any, int]) -> Tensor | None:
+    """Groups as whole numbers: integers as they are, other labels as they were numbered before, or the next ones."""
     if groups is None:
         return None
     names = np.asarray(host_array(groups))
     if names.shape != (n,):
         raise ValueError(f"groups must be one label for each of {n} rows of X, shape ({n},); got shape {names.shape}.")
-    if any(name is None or name != name for name in names.tolist()):
+    if names.dtype.kind in "iub":
+        return torch.from_numpy(names.astype(np.int64))
+    labels = names.tolist()
+    if any(map(_is_missing, labels)):
         raise ValueError("groups must name one for each row; some are missing (None or NaN). Give those a name, too.")
+    kinds = {type(label).__name__ for label in labels}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"groups must be labels of one kind, such as integers or strings; got {', '.join(sorted(kinds))}."
+        )
+    for label in labels:
+        known.setdefault(label, len(known))
+    return torch.tensor([known[label] for label in labels])
+
+
+def _is_missing(label: Any) -> bool:
     try:
-        numbers = np.unique(names, return_inverse=True)[1]
-    except TypeError as error:
-        raise TypeError(f"groups must be labels of one kind, such as integers or strings; {error}.") from error
-    return torch.from_numpy(numbers.astype(np.int64))
+        return label is None or not bool(label == label)
+    except TypeError:  # pandas.NA
+        return True

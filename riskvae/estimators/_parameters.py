@@ -119,7 +119,7 @@ class ParametersMixin(BaseEstimator):
     device: str | torch.device
     compile: bool
 
-    _structure: dict[str, Any]
+    _structure: dict[str, tuple[Any, str]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -150,16 +150,18 @@ class ParametersMixin(BaseEstimator):
     def _refuse(self, what: str, remedy: str) -> None:
         raise ValueError(f"{type(self).__name__}: {what}. {remedy}".rstrip())
 
-    def _current_structure(self) -> dict[str, Any]:
+    def _current_structure(self) -> dict[str, tuple[Any, str]]:
+        """What the model is made of: values to compare, and to show."""
         values = {name: getattr(self, name) for name in self._made_of}
-        return {name: _comparable(value) for name, value in values.items()}
+        return {name: (_comparable(value), repr(value)) for name, value in values.items()}
 
     def _check_structure(self) -> None:
-        for name, value in self._current_structure().items():
-            if value != self._structure[name]:
+        for name, (value, shown) in self._current_structure().items():
+            before, shown_before = self._structure[name]
+            if value != before:
                 self._refuse(
-                    f"{name}={value!r} differs from the fitted model's {self._structure[name]!r}; warm_start and "
-                    "partial_fit go on with the same network",
+                    f"{name}={shown} differs from the fitted model's {shown_before}; warm_start and partial_fit go on "
+                    "with the same network",
                     "Use clone(estimator) to start anew.",
                 )
 
@@ -170,14 +172,21 @@ def _comparable(value: Any) -> Any:
         return value.func, value.args, value.keywords
     if isinstance(value, Likelihood):
         return type(value), {name: _comparable(part) for name, part in value.get_params().items()}
-    return tuple(value) if isinstance(value, list | np.ndarray) else value
+    value = value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else value
+    return tuple(map(_comparable, value)) if isinstance(value, list | tuple) else value
 
 
 def _spell_out(cls: Any) -> None:
     """Put the parameters that a constructor hands on as ``**parameters`` into its signature."""
     own = inspect.signature(cls.__init__)
-    kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    if len(kept) < len(own.parameters):
-        inherited = inspect.signature(super(cls, cls).__init__).parameters.values()
-        handed_on = [p.replace(kind=p.KEYWORD_ONLY) for p in inherited if p.name not in own.parameters]
-        cls.__init__.__signature__ = own.replace(parameters=[*kept, *handed_on])
+    parameters = {p.name: p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD}
+    if len(parameters) == len(own.parameters):
+        return
+    for base in cls.__mro__[1:-1]:  # as far as each hands on
+        if "__init__" in vars(base):
+            given = inspect.signature(base.__init__).parameters.values()
+            named = [p for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            parameters |= {p.name: p.replace(kind=p.KEYWORD_ONLY) for p in named if p.name not in parameters}
+            if not any(p.kind is p.VAR_KEYWORD for p in given):
+                break
+    cls.__init__.__signature__ = own.replace(parameters=list(parameters.values()))

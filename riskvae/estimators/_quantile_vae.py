@@ -9,12 +9,13 @@ import torch
 from torch.utils.data import Dataset
 
 from riskvae._sklearn import OutlierMixin
-from riskvae._validation import Rule, choice, derive_seed, integer, real
+from riskvae._validation import choice, derive_seed, integer, real
 from riskvae.detection._density import RowDensity
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._detection import DetectionMixin
 from riskvae.estimators._types import Activation, Auto, Device, Network, RandomState
 from riskvae.likelihoods import Likelihood, Quantiles
+from riskvae.likelihoods._quantiles import LEVELS
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
@@ -24,34 +25,6 @@ _NOT_HERE = ("likelihood", "noise_scale", "output_activation")
 _MOST_LATENT = 64
 # max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
 _STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 2_000, 30, 200
-
-
-def _are_levels(value: Any) -> bool:
-    try:
-        levels = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    within = levels.ndim == 1 and len(levels) > 0 and bool(((levels > 0) & (levels < 1)).all())
-    return within and bool((np.diff(levels) > 0).all())
-
-
-def _meant(value: Any) -> str:
-    value = [value] if isinstance(value, float) else value
-    try:
-        ordered = sorted({float(level) for level in value})
-    except (TypeError, ValueError):
-        return ""
-    percent = len(ordered) > 0 and min(ordered) >= 1
-    levels = tuple(level / 100 for level in ordered) if percent else tuple(ordered)
-    return f"Did you mean {levels!r}?" if _are_levels(levels) else ""
-
-
-_levels = Rule(
-    lambda value: isinstance(value, list | tuple | np.ndarray) and _are_levels(value),
-    "a sequence of levels in (0, 1), increasing, each once, such as (0.15, 0.5, 0.85)",
-    _meant,
-    kind=lambda value: isinstance(value, list | tuple | np.ndarray),
-)
 
 
 class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
@@ -220,7 +193,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         **{name: rule for name, rule in BaseVAE._rules.items() if name not in _NOT_HERE},
         "n_components": choice("auto") | integer(1),
         "max_epochs": choice("auto") | integer(1),
-        "quantiles": _levels,
+        "quantiles": LEVELS,
         "contamination": choice("auto") | real(0.0, 0.5, closed="right"),
         "calibration_fraction": real(0.0, 1.0, closed="left"),
     }

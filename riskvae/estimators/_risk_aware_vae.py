@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from riskvae import risk as risk_measures
-from riskvae._sklearn import with_callbacks
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._risk_parameters import Risk, RiskOver, RiskParametersMixin, Threshold
 from riskvae.estimators._types import (
@@ -39,8 +38,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     - "subsamples": :math:`\frac1N \sum_i \rho_j(l_{ij})`, each row's unlucky draws;
     - "nested": :math:`\rho_i(\rho_j(l_{ij}))`, the unlucky draws of bad rows;
     - "joint": :math:`\rho_{ij}(l_{ij})`, all draws of all rows as one sample;
-    - "groups": :math:`\rho_g(\bar l_g)`, the mean losses of groups of rows, which :meth:`fit` is told: every group
-      counts once, however few rows it has (:func:`riskvae.risk.group_means`).
+    - "groups": :math:`\rho_g(\bar l_g)`, the mean losses of groups of rows, which :meth:`fit` is told. Every group
+      counts once, however few rows it has, and the KL term is a mean over groups, too
+      (:func:`riskvae.risk.group_means`).
 
     The tail weighs more against the KL term than the mean does, so part of what is gained in the tail is a
     weaker regularization: compare models along beta.
@@ -227,59 +227,12 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     ) -> None:
         self._remember(locals())
 
-    @with_callbacks
-    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Fit the model to rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or torch Dataset
-            Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
-            is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a row as "x" and
-            its group, an integer, as "group".
-        y : ignored
-            Present by convention.
-        groups : array-like of shape (n_samples,), default=None
-            A label of each row, integers or strings, for ``risk_over="groups"``; other risks do not use it.
-            Scikit-learn routes it: ``pipe.fit(X, riskawarevae__groups=...)``, or in a grid search, with metadata
-            routing enabled, ``RiskAwareVAE(...).set_fit_request(groups=True)``.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a bad parameter or bad data, before training; when the loss stops being finite. A fit that
-            fails or is interrupted leaves the estimator as it was.
-        """
-        return self._train(X, epochs=None, groups=groups)
-
-    def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Train for one epoch on a part of the data, going on from what was fitted before.
-
-        Nothing is held out: ``early_stopping`` is for :meth:`fit`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or torch Dataset
-            The first call decides the number of features and a learned noise scale's start.
-        y : ignored
-            Present by convention.
-        groups : array-like of shape (n_samples,), default=None
-            As in :meth:`fit`.
-
-        Returns
-        -------
-        self
-        """
-        return self._train(X, epochs=1, groups=groups)
+    _may_ignore_groups = True
 
     def _n_draws(self) -> int:
         return self.n_subsamples
 
-    def _train(self, X: Any, *, epochs: int | None, groups: Any = None) -> Self:
+    def _train(self, X: Any, *, epochs: int | None, groups: Any) -> Self:
         self._check_parameters()
         if epochs is None and not self.warm_start and self.risk != "neutral" and self.eps_warmup >= self.max_epochs:
             self._refuse(
@@ -287,6 +240,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
                 "Set max_epochs above eps_warmup.",
             )
         return super()._train(X, epochs=epochs, groups=groups)
+
+    def _has_foreign_parts(self, *others: Any) -> bool:
+        return super()._has_foreign_parts(self.measure, *others)
 
     def make_objective(self) -> Objective:
         if self.risk == "neutral":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from riskvae import risk as risk_measures
-from riskvae._validation import Rule, choice, integer, real
+from riskvae._validation import Rule, choice, integer, isolated_rng, real
 from riskvae.estimators._parameters import ParametersMixin
 
 __all__ = ["Risk", "RiskOver", "RiskParametersMixin", "Threshold"]
@@ -21,7 +21,8 @@ _EPS_REMEDY = "eps is the share of the losses that count; eps=1.0 or risk='neutr
 
 def _measure_remedy(value: Any) -> str:
     if isinstance(value, type):
-        return "Measures are objects: pass risk.CVaR(), not the class."
+        name = f"risk.{value.__name__}" if value.__module__.startswith("riskvae.") else value.__name__
+        return f"Measures are objects: pass {name}(), not the class."
     if callable(value) and not isinstance(value, risk_measures.Measure):
         return "Wrap a function of losses in a subclass of risk.Measure; spectra go in risk.Spectral(...)."
     return ""
@@ -92,6 +93,11 @@ class RiskParametersMixin(ParametersMixin):
                 f"threshold={self.threshold!r} is one for all rows, but risk_over='subsamples' has one per row",
                 "Use threshold='batch', or risk_over='batch', 'nested' or 'joint'.",
             )
+        if self.threshold == "learned" and self.risk_over == "groups":
+            self._refuse(
+                "threshold='learned' needs a tail of some ten losses, and risk_over='groups' has one loss per group",
+                "Use threshold='batch' or 'ema'.",
+            )
         if self.eps_warmup and not (of_tail and measure.eps is None):
             self._refuse(
                 f"eps_warmup={self.eps_warmup} lowers the estimator's eps, which {measure!r} does not use",
@@ -118,7 +124,8 @@ class RiskParametersMixin(ParametersMixin):
         losses = torch.linspace(0.0, 1.0, 512).square().view(2, 256)
         for tail in ("worst", "best"):
             try:
-                found = measure.with_eps(self.eps)(losses, tail=tail, dim=-1)
+                with isolated_rng(0, torch.device("cpu")):  # a measure may draw
+                    found = measure.with_eps(self.eps)(losses, tail=tail, dim=-1)
             except Exception as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(

@@ -5,10 +5,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from riskvae._validation import boolean, check_parameters, choice, real
 from riskvae.likelihoods._scaled import ScaledLikelihood
 from riskvae.losses import LOG_2PI, gaussian_nll
 
 __all__ = ["Gaussian"]
+
+_RULES = {"noise_scale": choice("learned") | real(0.0, closed="neither"), "sigmoid": boolean}
 
 
 class Gaussian(ScaledLikelihood):
@@ -46,7 +49,7 @@ class Gaussian(ScaledLikelihood):
         self.sigmoid = sigmoid
 
     def setup(self, n_features: int) -> None:
-        super().setup(n_features)
+        check_parameters("Gaussian", {"noise_scale": self.noise_scale, "sigmoid": self.sigmoid}, _RULES)
         self.setup_scale(None if self.noise_scale == "learned" else float(self.noise_scale))
 
     def mean(self, raw: Tensor) -> Tensor:

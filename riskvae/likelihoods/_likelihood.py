@@ -1,5 +1,7 @@
 """The base of all observation models p(x|z): what the decoder's output means, and how rows spread around it."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class Likelihood(BaseEstimator, nn.Module):
     decoder_gives : str
         The same in words, for the message to a decoder of another width.
     n_features, n_values : int
-        Width of a row and of the decoder's output, once set up.
+        Width of a row and of the decoder's output, once prepared.
 
     Examples
     --------
@@ -60,23 +62,31 @@ class Likelihood(BaseEstimator, nn.Module):
     decoder_gives: str = "one value per feature"
 
     n_features: int
-    n_values: int
 
     def __init__(self) -> None:  # scikit-learn reads parameters off it
         super().__init__()
 
-    def setup(self, n_features: int) -> None:
-        """Make what hangs on the width of a row, once, before the networks are built."""
+    @property
+    def n_values(self) -> int:
+        """Width of the decoder's output."""
+        return self.values_per_feature * self.n_features
+
+    def prepare(self, n_features: int) -> Self:
+        """Learn the width of a row, then call ``setup``; ``fit`` does so on its copy."""
         self.n_features = n_features
-        self.n_values = self.values_per_feature * n_features
+        self.setup(n_features)
+        return self
+
+    def setup(self, n_features: int) -> None:
+        """Make what hangs on the width of a row, buffers and trainable parameters; to be overridden."""
 
     def mean(self, raw: Tensor) -> Tensor:
         """Central rows (..., n_features) of raw output (..., n_values): expected ones, or medians."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no mean(raw); define it")
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         """Nats (..., n) of rows x (n, n_features), over any leading dimensions of ``raw`` (..., n, n_values)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no nll(x, raw); define it")
 
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Rows (n, n_features) of p(x|z), one for each of ``raw`` (n, n_values), on the CPU, as both arguments are.
@@ -84,7 +94,7 @@ class Likelihood(BaseEstimator, nn.Module):
         Chance comes from the generator, which ``random_state`` seeds; so is torch's global one for the time of the
         call, from which ``torch.distributions`` draws.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no draw(raw, generator); define it")
 
     def check(self, x: Tensor) -> None:
         """Raise a ValueError that says what to do where rows are impossible; they are finite already."""

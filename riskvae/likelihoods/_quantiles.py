@@ -1,6 +1,7 @@
 """Quantiles of each feature that cannot cross, under noise for which they are the likeliest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,11 +9,40 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
+from riskvae._validation import Rule, check_parameters
 from riskvae.likelihoods._scaled import ScaledLikelihood
 from riskvae.losses import asymmetric_laplace_nll, log_peak
 from riskvae.nets import unit_softplus
 
-__all__ = ["Quantiles"]
+__all__ = ["LEVELS", "Quantiles"]
+
+
+def _are_levels(value: Any) -> bool:
+    try:
+        levels = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    within = levels.ndim == 1 and len(levels) > 0 and bool(((levels > 0) & (levels < 1)).all())
+    return within and bool((np.diff(levels) > 0).all())
+
+
+def _meant(value: Any) -> str:
+    value = [value] if isinstance(value, float) else value
+    try:
+        ordered = sorted({float(level) for level in value})
+    except (TypeError, ValueError):
+        return ""
+    percent = len(ordered) > 0 and min(ordered) >= 1
+    levels = tuple(level / 100 for level in ordered) if percent else tuple(ordered)
+    return f"Did you mean {levels!r}?" if _are_levels(levels) else ""
+
+
+LEVELS = Rule(
+    lambda value: isinstance(value, list | tuple | np.ndarray) and _are_levels(value),
+    "a sequence of levels in (0, 1), increasing, each once, such as (0.15, 0.5, 0.85)",
+    _meant,
+    kind=lambda value: isinstance(value, list | tuple | np.ndarray),
+)
 
 
 class Quantiles(ScaledLikelihood):
@@ -35,8 +65,7 @@ class Quantiles(ScaledLikelihood):
     Examples
     --------
     >>> import torch
-    >>> likelihood = Quantiles((0.25, 0.75))
-    >>> likelihood.setup(1)
+    >>> likelihood = Quantiles((0.25, 0.75)).prepare(n_features=1)
     >>> likelihood.quantiles(torch.zeros(1, 2))  # of a standard normal feature
     tensor([[[-0.6745,  0.6745]]])
     """
@@ -54,10 +83,10 @@ class Quantiles(ScaledLikelihood):
         self.levels = levels
 
     def setup(self, n_features: int) -> None:
+        check_parameters("Quantiles", {"levels": self.levels}, {"levels": LEVELS})
         a = np.array([float(level) for level in self.levels])
         self.values_per_feature = len(a)
         self.decoder_gives = f"{len(a)} quantiles per feature, a whole row of each level in turn"
-        super().setup(n_features)
         self.middle = int(np.abs(a - 0.5).argmin())
         self.normal_scores = norm.ppf(a)
         self.log_peak = log_peak(self.levels)

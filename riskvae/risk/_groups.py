@@ -1,8 +1,11 @@
 """Losses of rows as losses of the groups that they belong to."""
 
+import torch
 from torch import Tensor
 
 __all__ = ["group_means"]
+
+_MOST_MEMBERS = 2**24
 
 
 def group_means(losses: Tensor, groups: Tensor) -> Tensor:
@@ -41,6 +44,13 @@ def group_means(losses: Tensor, groups: Tensor) -> Tensor:
             f"groups must be one for each loss; got losses of shape {tuple(losses.shape)} and groups of shape "
             f"{tuple(groups.shape)}."
         )
-    # Membership as a matrix: its product is differentiable and, unlike scattered sums on a GPU, always the same.
-    members = (groups == groups.unique()[:, None]).to(losses)
-    return (members @ losses) / members.sum(1)
+    exact = losses.float() if losses.dtype in (torch.float16, torch.bfloat16) else losses
+    names, place = groups.unique(return_inverse=True)
+    if len(names) * len(losses) <= _MOST_MEMBERS:
+        # Membership as a matrix: sums along it are always the same, which scattered ones on a GPU are not.
+        member = torch.arange(len(names), device=groups.device)[:, None] == place
+        sums, counts = exact.where(member, 0.0).sum(1), member.sum(1)
+    else:
+        sums = exact.new_zeros(len(names)).index_add(0, place, exact)
+        counts = place.bincount(minlength=len(names))
+    return (sums / counts).to(losses.dtype)

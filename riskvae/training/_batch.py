@@ -1,12 +1,21 @@
 """The record that travels: rows, and whatever comes with each of them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Draw"]
+
+
+class Draw(Protocol):
+    """What makes the latent noise of rows from their places."""
+
+    width: int  # numbers for each row
+
+    def __call__(self, places: Tensor) -> Tensor:
+        """Noise (n, n_draws, n_components) for the rows at some places (n,)."""
 
 
 class Batch(NamedTuple):

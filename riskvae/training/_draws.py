@@ -48,7 +48,8 @@ class RowDraws:
 
     def __init__(self, seed: int, n_draws: int, n_components: int) -> None:
         self.shape = (n_draws, n_components)
-        n_pairs = (n_draws * n_components + 1) // 2
+        self.width = n_draws * n_components
+        n_pairs = (self.width + 1) // 2
         key = _mixed(np.array([seed], np.uint64) * np.uint64(_GOLDEN))
         self.steps = np.arange(n_pairs, dtype=np.uint64) * np.uint64(_GOLDEN) + key
         self.stride = np.array(n_pairs, np.uint64) * np.uint64(_GOLDEN)
@@ -59,8 +60,7 @@ class RowDraws:
             normal = _normal(*self._halves_by_torch(places), torch)
         else:
             normal = torch.from_numpy(_normal(*self._halves_by_numpy(places), np)).to(places.device)
-        n_draws, k = self.shape
-        return normal[:, : n_draws * k].unflatten(1, self.shape)
+        return normal[:, : self.width].unflatten(1, self.shape)
 
     def _halves_by_numpy(self, places: Tensor) -> tuple[Any, Any]:
         """Upper and lower halves of the generator's numbers; numpy is the faster for few of them."""

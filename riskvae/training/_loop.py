@@ -11,10 +11,11 @@ from torch import nn
 
 from riskvae.training._callbacks import Progress
 from riskvae.training._net import Net, StopTraining
+from riskvae.training._objective import Objective
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["make_net", "restored_on_failure", "train"]
+__all__ = ["exchange_objective", "make_net", "restored_on_failure", "train"]
 
 
 def make_net(
@@ -67,10 +68,32 @@ def _let_go(net: Net, bar: "Progress") -> None:
     net.progress, net.callbacks, net.callbacks_ = noop, None, []
 
 
+def exchange_objective(net: Net, objective: Objective) -> None:
+    """Let a trained net go on with another objective, which takes over the state of the present one if it can.
+
+    The optimizer goes on with the new one's parameters, and with what it knows of those that were there before.
+    """
+    old, states = dict(net.criterion_.named_parameters()), net.optimizer_.state
+    continues = objective.continues(net.criterion_)
+    if continues:
+        objective.load_state_dict(net.criterion_.state_dict())
+    group = net.optimizer_.param_groups[0]
+    gone = {id(parameter) for parameter in old.values()}
+    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+    for name, parameter in objective.named_parameters():
+        group["params"].append(parameter)
+        if continues and old[name] in states:
+            states[parameter] = states[old[name]]
+    for parameter in old.values():
+        states.pop(parameter, None)
+    net.criterion_ = objective
+
+
 @contextmanager
 def restored_on_failure(net: Net) -> Iterator[None]:
     """Undo what a block of code did to a trained net if it fails or is interrupted."""
     attributes = dict(net.__dict__)
+    groups = [list(group["params"]) for group in net.optimizer_.param_groups]
     parts = (net.module_, net.criterion_, net.optimizer_)
     before = [copy.deepcopy(part.state_dict()) for part in parts]
     n_epochs = len(net.history)
@@ -78,6 +101,11 @@ def restored_on_failure(net: Net) -> Iterator[None]:
         yield
     except BaseException:
         net.__dict__.update(attributes)
+        for group, parameters in zip(net.optimizer_.param_groups, groups, strict=True):
+            group["params"] = parameters
+        kept = {id(parameter) for parameters in groups for parameter in parameters}
+        for parameter in [parameter for parameter in net.optimizer_.state if id(parameter) not in kept]:
+            del net.optimizer_.state[parameter]
         net.move_to(torch.device(net.device))
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)

@@ -104,6 +104,10 @@ class Net(NeuralNet):
             module.to(device)
         self.optimizer_.load_state_dict(self.optimizer_.state_dict())  # casts the state to the weights' device
 
+    def draws(self, epoch: int) -> RowDraws:
+        """What makes the latent noise of an epoch."""
+        return RowDraws(derive_seed(self.seed, "noise", epoch), self.n_draws, self.module_.n_components)
+
     def run_single_epoch(self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any) -> None:
         """One pass; records the mean loss, negative log-likelihood and KL, in nats per row."""
         if iterator is None:
@@ -111,11 +115,9 @@ class Net(NeuralNet):
         epoch = len(self.history)
         device = torch.device(self.device)
         # Validation draws are the same in every epoch (of number 0): its losses differ by the weights alone.
-        order, noise, modules = (
-            derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "noise", "modules")
-        )
+        order, modules = (derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "modules"))
         generator = torch.Generator().manual_seed(order) if training else None
-        draw = RowDraws(noise, self.n_draws, self.module_.n_components)
+        draw = self.draws(epoch if training else 0)
         self._set_training(training)
         if training:
             for name, value in self.criterion_.begin_epoch(epoch - 1).items():

@@ -56,7 +56,7 @@ class Objective(nn.Module):
 
     def forward(self, terms: Terms) -> Tensor:
         """Loss of a batch."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no forward(terms); define it")
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""

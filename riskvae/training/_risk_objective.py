@@ -25,7 +25,8 @@ class RiskObjective(WeightedELBO):
     tail : {"worst", "best"}
         Which tail.
     over : {"batch", "subsamples", "nested", "joint", "groups"}
-        Over what the risk is taken; "groups" takes ``rows`` over the mean losses of the groups in a batch.
+        Over what the risk is taken; "groups" takes ``rows`` over the mean losses of the groups in a batch, and the mean
+        of the KL term over groups, too.
     threshold : Threshold or None
         Where the tail over rows begins; None leaves it to the batch.
     on : {"reconstruction", "elbo"}
@@ -76,7 +77,10 @@ class RiskObjective(WeightedELBO):
     def forward(self, terms: Terms) -> Tensor:
         if self.on == "elbo":
             return self._risk(terms.nll + self.beta * terms.kl, terms.batch)
-        return self._risk(terms.nll, terms.batch) + self.beta * terms.kl.mean()
+        kl = terms.kl
+        if self.over == "groups":  # as in the losses, every group counts once
+            kl = group_means(kl, terms.batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
+        return self._risk(terms.nll, terms.batch) + self.beta * kl.mean()
 
     def _risk(self, losses: Tensor, batch: Batch) -> Tensor:
         rows, draws = self.current if self.training else self.final

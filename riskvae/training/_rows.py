@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from riskvae.training._batch import Batch
+from riskvae.training._batch import Batch, Draw
 
 __all__ = ["Rows"]
 
@@ -32,6 +32,7 @@ class Rows(Dataset[Tensor]):
     """
 
     chunk = 32
+    most_noise = 2**20  # numbers of a chunk's latent noise, where it has more than one batch
 
     def __init__(self, data: Batch, device: torch.device, index: Tensor | None = None) -> None:
         super().__init__()
@@ -49,17 +50,20 @@ class Rows(Dataset[Tensor]):
         return len(self)
 
     def has(self, field: str) -> bool:
-        """Whether a field of :class:`Batch` comes with the rows."""
-        return field == "index" or getattr(self.data, field) is not None
+        """Whether a field of :class:`Batch` comes with the rows in training."""
+        return field in ("index", "noise") or getattr(self.data, field) is not None
 
     def __getitem__(self, i: Any) -> Tensor:
         return self.data.x[i if self.index is None else self.index[i]]
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
-        """Random training and held-out parts, at least one row each."""
+        """Random training and held-out parts, at least one row each.
+
+        Held-out rows stay in random order: they are not shuffled again, and each batch of them should be like all.
+        """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        parts = [part.sort().values for part in (order[n_valid:], order[:n_valid])]
+        parts = [order[n_valid:].sort().values, order[:n_valid]]
         if self.index is not None:
             parts = [self.index[part] for part in parts]
         train, valid = copy.copy(self), copy.copy(self)
@@ -70,9 +74,9 @@ class Rows(Dataset[Tensor]):
         """Rows that show the scale of the data: all of them; of a selection, at most a hundred thousand."""
         return self.data.x if self.index is None else self.sample(100_000, 0)
 
-    def first(self, n: int) -> Batch:
-        """The first rows, and what comes with them."""
-        return next(self.batches(n, None))
+    def first(self, n: int, draw: Draw) -> Batch:
+        """About as many of the first rows, and what comes with them."""
+        return next(self.batches(n, None, draw))
 
     def sample(self, n: int, seed: int) -> Tensor:
         """At most ``n`` of the rows, in random order."""
@@ -80,9 +84,7 @@ class Rows(Dataset[Tensor]):
         i = i if self.index is None else self.index[i]
         return self.data.x[i.to(self.data.x.device)].to(self.device)
 
-    def batches(
-        self, batch_size: int, generator: torch.Generator | None, draw: Callable[[Tensor], Tensor] | None = None
-    ) -> Iterator[Batch]:
+    def batches(self, batch_size: int, generator: torch.Generator | None, draw: Draw | None = None) -> Iterator[Batch]:
         """One epoch, shuffled by a generator; batch sizes differ by at most one row; ``draw`` makes the rows' noise.
 
         A small remainder as its own batch would weigh its rows more, give tail estimates from a handful of
@@ -95,8 +97,9 @@ class Rows(Dataset[Tensor]):
             order = torch.randperm(n, generator=generator)
             order = order if self.index is None else self.index[order]
         resident = where == self.device
-        for first in range(0, count, self.chunk):
-            ends = [n * i // count for i in range(first, min(first + self.chunk, count) + 1)]
+        chunk = self.chunk if draw is None else max(1, min(self.chunk, self.most_noise // (batch_size * draw.width)))
+        for first in range(0, count, chunk):
+            ends = [n * i // count for i in range(first, min(first + chunk, count) + 1)]
             here = slice(ends[0], ends[-1])
             # Rows in order are cut out, others picked: by the batch where they are, from elsewhere by the chunk.
             places = torch.arange(here.start, here.stop) if order is None else order[here]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from riskvae._validation import isolated_rng
-from riskvae.training._batch import Batch
+from riskvae.training._batch import Batch, Draw
 
 __all__ = ["Stream"]
 
@@ -69,19 +69,19 @@ class Stream:
         return ((i, self.dataset[i]) for i in range(len(self.dataset)))  # type: ignore[arg-type]
 
     def has(self, field: str) -> bool:
-        """Whether a field of :class:`Batch` comes with the rows."""
-        return getattr(self._head, field) is not None or (field == "group" and self.group is not None)
+        """Whether a field of :class:`Batch` comes with the rows in training."""
+        return field == "noise" or getattr(self, field, None) is not None or getattr(self._head, field) is not None
 
     def head(self) -> Tensor:
         """Rows that show the width and scale of the data: the first thousand."""
         return self._head.x
 
-    def first(self, n: int) -> Batch:
-        """The first rows, and what comes with them."""
-        batch = self._head.take(slice(n))
-        if self.group is not None and batch.index is not None:
-            batch = batch._replace(group=self.group[batch.index])
-        return batch.to(self.device)
+    def first(self, n: int, draw: Draw) -> Batch:
+        """As many of the first rows, at most the thousand that were read, and what comes with them."""
+        batch = self._head.take(slice(n)).to(self.device)
+        if self.group is not None:
+            batch = batch._replace(group=self.group[: batch.n_rows].to(self.device))
+        return batch._replace(noise=draw(batch.index))  # type: ignore[arg-type]  # a stream numbers its rows
 
     def expect(self, n_features: int) -> None:
         """Raise where rows, those read already or those to come, are of another width."""
@@ -97,9 +97,7 @@ class Stream:
         with isolated_rng(seed, torch.device("cpu")):  # a dataset may augment by chance
             return self._record(default_collate([(i, self.dataset[i]) for i in order])).x.to(self.device)
 
-    def batches(
-        self, batch_size: int, generator: torch.Generator | None, draw: Callable[[Tensor], Tensor] | None = None
-    ) -> Iterator[Batch]:
+    def batches(self, batch_size: int, generator: torch.Generator | None, draw: Draw | None = None) -> Iterator[Batch]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
         for collated in self._loader(batch_size, generator):
             batch = self._record(collated).to(self.device)
@@ -120,7 +118,7 @@ class Stream:
         """Collated places and items as (n, n_features) float32 rows, and what comes with them."""
         index, items = numbered
         named = dict(items) if isinstance(items, dict) else {}
-        if unknown := set(named) - set(Batch._fields):
+        if unknown := set(named) - {"x", "group"}:
             raise ValueError(
                 f"X is a Dataset whose items are dicts with {', '.join(map(repr, sorted(unknown)))}; expected 'x', a "
                 "row of features, and at most 'group', its group as an integer."
@@ -135,6 +133,8 @@ class Stream:
         self._check_width(x)
         self.check(x)
         group = named.get("group") if self.group is None else self.group[index]
+        if isinstance(group, Tensor) and group.shape == (len(x), 1):
+            group = group[:, 0]
         if group is not None and (not isinstance(group, Tensor) or group.is_floating_point() or group.dim() != 1):
             raise TypeError("X is a Dataset whose items have a 'group' that is no integer; number the groups.")
         return Batch(x, index, group)

@@ -1,11 +1,12 @@
-"""A model and its objective, tried on two rows, so that a mistake in a user's own part is found before training."""
+"""A model and its objective, tried on the first batch: a mistake in a user's own part is found before training."""
 
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from riskvae._validation import isolated_rng
+from riskvae._validation import is_ours, isolated_rng
 from riskvae.likelihoods import Likelihood
 from riskvae.losses import kl_divergence
 from riskvae.training._batch import Batch
@@ -14,17 +15,22 @@ from riskvae.training._vae import Terms
 __all__ = ["try_model"]
 
 
-def try_model(module: Any, objective: nn.Module, batch: Batch) -> None:
-    """Raise a TypeError or ValueError that names what is wrong with the likelihood or the objective."""
+def try_model(net: Any, batch: Batch) -> None:
+    """Raise a TypeError or ValueError that names what is wrong with the likelihood or the objective.
+
+    In evaluation mode, without an optimizer and apart from all generators, so that a trial changes nothing.
+    """
+    module, objective = net.module_, net.criterion_
     modes = module.training, objective.training
     module.eval()
     objective.eval()  # thresholds learn nothing here
     try:
-        posterior = module.encode(batch.x)
-        z = posterior.mean.expand(2, *posterior.mean.shape)
-        raw = module.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        nll = _try_likelihood(module.likelihood, batch.x, raw)
-        _check_loss(type(objective).__name__, objective(Terms(nll, kl_divergence(*posterior), z, posterior, batch)))
+        with isolated_rng(0, torch.device(net.device)):
+            posterior = module.encode(batch.x)
+            z = posterior.mean + posterior.scale * batch.noise.transpose(0, 1)  # type: ignore[union-attr]
+            raw = module.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+            nll = _try_likelihood(module.likelihood, batch.x, raw)
+            _try_objective(objective, Terms(nll, kl_divergence(*posterior), z, posterior, batch))
     finally:
         module.train(modes[0])
         objective.train(modes[1])
@@ -33,37 +39,40 @@ def try_model(module: Any, objective: nn.Module, batch: Batch) -> None:
 def _try_likelihood(likelihood: Likelihood, x: Tensor, raw: Tensor) -> Tensor:
     owner = f"likelihood={likelihood!r}"
     n, d = x.shape
-    losses = f"a loss for each of 2 draws of {n} rows"
-    nll = _answer(owner, "nll(x, raw)", lambda: likelihood.nll(x, raw), (2, n), losses)
+    losses = f"a loss for each of {len(raw)} draws of {n} rows"
+    nll = _answer(owner, "nll(x, raw)", lambda: likelihood.nll(x, raw), (len(raw), n), losses)
     if not nll.requires_grad:
         raise ValueError(f"{owner}: nll(x, raw) has no gradient, so nothing can be learned. Do not detach inside.")
-    if not nll.isfinite().all():
+    if not is_ours(likelihood) and not nll.isfinite().all():
         raise ValueError(
-            f"{owner}: nll(x, raw) is not finite for the first rows of X under an untrained decoder. Let check(x) "
-            "refuse rows that are impossible, and nll bear any raw value."
+            f"{owner}: nll(x, raw) is not finite on the first rows of X. Let check(x) refuse rows that are impossible, "
+            "let nll bear any raw value, and scale X first (StandardScaler) where its values are far from 1."
         )
-    _answer(owner, "mean(raw)", lambda: likelihood.mean(raw), (2, n, d), "rows of features")
+    _answer(owner, "mean(raw)", lambda: likelihood.mean(raw), (len(raw), n, d), "rows of features")
+    if type(likelihood).draw is not Likelihood.draw and not is_ours(likelihood):
+        apart, generator = copy.deepcopy(likelihood).to("cpu", torch.float64), torch.Generator().manual_seed(0)
+        rows = raw[0].detach().to("cpu", torch.float64)
+        _answer(owner, "draw(raw, generator)", lambda: apart.draw(rows, generator), (n, d), "a row for each of raw")
     return nll
+
+
+def _try_objective(objective: Any, terms: Terms) -> None:
+    owner = type(objective).__name__
+    remedy = "Reduce the losses of the rows, as by terms.nll.mean(), and do not detach them."
+    loss = _answer(owner, "forward(terms)", lambda: objective(terms), (), f"one number. {remedy}")
+    if not loss.requires_grad:
+        raise ValueError(f"{owner}: forward(terms) has no gradient, so nothing can be learned. {remedy}")
+    if not is_ours(objective) and terms.nll.isfinite().all() and not loss.isfinite():
+        raise ValueError(f"{owner}: forward(terms) gives {loss.item()} for losses that are all finite.")
 
 
 def _answer(owner: str, method: str, call: Any, shape: tuple[int, ...], meaning: str) -> Tensor:
     try:
-        with isolated_rng(0, torch.device("cpu")):
-            found = call()
+        found = call()
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{owner}: {method} fails on the first rows of X: {type(error).__name__}: {error}") from error
     if not isinstance(found, Tensor) or found.shape != shape:
         given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"{owner}: {method} must return a tensor of shape {shape}, {meaning}; got {given}.")
+        raise ValueError(f"{owner}: {method} must return a tensor of shape {shape}; got {given}. It is {meaning}")
     return found
-
-
-def _check_loss(owner: str, loss: Any) -> None:
-    if not isinstance(loss, Tensor) or loss.dim() > 0 or not loss.requires_grad:
-        given = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) and loss.dim() else type(loss).__name__
-        given = "one that was detached" if isinstance(loss, Tensor) and not loss.dim() else given
-        raise ValueError(
-            f"{owner}: forward(terms) must return one differentiable number, a tensor of shape (); got {given}. "
-            "Reduce the losses of the rows, as by terms.nll.mean(), and do not detach them."
-        )

@@ -100,7 +100,7 @@ def build_vae(
     scale_offset: float,
 ) -> VAE:
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
-    likelihood.setup(n_features)
+    likelihood.prepare(n_features)
     modules = {
         "encoder": _build("encoder", encoder, n_features, 2 * n_components, "means and then raw scales in one tensor"),
         "decoder": _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives),

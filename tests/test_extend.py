@@ -1,0 +1,182 @@
+"""Objectives, estimators and measures of a user's own: as good as the package's, and mistakes told by name."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import small
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, risk
+from riskvae.training import Objective
+
+
+class Scaled(Objective):
+    """Learns a weight of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, terms):
+        return terms.nll.mean() * torch.exp(-self.weight) + self.weight + terms.kl.mean()
+
+    def continues(self, other):
+        return isinstance(other, Scaled)
+
+
+class ScaledVAE(BetaVAE):
+    def make_objective(self):
+        return Scaled()
+
+
+class Noisy(Objective):
+    """Draws from torch's global generator."""
+
+    def forward(self, terms):
+        return terms.nll.mean() + (terms.z[0] - torch.randn_like(terms.z[0])).square().mean()
+
+
+class NoisyVAE(BetaVAE):
+    def make_objective(self):
+        return Noisy()
+
+
+class NoisyMeasure(risk.Measure):
+    def __call__(self, losses, *, tail="worst", dim=-1):
+        return (losses * (1 + 0.1 * torch.randn_like(losses))).mean(dim)
+
+
+class WorstFive(risk.Measure):
+    def __call__(self, losses, *, tail="worst", dim=-1):
+        return losses.topk(5, dim, largest=tail == "worst").values.mean(dim)
+
+
+class Tagged(BetaVAE):
+    def __init__(self, n_components=3, *, tag="a", **parameters):
+        super().__init__(n_components, **parameters)
+        self.tag = tag
+
+
+class TwiceTagged(Tagged):
+    def __init__(self, *, other=1, **parameters):
+        super().__init__(**parameters)
+        self.other = other
+
+
+class Mixin:
+    def __init__(self, *, mixed=True, **parameters):
+        super().__init__(**parameters)
+        self.mixed = mixed
+
+
+class Mixed(Mixin, QuantileVAE):
+    def __init__(self, *, mine=0, **parameters):
+        super().__init__(**parameters)
+        self.mine = mine
+
+
+def same_weights(a, b):
+    states = (estimator.net_.module_.state_dict() | estimator.net_.criterion_.state_dict() for estimator in (a, b))
+    return all(torch.equal(left, right) for left, right in zip(*(state.values() for state in states), strict=True))
+
+
+# -------------------------------------------------------------------------------------- objectives
+
+
+def test_parameters_of_an_objective_are_trained_on(X):
+    """Three epochs and three more are six, bit for bit, for what the objective learns, too."""
+    straight = small(ScaledVAE, max_epochs=6, lr=1e-2).fit(X)
+    in_parts = small(ScaledVAE, lr=1e-2, warm_start=True).fit(X).fit(X)
+    assert straight.net_.criterion_.weight.abs() > 0.01
+    assert same_weights(straight, in_parts)
+    before = in_parts.net_.criterion_.weight.item()
+    with pytest.raises(ValueError, match="diverged"):
+        in_parts.partial_fit(X * 1e25)
+    assert in_parts.net_.criterion_.weight.item() == before
+    assert same_weights(in_parts.partial_fit(X), straight.partial_fit(X))
+
+
+@pytest.mark.parametrize("make", [NoisyVAE, lambda **options: RiskAwareVAE(measure=NoisyMeasure(), **options)])
+def test_chance_in_parts_of_ones_own_is_seeded(make, X):
+    before = torch.get_rng_state()
+    options = {"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
+    first = make(**options).fit(X)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert same_weights(first, make(**options).fit(X))
+
+
+def test_a_trial_changes_nothing(X):
+    def encoder(n_in, n_out):
+        return nn.Sequential(nn.Linear(n_in, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, n_out))
+
+    vae = small(BetaVAE, encoder=encoder, max_epochs=2, batch_size=100).fit(X)
+    assert vae.module_.encoder[1].num_batches_tracked == 6
+
+
+@pytest.mark.parametrize("options", [{}, {"risk_over": "subsamples", "n_subsamples": 8}])
+def test_measures_may_need_many_losses(options, X):
+    assert np.isfinite(small(RiskAwareVAE, measure=WorstFive(), **options).fit(X).score(X))
+
+
+def returns(value):
+    class Wrong(Objective):
+        def forward(self, terms):
+            return value(terms)
+
+    return Wrong
+
+
+class Unready(Objective):
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "message"),
+    [
+        (lambda: None, TypeError, "make_objective must return a riskvae.training.Objective.*got NoneType"),
+        (lambda: Scaled, TypeError, "make_objective must return a riskvae.training.Objective.*got type"),
+        (lambda: nn.Identity(), TypeError, "got Identity"),
+        (Unready, TypeError, r"begins with super\(\).__init__\(\); got Unready"),
+        (Objective, ValueError, r"Objective has no forward\(terms\); define it"),
+        (returns(lambda terms: terms.nll), ValueError, r"Wrong: forward\(terms\) must return .* shape \(\); got \(1, "),
+        (returns(lambda terms: terms.nll.mean().item()), ValueError, "got float"),
+        (returns(lambda terms: terms.nll.mean().detach()), ValueError, "has no gradient"),
+        (returns(lambda terms: terms.nll.mean() / 0), ValueError, "gives inf for losses that are all finite"),
+        (returns(lambda terms: terms.losses.mean()), ValueError, "fails on the first rows of X: AttributeError"),
+        (returns(lambda terms: terms.batch.group.float().mean()), ValueError, "fails on the first rows of X"),
+    ],
+)
+def test_mistakes_in_an_objective_are_found_before_training(objective, error, message, X):
+    class Mistaken(BetaVAE):
+        def make_objective(self):
+            return objective()
+
+    with pytest.raises(error, match=message):
+        small(Mistaken).fit(X)
+
+
+# -------------------------------------------------------------------------------------- estimators
+
+
+@pytest.mark.parametrize("cls", [Tagged, TwiceTagged, Mixed])
+def test_parameters_that_are_handed_on_are_spelled_out(cls, X):
+    parameters = cls().get_params()
+    base = QuantileVAE if cls is Mixed else BetaVAE
+    own = {Tagged: {"tag"}, TwiceTagged: {"tag", "other"}, Mixed: {"mixed", "mine"}}[cls]
+    assert set(parameters) == set(base().get_params()) | own
+    assert not {"args", "kwargs", "kw", "parameters"} & set(parameters)
+    estimator = cls(lr=0.5, **dict.fromkeys(own, 7))
+    copy = clone(estimator)
+    assert (copy.lr, *(getattr(copy, name) for name in own)) == (0.5, *(7 for _ in own))
+    assert "lr=0.5" in repr(copy)
+    assert "beta" not in repr(copy)
+    assert small(cls).fit(X).n_iter_ == 3
+
+
+def test_a_grid_reaches_a_parameter_of_ones_own(X):
+    search = GridSearchCV(small(Tagged), {"tag": ["a", "b"], "beta": [1.0]}, cv=2).fit(X)
+    assert search.best_params_["beta"] == 1.0
