@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
     "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
-    "level_of_the_user", "real", "resolve_device", "to_float32",
+    "level_of_the_user", "limited", "real", "resolve_device", "to_float32",
 ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def choice(*names: str) -> Rule:
 
     return Rule(
         lambda value: isinstance(value, str) and value in names,
-        "one of " + ", ".join(map(repr, names)),
+        ("one of " if len(names) > 1 else "") + ", ".join(map(repr, names)),
         remedy,
         lambda value: isinstance(value, str),
     )
@@ -168,6 +168,19 @@ def borrowed(array: NDArray[Any]) -> Tensor:
     if min(array.strides, default=0) < 0:
         array = array.copy()
     return torch.from_numpy(np.asarray(_Borrowed(array)))
+
+
+_LARGEST = 1e12
+
+
+def limited(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+    """Rows with values cut to +-1e12, whose squares no sum overflows, and by how much (a logarithm) each row lost."""
+    if rows.dtype.kind != "f" or max(float(rows.max(initial=0)), -float(rows.min(initial=0))) <= _LARGEST:
+        return rows, None
+    cut = np.clip(rows, -_LARGEST, _LARGEST)
+    with np.errstate(divide="ignore"):
+        beyond = np.log(np.abs(rows.astype(np.float64)) / _LARGEST)
+    return cut, np.maximum(beyond, 0.0).sum(axis=1)
 
 
 class _Borrowed:

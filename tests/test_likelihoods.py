@@ -218,7 +218,7 @@ class Unready(StudentT):
         ({"likelihood": Wrong("fails")}, ValueError, "fails on the first rows of X: KeyError: 'oops'"),
         ({"likelihood": Wrong("draw")}, ValueError, r"draw\(raw, generator\) must return a tensor of shape \(150, 6\)"),
         ({"likelihood": Likelihood()}, ValueError, r"NotImplementedError: Likelihood has no nll\(x, raw\); define it"),
-        ({"likelihood": Gaussian(0.0)}, ValueError, "Gaussian: noise_scale must be one of 'learned', or .* above 0"),
+        ({"likelihood": Gaussian(0.0)}, ValueError, "Gaussian: noise_scale must be 'learned', or .* above 0"),
         ({"likelihood": Gaussian("lerned")}, ValueError, "Did you mean 'learned'"),
         ({"likelihood": Quantiles((0.9, 0.1))}, ValueError, r"Quantiles: levels must be .*Did you mean \(0.1, 0.9\)"),
     ],

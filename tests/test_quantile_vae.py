@@ -353,7 +353,7 @@ def test_units_of_features(X):
         ({"contamination": "Auto"}, ValueError, "Did you mean 'auto'"),
         ({"calibration_fraction": 1.0}, ValueError, r"calibration_fraction must be a number in \[0, 1\)"),
         ({"calibration_fraction": 0.001}, ValueError, "sets 1 aside and leaves 299"),
-        ({"n_components": "all"}, ValueError, "n_components must be one of 'auto'"),
+        ({"n_components": "all"}, ValueError, "n_components must be 'auto'"),
         ({"max_epochs": 0}, ValueError, "max_epochs must be"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linprog
 
-from riskvae.risk import cvar, nested_cvar, tail_weights, value_at_risk
+from riskvae.risk import cvar, nested_cvar, smoothed_cvar, tail_weights, value_at_risk
 from riskvae.risk._order import argsort_ascending, kth_largest, sort_ascending
 
 # Few distinct values, so that ties are common.
@@ -387,3 +388,16 @@ def test_bad_losses_and_tail(function):
 def test_bad_threshold():
     with pytest.raises(ValueError, match=r"threshold must be a number or have the shape of the result, \(2,\)"):
         cvar(torch.ones(2, 3), 0.5, threshold=torch.ones(3))
+
+
+@pytest.mark.parametrize("measure", [cvar, value_at_risk, smoothed_cvar])
+def test_a_column_of_losses_is_refused_unless_meant(measure):
+    """Along dim=-1 each loss would be its own risk, and its mean the plain mean."""
+    column = torch.rand(50, 1)
+    measure = partial(measure, smoothing=0.5) if measure is smoothed_cvar else measure
+    options = (0.1,)
+    with pytest.raises(ValueError, match=r"shape \(50, 1\).*losses.flatten\(\).*dim=0, or dim=1"):
+        measure(column, *options)
+    torch.testing.assert_close(measure(column, *options, dim=0)[0], measure(column.flatten(), *options))
+    torch.testing.assert_close(measure(column, *options, dim=1), column[:, 0])
+    assert measure(torch.rand(1, 1), *options).shape == (1,)

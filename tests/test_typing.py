@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
@@ -41,6 +42,7 @@ def test_pyright_reads_a_users_script():
     assert {entry["range"]["start"]["line"] + 1 for entry in errors} == WRONG, json.dumps(errors, indent=1)
 
 
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="NumPy 1 leaves its own types open")
 def test_the_public_interface_has_types():
     told = pyright("--verifytypes", "riskvae", "--ignoreexternal")["typeCompleteness"]
     unknown = [symbol["name"] for symbol in told["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]

@@ -34,11 +34,11 @@ BAD_PARAMETERS = [
     ("risk", "avers", ValueError, r"risk must be one of 'averse', .* Did you mean 'averse'\?"),
     ("risk", None, TypeError, r"risk must be one of 'averse', 'seeking', 'neutral'; got None"),
     ("risk_over", "subsample", ValueError, r"risk_over .* Did you mean 'subsamples'\?"),
-    ("measure", "cvra", ValueError, r"measure must be one of 'cvar', or a measure of riskvae\.risk.* mean 'cvar'\?"),
+    ("measure", "cvra", ValueError, r"measure must be 'cvar', or a measure of riskvae\.risk.* mean 'cvar'\?"),
     ("measure", "CVaR", ValueError, r"measure must be .*; got 'CVaR'\. Did you mean 'cvar'\?"),
     ("measure", Extremile(3), TypeError, r"measure must be .* spectra go in risk\.Spectral"),
     ("risk", CVaR(0.1), TypeError, r"risk must be one of .*; got CVaR\(eps=0\.1\)\. Pass it as measure\."),
-    ("noise_scale", 0.0, ValueError, r"noise_scale must be one of 'learned', or a finite number above 0; got 0\.0"),
+    ("noise_scale", 0.0, ValueError, r"noise_scale must be 'learned', or a finite number above 0; got 0\.0"),
     ("noise_scale", "learn", ValueError, r"noise_scale .* Did you mean 'learned'\?"),
     ("scale_offset", -1e-9, ValueError, r"scale_offset must be a finite number of at least 0"),
     ("max_epochs", 0, ValueError, r"max_epochs must be an integer of at least 1"),
@@ -49,7 +49,7 @@ BAD_PARAMETERS = [
     ("callbacks", 3, TypeError, r"callbacks must be None or a list of skorch callbacks; got 3"),
     ("callbacks", [3], TypeError, r"callbacks must be None or a list of skorch callbacks; got \[3\]"),
     ("beta", Fraction(1, 2), TypeError, r"beta must be a finite number of at least 0; got Fraction"),
-    ("n_score_samples", 0, ValueError, r"n_score_samples must be an integer of at least 1"),
+    ("n_score_samples", 0, ValueError, r"n_score_samples must be 'auto', or an integer of at least 1"),
     ("encoder", torch.nn.Linear(2, 2), TypeError, r"encoder must be .* Pass what makes the module"),
     ("decoder", "conv", TypeError, r"decoder must be None or a callable \(n_in, n_out\) -> nn\.Module; got 'conv'"),
     ("device", "cuda:99", ValueError, r"device='cuda:99' is not available here; this machine has .*cpu.*device='auto'"),
@@ -139,7 +139,7 @@ def test_a_dataset_is_for_fitting(vae, X):
 
 
 def test_n_score_samples_is_checked_when_it_is_used(vae, X):
-    with pytest.raises(ValueError, match="n_score_samples must be an integer of at least 1; got 0"):
+    with pytest.raises(ValueError, match="n_score_samples must be 'auto', or an integer of at least 1; got 0"):
         copy.deepcopy(vae).set_params(n_score_samples=0).score_samples(X)
 
 

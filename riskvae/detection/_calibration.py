@@ -53,7 +53,8 @@ class Calibration:
         .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}
         """
         # Equal rows may score differently by rounding, in other company or another dtype.
-        equal = scores + _SAME * (1.0 + np.abs(scores))
+        finite = np.where(np.isfinite(scores), scores, 0.0)
+        equal = np.where(np.isfinite(scores), finite + _SAME * (1.0 + np.abs(finite)), scores)
         count: NDArray[np.intp] = np.searchsorted(self.scores, equal, side="right")
         return (1.0 + count.astype(np.float64)) / (self.n + 1.0)
 

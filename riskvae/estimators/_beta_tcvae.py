@@ -74,8 +74,9 @@ class BetaTCVAE(BetaVAE):
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.
-    n_score_samples : int, default=16
-        Latent draws per row in :meth:`score_samples`.
+    n_score_samples : int or "auto", default="auto"
+        Latent draws per row in :meth:`score_samples`; "auto" takes whole sets of 2 ``n_components``, at least 16 draws,
+        which leave hardly any chance in a score.
     verbose : int, default=0
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"

@@ -6,6 +6,7 @@ from typing import Any
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._types import (
     Activation,
+    Auto,
     Device,
     Learned,
     LikelihoodLike,
@@ -81,8 +82,9 @@ class BetaVAE(BaseVAE):
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.
-    n_score_samples : int, default=16
-        Latent draws per row in :meth:`score_samples`.
+    n_score_samples : int or "auto", default="auto"
+        Latent draws per row in :meth:`score_samples`; "auto" takes whole sets of 2 ``n_components``, at least 16 draws,
+        which leave hardly any chance in a score.
     verbose : int, default=0
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
@@ -159,7 +161,7 @@ class BetaVAE(BaseVAE):
         warm_start: bool = False,
         random_state: RandomState = None,
         # What it runs on.
-        n_score_samples: int = 16,
+        n_score_samples: int | Auto = "auto",
         verbose: int = 0,
         device: Device = "auto",
         compile: bool = False,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._validation import check_parameters, real
+from riskvae._validation import check_parameters, limited, real
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, score_at
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
@@ -38,7 +38,7 @@ class DetectionMixin(QuantilePredictionsMixin):
         the prior :math:`\tilde q` is the mean posterior of 2,000 training rows: what makes the bound largest while the
         networks stay. It finds anomalies better than the bound that the networks were trained on, whose noise hardly
         minds large errors and whose prior does not know where the training rows are. The expectation is a mean
-        over ``n_score_samples`` draws, in antithetic pairs, the same for every row and every call.
+        over ``n_score_samples`` draws, the same for every row and every call: pairs of orthogonal directions.
 
         Parameters
         ----------
@@ -214,4 +214,5 @@ class DetectionMixin(QuantilePredictionsMixin):
             return (density.bound(vae, x),)
 
         modules = nn.ModuleList((self.module_, self._density))
-        return self._map_rows(bound, rows, width=self._density.values_per_row(self.module_), module=modules)[0]
+        rows, excess = limited(rows)
+        return self._scored(bound, rows, excess, width=self._density.values_per_row(self.module_), module=modules)

@@ -1,6 +1,7 @@
 """What a fitted estimator does with rows and latent points, in the dtype of the input."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,6 @@ from riskvae import nets
 from riskvae._sklearn import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from riskvae._validation import (
     borrowed,
-    check_finite,
     check_parameters,
     compute_dtype,
     derive_seed,
@@ -23,10 +23,12 @@ from riskvae._validation import (
     host_array,
     integer,
     isolated_rng,
+    limited,
 )
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.likelihoods._scaled import ScaledLikelihood
 from riskvae.training import Batch
+from riskvae.training._draws import matched_draws
 
 __all__ = ["InferenceMixin"]
 
@@ -34,6 +36,8 @@ Array = NDArray[Any]
 
 # Values per chunk of rows: large enough to keep the cores busy, small beside the data.
 _CHUNK = 2**22
+# n_score_samples="auto" takes whole sets of draws, so many at least.
+_DRAWS = 16
 
 
 class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, ParametersMixin):
@@ -129,10 +133,11 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             Nats per row.
         """
 
-        def loss(vae: Any, x: Tensor) -> tuple[Tensor]:
-            return (vae.likelihood.nll(x, vae.decoder(vae.encode(x).mean)),)
+        def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
+            return (-vae.likelihood.nll(x, vae.decoder(vae.encode(x).mean)),)
 
-        return self._map_rows(loss, self._check_rows(X, likelihood=True))[0]
+        rows, excess = self._check_scored(X)
+        return -self._scored(bound, rows, excess)
 
     def score_samples(self, X: Any) -> Array:
         r"""Evidence lower bound of each row.
@@ -140,8 +145,9 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         .. math:: E_{q(z|x)} \log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, p(z))
 
         Always with the KL term in full and without risk, whatever ``beta`` and the loss were in training, so
-        that models compare. The expectation is a mean over ``n_score_samples`` draws, in antithetic pairs,
-        the same for every row and every call.
+        that models compare. The expectation is a mean over ``n_score_samples`` draws, the same for every row and every
+        call. They are antithetic pairs of orthogonal directions; whole sets of 2 ``n_components``, which "auto" takes,
+        make the mean of any quadratic function exact, so that hardly any chance is left in a score.
 
         Parameters
         ----------
@@ -161,8 +167,8 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             terms = vae(Batch(x), bank.to(x))
             return (-(terms.nll.mean(0) + terms.kl),)
 
-        rows = self._check_rows(X, likelihood=True)
-        return self._map_rows(bound, rows, width=self.n_features_in_ * self.n_score_samples)[0]
+        rows, excess = self._check_scored(X)
+        return self._scored(bound, rows, excess, width=self.n_features_in_ * len(bank))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean evidence lower bound: :meth:`score_samples`, averaged.
@@ -224,20 +230,25 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             return self._map_rows(draw, Z, width=likelihood.n_values)[0]
 
     def _score_draws(self) -> Tensor:
-        """Standard normal draws (n_score_samples, 1, n_components) in antithetic pairs, always the same."""
-        generator = torch.Generator().manual_seed(derive_seed(self._seed, "score"))
-        half = torch.randn(
-            (self.n_score_samples + 1) // 2, 1, self._n_features_out, generator=generator, dtype=torch.float64
-        )
-        return torch.cat((half, -half))[: self.n_score_samples]
+        """Standard normal draws (n, 1, n_components), always the same."""
+        k, n = self._n_features_out, self.n_score_samples
+        n = 2 * k * math.ceil(_DRAWS / (2 * k)) if n == "auto" else n
+        return matched_draws(n, k, derive_seed(self._seed, "score"))
 
-    def _check_rows(self, X: Any, *, likelihood: bool = False) -> Array:
+    def _check_rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        rows = feature_matrix(self, X, reset=False)
-        if likelihood:
-            check_finite(rows)
-            self.module_.likelihood.check(borrowed(rows))
-        return rows
+        return feature_matrix(self, X, reset=False)
+
+    def _check_scored(self, X: Any) -> tuple[Array, Array | None]:
+        """Rows that the likelihood allows, cut to what arithmetic bears, and how far they go beyond."""
+        rows = self._check_rows(X)
+        self.module_.likelihood.check(borrowed(rows))
+        return limited(rows)
+
+    def _scored(self, bound: Any, rows: Array, excess: Array | None, **options: Any) -> Array:
+        """Scores by a function of (module, rows), finite and in order for every finite row."""
+        scores = self._map_rows(bound, rows, **options)[0]
+        return scores if excess is None else scores - (np.abs(scores) * excess).astype(scores.dtype)
 
     def _map_rows(
         self,

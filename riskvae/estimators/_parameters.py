@@ -87,7 +87,7 @@ class ParametersMixin(BaseEstimator):
         "n_iter_no_change": integer(1),
         "tol": real(0.0),
         "callbacks": _callbacks,
-        "n_score_samples": integer(1),
+        "n_score_samples": choice("auto") | integer(1),
         "warm_start": boolean,
         "verbose": integer(0) | boolean,
         "compile": boolean,
@@ -112,7 +112,7 @@ class ParametersMixin(BaseEstimator):
     n_iter_no_change: int
     tol: float
     callbacks: Sequence[Any] | None
-    n_score_samples: int
+    n_score_samples: Any
     warm_start: bool
     random_state: int | np.random.RandomState | None
     verbose: int

@@ -115,8 +115,9 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.
-    n_score_samples : int, default=4
-        Latent draws per row in :meth:`score_samples`, in antithetic pairs; as they were in fit.
+    n_score_samples : int or "auto", default=4
+        Latent draws per row in :meth:`score_samples`, as they were in fit; "auto" takes whole sets of
+        2 ``n_components``, at least 16 draws.
     verbose : int, default=0
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
@@ -226,7 +227,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         warm_start: bool = False,
         random_state: RandomState = None,
         # What it runs on.
-        n_score_samples: int = 4,
+        n_score_samples: int | Auto = 4,
         verbose: int = 0,
         device: Device = "auto",
         compile: bool = False,

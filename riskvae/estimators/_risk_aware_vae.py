@@ -8,6 +8,7 @@ from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._risk_parameters import Risk, RiskOver, RiskParametersMixin, Threshold
 from riskvae.estimators._types import (
     Activation,
+    Auto,
     Device,
     Learned,
     LikelihoodLike,
@@ -28,8 +29,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     .. math:: C_\epsilon(l_1, \dots, l_N) + \beta \, \frac1N \sum_i \mathrm{KL}(q(z|x_i) \,\|\, N(0, I)),
 
     where :math:`C_\epsilon` is the conditional value at risk, the mean of the worst fraction eps of the
-    losses (:func:`riskvae.risk.cvar`). ``risk="seeking"`` takes the best fraction instead, and
-    ``risk="neutral"`` the mean, which gives ``BetaVAE(beta=beta)``.
+    losses (:func:`riskvae.risk.cvar`). ``risk="seeking"`` takes the best fraction instead, with the KL terms and the
+    learned noise of the rows that count: the others are ignored altogether. ``risk="neutral"`` takes the mean, which
+    gives ``BetaVAE(beta=beta)``.
 
     The losses come from latent draws, one per row or, with ``n_subsamples``, several: :math:`l_{ij}` for
     draw j of row i. ``risk_over`` says over what the risk :math:`\rho` is taken:
@@ -132,8 +134,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.
-    n_score_samples : int, default=16
-        Latent draws per row in :meth:`score_samples`.
+    n_score_samples : int or "auto", default="auto"
+        Latent draws per row in :meth:`score_samples`; "auto" takes whole sets of 2 ``n_components``, at least 16 draws,
+        which leave hardly any chance in a score.
     verbose : int, default=0
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
@@ -220,7 +223,7 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         warm_start: bool = False,
         random_state: RandomState = None,
         # What it runs on.
-        n_score_samples: int = 16,
+        n_score_samples: int | Auto = "auto",
         verbose: int = 0,
         device: Device = "auto",
         compile: bool = False,

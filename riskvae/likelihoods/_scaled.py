@@ -10,6 +10,28 @@ from riskvae.likelihoods._likelihood import Likelihood
 __all__ = ["ScaledLikelihood"]
 
 
+# Values farther from the median than this many spreads of the middle half are cut off before a spread is measured.
+_FAR = 20.0
+_ENOUGH = 10_000
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation of each feature, which a few absurd values do not decide.
+
+    Where a feature reaches farther from its median than 20 times the deviation that its middle half would have if
+    normal, its values count up to there only. Otherwise, and where the middle half is constant, this is the plain one.
+    """
+    some = x[:: max(1, len(x) // _ENOUGH)]
+    low, middle, high = (some.kthvalue(max(1, round(q * len(some))), 0).values for q in (0.25, 0.5, 0.75))
+    reach = _FAR * (high - low) / 1.349
+    far = (((x.amax(0) - middle) > reach) | ((middle - x.amin(0)) > reach)) & (reach > 0)
+    spread = x.var(0, correction=0).sqrt()
+    if far.any():
+        ends = (middle - reach)[far], (middle + reach)[far]
+        spread[far] = x[:, far].clamp(*ends).var(0, correction=0).sqrt()
+    return spread
+
+
 class ScaledLikelihood(Likelihood):
     """Observation model with one scale s for all features, fixed or learned.
 
@@ -46,10 +68,12 @@ class ScaledLikelihood(Likelihood):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor) -> None:
+        spread = _spread(x)
         if self.started:
-            return  # before a pass over all rows
-        spread = x.var(0, correction=0).sqrt()
-        if spread.any():  # constant rows have no spread to start at
+            if self.learned and spread.any():  # rows of a smaller scale than the first ones may be known as well
+                floor = math.log(self.start(spread)) + math.log(self.SMALLEST)
+                self.log_floor.clamp_(max=floor)
+        elif spread.any():  # constant rows have no spread to start at
             self.log_scale.fill_(math.log(self.start(spread)))
             self.log_floor.copy_(self.log_scale + math.log(self.SMALLEST))
             self.started.fill_(True)

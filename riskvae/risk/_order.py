@@ -33,6 +33,11 @@ def check_losses(losses: Tensor, dim: int, tail: str = "worst") -> None:
         raise ValueError(f"dim={dim} is no dimension of losses, whose shape is {tuple(losses.shape)}.")
     if losses.dim() == 0 or losses.shape[dim] == 0:
         raise ValueError(f"losses must hold at least one value along dim={dim}; got shape {tuple(losses.shape)}.")
+    if dim == -1 and losses.dim() > 1 and losses.shape[-1] == 1 and losses.numel() > 1:
+        raise ValueError(
+            f"losses have shape {tuple(losses.shape)}, so along dim=-1 each is its own risk. Flatten a column, as "
+            f"by losses.flatten(), or name the dimension: dim=0, or dim={losses.dim() - 1} if that is meant."
+        )
     if tail not in ("worst", "best"):
         raise ValueError(f"tail must be 'worst' or 'best'; got {tail!r}.")
 

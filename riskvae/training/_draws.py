@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import chi2
 from torch import Tensor
 
-__all__ = ["RowDraws"]
+__all__ = ["RowDraws", "matched_draws"]
 
 # SplitMix64: what its state moves by, and the shift and the factor of each round.
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -90,3 +91,27 @@ def _normal(u: Any, v: Any, xp: Any) -> Any:
     radius = xp.sqrt(-2.0 * xp.log((u + 0.5) * 2.0**-32))
     angle = v * (2.0 * math.pi * 2.0**-32)
     return xp.concatenate((radius * xp.cos(angle), radius * xp.sin(angle)), axis=1)
+
+
+def matched_draws(n_draws: int, n_components: int, seed: int) -> Tensor:
+    r"""Standard normal draws (n_draws, 1, n_components) for all rows, whose means and covariances match.
+
+    Sets of 2k points, :math:`\pm r q_j` with the rows q of a random orthogonal matrix. Over whole sets the mean is 0
+    and, as the r of all sets have the mean square k, the covariance is the identity, so that the mean of any quadratic
+    function is exact. The r of several sets are spread as the length of a normal vector is. Of an incomplete set,
+    pairs are kept.
+
+    References
+    ----------
+    Yu, Suresh, Choromanski, Holtmann-Rice and Kumar, "Orthogonal random features" (2016), for the orthogonal rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n_sets = math.ceil(n_draws / (2 * n_components))
+    square = torch.from_numpy(chi2.ppf((np.arange(n_sets) + 0.5) / n_sets, n_components))
+    radius = (square * (n_components / square.mean())).sqrt()
+    directions = []
+    for r in radius[torch.randperm(n_sets, generator=generator)]:
+        q, upper = torch.linalg.qr(torch.randn(n_components, n_components, generator=generator, dtype=torch.float64))
+        directions.append(r * q.T * upper.diagonal().sign()[:, None])
+    half = torch.cat(directions)[: (n_draws + 1) // 2, None]
+    return torch.cat((half, -half))[:n_draws]

@@ -186,27 +186,30 @@ class Net(NeuralNet):
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Gradient step on one batch."""
         self.optimizer_.zero_grad(set_to_none=True)
-        loss, parts = self._differentiable_loss(batch)
+        loss, parts, counted = self._differentiable_loss(batch)
         loss.backward()
         if self._hooked:
             named = TeeGenerator(self.get_all_learnable_params())
             self.notify("on_grad_computed", named_parameters=named, batch=batch.pair, training=True)
         self.optimizer_.step()
-        self.module_.likelihood.update_scale(parts[1])
+        self.module_.likelihood.update_scale(counted)
         return {"loss": loss.detach(), "y_pred": None, "parts": parts}
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
         """Loss of one batch."""
-        loss, parts = self._loss(batch)
+        loss, parts, _ = self._loss(batch)
         return {"loss": loss, "y_pred": None, "parts": parts}
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, what the history tells of it, and the nats that a learned noise is fitted to."""
         terms = self.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
-        loss = self.criterion_(terms)
-        return loss, torch.stack((loss.detach(), terms.nll.detach().mean(), terms.kl.detach().mean()))
+        loss, counted = self.criterion_(terms), self.criterion_.counted(terms)
+        nll = terms.nll.detach().mean()
+        parts = torch.stack((loss.detach(), nll, terms.kl.detach().mean()))
+        return loss, parts, nll if counted is None else counted
 
-    def _differentiable_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _differentiable_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         if not self.compile_step:
             return self._loss(batch)
         if "_compiled" not in self.__dict__:

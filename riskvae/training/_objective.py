@@ -58,6 +58,10 @@ class Objective(nn.Module):
         """Loss of a batch."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(terms); define it")
 
+    def counted(self, terms: Terms) -> Tensor | None:
+        """Mean ``nll`` of the rows that a learned noise is fitted to, without a graph; None means all."""
+        return None
+
     def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""
         return {}

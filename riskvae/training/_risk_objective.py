@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from riskvae.risk import Measure, Threshold, group_means
@@ -15,6 +16,9 @@ __all__ = ["RiskObjective"]
 
 class RiskObjective(WeightedELBO):
     """Risk of the losses l_ij of draw i of row j, plus the mean KL term weighted by ``beta``.
+
+    Of the best tail the KL term is that of the rows that count. If the others paid for theirs, that alone would move
+    them to the prior, where they are reconstructed badly and so left out for ever.
 
     Parameters
     ----------
@@ -33,6 +37,8 @@ class RiskObjective(WeightedELBO):
         Whether the losses hold the KL terms, or these are added in the mean.
     warmup : int
         Epochs over which the tail mass of both measures falls from 1. Evaluation is always at the final one.
+    all_pay : bool
+        Whether, of the best tail, all rows pay for their KL terms, as published; by default those that count do.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class RiskObjective(WeightedELBO):
         threshold: Threshold | None = None,
         on: str = "reconstruction",
         warmup: int = 0,
+        all_pay: bool = False,
     ) -> None:
         super().__init__(beta)
         self.final: tuple[Any, Any] = (rows, draws)
@@ -55,6 +62,7 @@ class RiskObjective(WeightedELBO):
         self.threshold = threshold
         self.on = on
         self.warmup = warmup
+        self.all_pay = all_pay
         self.needs: tuple[str, ...] = ("group",) if over == "groups" else ()
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
@@ -78,11 +86,31 @@ class RiskObjective(WeightedELBO):
         if self.on == "elbo":
             return self._risk(terms.nll + self.beta * terms.kl, terms.batch)
         kl = terms.kl
-        if self.over == "groups":  # as in the losses, every group counts once
+        if self.tail == "best" and not self.all_pay:
+            kl = (self._weights(terms).sum(0) * kl).sum()
+        elif self.over == "groups":  # as in the losses, every group counts once
             kl = group_means(kl, terms.batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
         return self._risk(terms.nll, terms.batch) + self.beta * kl.mean()
 
-    def _risk(self, losses: Tensor, batch: Batch) -> Tensor:
+    def counted(self, terms: Terms) -> Tensor | None:
+        """Of a seeking risk the rows that it counts, by its own weights; an averse one leaves noise to all rows.
+
+        Fitted to all rows, the noise of a seeking model would be that of the outliers which it is to ignore.
+        """
+        return None if self.tail == "worst" else (self._weights(terms) * terms.nll.detach()).sum()
+
+    def _weights(self, terms: Terms) -> Tensor:
+        """What each draw of each row counts in the risk; they sum to 1."""
+        losses = terms.nll.detach()
+        if self.on == "elbo":
+            losses = losses + self.beta * terms.kl.detach()
+        with torch.enable_grad():
+            losses = losses.clone().requires_grad_()
+            (weights,) = torch.autograd.grad(self._risk(losses, terms.batch, of_batch=True), losses)
+        return weights
+
+    def _risk(self, losses: Tensor, batch: Batch, *, of_batch: bool = False) -> Tensor:
+        """Risk of the losses; ``of_batch`` lets the tail begin where the batch says, whatever the threshold."""
         rows, draws = self.current if self.training else self.final
         if self.over == "subsamples":
             return draws(losses, tail=self.tail, dim=0).mean()
@@ -94,7 +122,7 @@ class RiskObjective(WeightedELBO):
         if self.over == "groups":
             losses = group_means(losses, batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
         # In evaluation the risk itself, not its bound at a threshold of the past; of all losses none is left out.
-        if self.threshold is None or not self.training or rows.eps == 1:
+        if of_batch or self.threshold is None or not self.training or rows.eps == 1:
             return rows(losses, tail=self.tail)
         return rows(losses, tail=self.tail, threshold=self.threshold(losses, rows))
 
