@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
@@ -111,8 +111,9 @@ boolean = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False"
 
 def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray[Any]:
     """Finite, dense, numeric (n, n_features) array; with ``reset``, remember its features on ``estimator``."""
-    if isinstance(X, Dataset):
-        raise TypeError("X is a torch Dataset: fit and partial_fit take one, every other method needs an array.")
+    if isinstance(X, Dataset | DataLoader):
+        kind = "DataLoader" if isinstance(X, DataLoader) else "Dataset"
+        raise TypeError(f"X is a torch {kind}: fit and partial_fit take one, every other method needs an array.")
     if getattr(X, "ndim", 2) > 2:
         raise ValueError(
             f"Found array with dim {X.ndim}, while dim <= 2 is required: rows of features. Flatten images: "

@@ -180,3 +180,38 @@ def test_parameters_that_are_handed_on_are_spelled_out(cls, X):
 def test_a_grid_reaches_a_parameter_of_ones_own(X):
     search = GridSearchCV(small(Tagged), {"tag": ["a", "b"], "beta": [1.0]}, cv=2).fit(X)
     assert search.best_params_["beta"] == 1.0
+
+
+# ----------------------------------------------------------------------------------------- measures
+
+
+class Detached(risk.Measure):
+    def __call__(self, losses, *, tail="worst", dim=-1):
+        return losses.detach().mean(dim)
+
+
+class LastOnly(risk.Measure):
+    def __call__(self, losses, *, tail="worst", dim=-1):
+        return losses.square().mean(-1)
+
+
+class WorstAlways(risk.Measure):
+    def __call__(self, losses, *, tail="worst", dim=-1):
+        return losses.amax(dim)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measure": Detached()}, r"measure=Detached\(\) has no gradient, so reconstruction would not be learned"),
+        (
+            {"measure": LastOnly(), "risk_over": "nested", "n_subsamples": 3},
+            r"\(256, 2\) with .* dim=0 to \(2,\); it gave",
+        ),
+        ({"measure": WorstAlways(), "risk": "seeking"}, r"measure=WorstAlways\(\) ignores tail"),
+    ],
+)
+def test_mistakes_in_a_measure_are_found_before_training(options, message, X):
+    with pytest.raises(ValueError, match=message):
+        small(RiskAwareVAE, **options).fit(X)
+    small(RiskAwareVAE, measure=WorstAlways()).fit(X)  # averse, it need not look at tail

@@ -59,7 +59,7 @@ class RowDensity(nn.Module):
         self.register_buffer("prior_mean", prior.mean)
         self.register_buffer("prior_scale", prior.scale)
         squares, generator = torch.zeros_like(x[0]), torch.Generator().manual_seed(seed)
-        for part in x.split(max(1, _CHUNK // vae.likelihood.n_values)):
+        for part in x.split(max(1, _CHUNK // max(vae.likelihood.n_values, vae.widest))):
             posterior = vae.encode(part)
             step = posterior.scale * torch.randn(posterior.scale.shape, generator=generator).to(x)
             for z in (posterior.mean + step, posterior.mean - step):
@@ -69,7 +69,7 @@ class RowDensity(nn.Module):
 
     def values_per_row(self, vae: Any) -> int:
         """Numbers that are held for each row that :meth:`bound` takes."""
-        return len(self.draws) * max(vae.likelihood.n_values, len(self.prior_mean))
+        return len(self.draws) * max(vae.likelihood.n_values, vae.widest, len(self.prior_mean))
 
     def bound(self, vae: Any, x: Tensor, own: Tensor | None = None) -> Tensor:
         """Evidence lower bound of rows (n, d), in nats; ``own`` are their places in the prior, to leave them out."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
+from torch import Tensor, nn
 
 from riskvae import nets
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
@@ -106,7 +106,8 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
             is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a row as "x" and
-            its group, an integer, as "group".
+            its group, an integer, as "group". Of a DataLoader its dataset and workers are used; ``batch_size`` and
+            ``random_state`` make the batches.
         y : ignored
             Present by convention.
         groups : array-like of shape (n_samples,), default=None
@@ -159,6 +160,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
             net.module_.likelihood.fit_scale(train_rows.head())
             try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
+            self._check_batch_norm(net, train_rows)
             net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             n_epochs = epochs or self._n_epochs(train_rows.n_rows)
@@ -203,6 +205,14 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             self._refuse(
                 f"groups were given, and {type(objective).__name__} does not look at them",
                 "Leave them out, or use RiskAwareVAE(risk_over='groups').",
+            )
+
+    def _check_batch_norm(self, net: Net, rows: Rows | Stream) -> None:
+        layers = [layer for layer in net.module_.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        if layers and min(rows.n_rows or 2, self.batch_size) == 1:
+            self._refuse(
+                f"{layers[0]} needs two rows in a batch at least, and batches have one",
+                "Pass more rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm.",
             )
 
     # Whether groups may come along unused, so that a grid compares a loss that looks at them with others.

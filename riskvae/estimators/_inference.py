@@ -168,7 +168,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             return (-(terms.nll.mean(0) + terms.kl),)
 
         rows, excess = self._check_scored(X)
-        return self._scored(bound, rows, excess, width=self.n_features_in_ * len(bank))
+        return self._scored(bound, rows, excess, width=len(bank) * max(self.n_features_in_, self.module_.widest))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean evidence lower bound: :meth:`score_samples`, averaged.
@@ -264,7 +264,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
             device = torch.device("cpu")
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
-        chunk = max(1, _CHUNK // max(width or rows.shape[1], 1))
+        chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()
         with torch.inference_mode():
             # A copy: scoring while training goes on must not change the mode of the module.
@@ -292,6 +292,12 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     def n_iter_(self) -> int:
         """Epochs trained."""
         return len(self.net_.history)
+
+    @property
+    def best_iter_(self) -> int:
+        """Epoch whose weights were kept, counted from 1: the last, or the best one under early stopping."""
+        best = self.net_.best_epoch
+        return self.n_iter_ if best is None else best
 
     @property
     def noise_scale_(self) -> float:

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from riskvae._validation import check_finite, feature_matrix, host_array, isolated_rng, to_float32
 from riskvae.training import Batch
@@ -36,12 +43,15 @@ def load_rows(
         check_finite(x)
         check(x)
 
+    loading: dict[str, Any] = {}
+    if isinstance(X, DataLoader):
+        X, loading = _taken_apart(X)
     if not isinstance(X, Dataset):
         x = to_float32(feature_matrix(estimator, X, reset=reset, min_samples=min_samples))
         check_rows(x)
         return Rows(Batch(x, group=_numbered(groups, len(x), estimator._groups)), device)
     with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
-        stream = Stream(X, device, check_rows)
+        stream = Stream(X, device, check_rows, loading=loading)
     n_rows, n_features = stream.head().shape
     if n_rows < min_samples:
         raise ValueError(f"X is a Dataset with {n_rows} sample; a minimum of {min_samples} is required.")
@@ -57,6 +67,20 @@ def load_rows(
         estimator.__dict__.pop("feature_names_in_", None)
     stream.expect(estimator.n_features_in_)
     return stream
+
+
+def _taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]:
+    """The dataset of a DataLoader, and its workers; batches are the estimator's own."""
+    kinds = (RandomSampler, SequentialSampler)
+    if loader.collate_fn is not default_collate or (
+        not isinstance(loader.dataset, IterableDataset) and type(loader.sampler) not in kinds
+    ):
+        raise TypeError(
+            "X is a DataLoader with a sampler or collate_fn of its own, which would be lost: batches are made here, by "
+            "batch_size and random_state. Pass a Dataset whose items are rows, such as torch.utils.data.Subset."
+        )
+    names = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
+    return loader.dataset, {name: getattr(loader, name) for name in names} if loader.num_workers else {}
 
 
 def _numbered(groups: Any, n: int, known: dict[Any, int]) -> Tensor | None:

@@ -142,6 +142,9 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         ``eps_warmup``; "dur", the seconds it took.
     n_iter_ : int
         Epochs trained.
+    best_iter_ : int
+        Epoch whose weights were kept, counted from 1: with ``early_stopping`` the one with the smallest held-out loss,
+        ``history_[best_iter_ - 1]``; otherwise the last.
     noise_scale_ : float
         Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss of a value.
     device_ : torch.device

@@ -161,6 +161,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         ``eps_warmup``; "dur", the seconds it took.
     n_iter_ : int
         Epochs trained.
+    best_iter_ : int
+        Epoch whose weights were kept, counted from 1: with ``early_stopping`` the one with the smallest held-out loss,
+        ``history_[best_iter_ - 1]``; otherwise the last.
     noise_scale_ : float
         Standard deviation of the observation noise (NaN for bernoulli).
     device_ : torch.device

@@ -1,6 +1,7 @@
 """The parameters that say which losses count: their rules, and which of them go together."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -119,23 +120,37 @@ class RiskParametersMixin(ParametersMixin):
                 "Use a positive theta, with risk='seeking' for the best tail.",
             )
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def _try_measure(self, measure: Any) -> None:
-        """Find a bad parameter of a measure before training does."""
-        losses = torch.linspace(0.0, 1.0, 512).square().view(2, 256)
-        for tail in ("worst", "best"):
+        """Find a bad parameter of a measure, or a mistake in a user's own, before training does."""
+        losses, found = torch.linspace(0.0, 1.0, 512).square().view(2, 256).requires_grad_(), {}
+        dims = (-1,) if self.risk_over in ("batch", "joint", "groups") else (-1, 0)
+        for dim, tail in product(dims, ("worst", "best")):
+            given = losses if dim == -1 else losses.T
+            where = f"losses of shape {tuple(given.shape)} with tail={tail!r}, dim={dim}"
             try:
                 with isolated_rng(0, torch.device("cpu")):  # a measure may draw
-                    found = measure.with_eps(self.eps)(losses, tail=tail, dim=-1)
+                    risk = measure.with_eps(self.eps)(given, tail=tail, dim=dim)
             except Exception as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(
-                    f"{type(self).__name__}: measure={measure!r} fails on losses of shape (2, 256) with tail={tail!r}, "
-                    f"dim=-1: {type(error).__name__}: {error}"
-                ) from error
-            if not isinstance(found, Tensor) or found.shape != (2,):
-                given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                name = type(self).__name__
+                raise kind(f"{name}: measure={measure!r} fails on {where}: {type(error).__name__}: {error}") from error
+            if not isinstance(risk, Tensor) or risk.shape != (2,):
+                came = tuple(risk.shape) if isinstance(risk, Tensor) else type(risk).__name__
                 self._refuse(
-                    f"measure={measure!r} must reduce one dimension, losses of shape (2, 256) with dim=-1 to (2,); it "
-                    f"gave {given}",
+                    f"measure={measure!r} must reduce one dimension, {where} to (2,); it gave {came}",
                     "Let its __call__(losses, *, tail, dim) reduce dim.",
                 )
+            if not risk.requires_grad:
+                self._refuse(
+                    f"measure={measure!r} has no gradient, so reconstruction would not be learned",
+                    "Let its __call__ return a differentiable function of the losses; do not detach them.",
+                )
+            found[tail] = risk
+        alike = torch.equal(found["worst"], found["best"]) and not torch.allclose(found["worst"], losses.mean(-1))
+        if self.risk == "seeking" and alike:
+            self._refuse(
+                f"measure={measure!r} ignores tail: the risk of the best losses is that of the worst",
+                "Let its __call__ look at tail; -measure(-losses) is the mirror image.",
+            )

@@ -21,7 +21,7 @@ class EarlyStopping(Callback):
         self.tol = tol
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.best, self.misses = math.inf, 0
+        self.best, self.misses, self.best_epoch = math.inf, 0, 0
         self.states: tuple[Any, Any] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
@@ -30,7 +30,7 @@ class EarlyStopping(Callback):
         loss = net.history[-1, "valid_loss"]
         self.misses = self.misses + 1 if loss > self.best - self.tol else 0
         if loss < self.best:
-            self.best = loss
+            self.best, self.best_epoch = loss, net.history[-1, "epoch"]
             self.states = copy.deepcopy((net.module_.state_dict(), net.criterion_.state_dict()))
         if self.misses == self.patience:
             net.stop_requested = True
@@ -39,6 +39,7 @@ class EarlyStopping(Callback):
         if self.states is not None:
             net.module_.load_state_dict(self.states[0])
             net.criterion_.load_state_dict(self.states[1])
+            net.best_epoch = self.best_epoch
 
 
 class Progress(Callback):

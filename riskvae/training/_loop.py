@@ -49,7 +49,7 @@ def train(
     """Train for some more epochs and leave the modules in evaluation mode."""
     bar = Progress(epochs, len(rows) if isinstance(rows, Rows) else None)
     net.callbacks = [*callbacks, bar] if verbose else callbacks
-    net.stop_requested = False
+    net.stop_requested, net.best_epoch = False, None
     with ExitStack() as stack:
         stack.callback(_let_go, net, bar)
         # Whatever the caller's modes, gradients are needed here.

@@ -71,6 +71,7 @@ class Net(NeuralNet):
         self.isolate_rng = isolate_rng
         self.progress = progress
         self.stop_requested = False
+        self.best_epoch: int | None = None  # whose weights early stopping kept
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """A user's torch Dataset as a source of batches."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -31,6 +32,8 @@ class Stream:
         Called with every (n, n_features) tensor of rows; raises where they cannot be trained on.
     group : Tensor of int64, default=None
         The group of each item of a map-style dataset.
+    loading : dict, default=None
+        What torch's DataLoader is told of workers.
     """
 
     n_head = 1000
@@ -41,8 +44,10 @@ class Stream:
         device: torch.device,
         check: Callable[[Tensor], None],
         group: Tensor | None = None,
+        loading: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataset = dataset
+        self.loading = dict(loading or {})
         self.device = device
         self.check = check
         self.group = group
@@ -106,12 +111,23 @@ class Stream:
             yield batch
 
     def _loader(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Any]:
+        """Collated batches, cut as those of arrays are: sizes differ by a row at most, where their number is known."""
         if not self.is_iterable:
-            yield from DataLoader(_Numbered(self.dataset), batch_size, shuffle=True, generator=generator)
+            n = len(self.dataset)  # type: ignore[arg-type]
+            order, count = torch.randperm(n, generator=generator).tolist(), math.ceil(n / batch_size)
+            batches = [order[n * i // count : n * (i + 1) // count] for i in range(count)]
+            yield from DataLoader(_Numbered(self.dataset), batch_sampler=batches, **self.loading)
             return
         items = chain(self._first, self._rest) if self._first else self._items()
         self._first = []
-        while part := list(islice(items, batch_size)):
+        part = list(islice(items, batch_size))
+        while following := list(islice(items, batch_size)):
+            if len(following) < batch_size:  # the end: two batches of equal size
+                both = part + following
+                part, following = both[: (len(both) + 1) // 2], both[(len(both) + 1) // 2 :]
+            yield default_collate(part)
+            part = following
+        if part:
             yield default_collate(part)
 
     def _record(self, numbered: Any) -> Batch:

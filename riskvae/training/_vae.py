@@ -1,7 +1,7 @@
 """The VAE itself as a torch module, and what it says of a batch."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,7 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.scale_offset = scale_offset
+        self.widest = 0  # values that a layer has for a row, where that is known
 
     def encode(self, x: Tensor) -> Posterior:
         """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite."""
@@ -101,25 +102,30 @@ def build_vae(
 ) -> VAE:
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
     likelihood.prepare(n_features)
-    modules = {
-        "encoder": _build("encoder", encoder, n_features, 2 * n_components, "means and then raw scales in one tensor"),
-        "decoder": _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives),
-    }
+    means_and_scales = "means and then raw scales in one tensor"
+    encodes, encoder_width = _build("encoder", encoder, n_features, 2 * n_components, means_and_scales)
+    decodes, decoder_width = _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives)
     # Training is float32, whatever torch's default dtype.
-    return VAE(**modules, likelihood=likelihood, n_components=n_components, scale_offset=scale_offset).float()
+    vae = VAE(encodes, decodes, likelihood, n_components, scale_offset).float()
+    vae.widest = max(encoder_width, decoder_width)
+    return vae
 
 
-def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> nn.Module:
-    module = factory(n_in, n_out)
+def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> tuple[nn.Module, int]:
+    """Module of a factory, and the values that its widest layer has for a row."""
+    module, widths = factory(n_in, n_out), [n_in, n_out]
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
     made = f"{name}: the module from {name}({n_in}, {n_out})"
     rows = torch.zeros(2, n_in)
+    watched = torch.nn.modules.module.register_module_forward_hook(lambda *given: widths.append(_width(given[2])))
     try:
         with torch.no_grad():
             out = module.eval()(rows)
     except Exception as error:
         raise ValueError(f"{made} fails on {n_in} inputs: {error}") from error
+    finally:
+        watched.remove()
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if shape != (2, n_out):
         raise ValueError(
@@ -128,4 +134,9 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
         )
     if rows.any():
         raise ValueError(f"{made} changes its input in place; give its first layer inplace=False, or a copy.")
-    return module
+    return module, max(widths)
+
+
+def _width(out: Any) -> int:
+    """Values for each of two rows."""
+    return out.numel() // 2 if isinstance(out, Tensor) else 0
