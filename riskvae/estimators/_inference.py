@@ -26,6 +26,7 @@ from riskvae._validation import (
     limited,
 )
 from riskvae.estimators._parameters import ParametersMixin
+from riskvae.estimators._serving import serving_copy
 from riskvae.likelihoods._scaled import ScaledLikelihood
 from riskvae.training import Batch
 from riskvae.training._draws import matched_draws
@@ -267,8 +268,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()
         with torch.inference_mode():
-            # A copy: scoring while training goes on must not change the mode of the module.
-            module = copy.deepcopy(self.module_ if module is None else module).to(device, dtype).eval()
+            module = serving_copy(self.net_.copies, self.module_ if module is None else module, device, dtype)
             for start in range(0, len(rows), chunk):
                 x = torch.tensor(np.ascontiguousarray(rows[start : start + chunk], numpy_dtype), device=device)
                 parts = function(module, x)

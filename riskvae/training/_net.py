@@ -72,6 +72,7 @@ class Net(NeuralNet):
         self.progress = progress
         self.stop_requested = False
         self.best_epoch: int | None = None  # whose weights early stopping kept
+        self.copies: dict[Any, Any] = {}  # of the module, for inference
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -230,7 +231,7 @@ class Net(NeuralNet):
         for name in ("_hooked", "_compiled"):
             state.pop(name, None)
         # Callbacks may hold data, weights or open files.
-        state.update(progress=noop, callbacks=None, callbacks_=[])
+        state.update(progress=noop, callbacks=None, callbacks_=[], copies={})
         return state
 
 

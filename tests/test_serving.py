@@ -1,0 +1,106 @@
+"""Copies for inference: made once, never stale, and the estimator's own module untouched."""
+
+import copy
+import io
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from helpers import small
+from torch import nn
+
+from riskvae import BetaVAE, QuantileVAE
+
+
+@pytest.fixture(params=[BetaVAE, QuantileVAE])
+def model(request, X):
+    return small(request.param).fit(X)
+
+
+def test_a_second_call_makes_no_second_copy(model, X, monkeypatch):
+    model.score_samples(X), model.transform(X)
+    expected = model.score_samples(X), model.transform(X)
+    monkeypatch.setattr(copy, "deepcopy", None)
+    np.testing.assert_array_equal(model.score_samples(X), expected[0])
+    np.testing.assert_array_equal(model.transform(X), expected[1])
+
+
+def scale_in_place(module):
+    with torch.no_grad():
+        module.encoder[0].weight.mul_(2.0)
+
+
+def scale_data(module):
+    module.encoder[0].weight.data.mul_(2.0)
+
+
+def assign_data(module):
+    module.encoder[0].weight.data = 2.0 * module.encoder[0].weight.data
+
+
+def load(module):
+    module.load_state_dict({**module.state_dict(), "encoder.0.weight": 2.0 * module.encoder[0].weight})
+
+
+def replace_parameter(module):
+    module.encoder[0].weight = nn.Parameter(2.0 * module.encoder[0].weight.detach())
+
+
+@pytest.mark.parametrize("change", [scale_in_place, scale_data, assign_data, load, replace_parameter])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_changed_weights_are_noticed(model, X, change, dtype):
+    rows = X.astype(dtype)
+    before = model.transform(rows)
+    change(model.module_)
+    after = model.transform(rows)
+    assert not np.allclose(before, after)
+    fresh = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(after, fresh.transform(rows))
+
+
+def test_training_on_is_noticed(model, X):
+    before = model.reconstruct(X), model.score_samples(X)
+    model.partial_fit(X)
+    fresh = pickle.loads(pickle.dumps(model))
+    for method, old in zip(("reconstruct", "score_samples"), before, strict=True):
+        found = getattr(model, method)(X)
+        assert not np.array_equal(found, old)
+        np.testing.assert_array_equal(found, getattr(fresh, method)(X))
+
+
+def test_copies_are_in_no_pickle_and_no_copy(model, X):
+    alone = len(pickle.dumps(model))
+    model.score_samples(X), model.transform(X.astype("float32"))
+    assert model.net_.copies
+    assert len(pickle.dumps(model)) == alone
+    assert not copy.deepcopy(model).net_.copies
+    buffer = io.BytesIO()
+    torch.save(model.net_, buffer)
+    assert len(model.net_.copies) >= 2
+
+
+def test_the_module_itself_keeps_mode_and_dtype(model, X):
+    model.module_.train()
+    model.transform(X)
+    assert all(module.training for module in model.module_.modules())
+    assert all(parameter.dtype == torch.float32 for parameter in model.module_.parameters())
+
+
+def test_threads_may_ask_while_one_trains(model, X):
+    def ask():
+        for _ in range(30):
+            found.append(np.isfinite(model.score_samples(X)).all())
+
+    found, threads = [], [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        model.partial_fit(X)
+    for thread in threads:
+        thread.join()
+    assert len(found) == 90
+    assert all(found)
+    fresh = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(model.score_samples(X), fresh.score_samples(X))
