@@ -31,7 +31,7 @@ class Linear(nn.Linear):
             and x.device.type == "cpu"
             and not torch.is_autocast_enabled("cpu")
         ):
-            if torch.is_inference_mode_enabled():  # no gradient, and no price of asking for none
+            if not self.training:  # in inference mode: no gradient, and no price of asking for none
                 return _matmul(x, self.weight, self.bias)
             return _OneDNNLinear.apply(x, self.weight, self.bias)
         return super().forward(x)
