@@ -8,6 +8,7 @@ import torch
 from helpers import small
 from scipy import stats
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -257,6 +258,37 @@ def test_ends_of_the_line():
     ends = np.zeros((20, 1, 2))
     widths = [np.ptp(calibration.widen(ends, ends, alpha)[0]) for alpha in (0.5, 0.99, 1 - 1e-13)]
     assert widths[0] > widths[1] >= widths[2]
+
+
+@pytest.mark.parametrize("last", [1, 5, 100, 1000])
+@pytest.mark.parametrize("contamination", ["auto", 0.05])
+def test_a_small_further_part_does_not_replace_what_a_large_one_told(last, contamination):
+    """One row took density and threshold for itself: AUROC .85, and all rows flagged."""
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(3, 8))
+    rows = lambda n: np.tanh(rng.normal(size=(n, 3)) @ A) + 0.1 * rng.normal(size=(n, 8))  # noqa: E731
+    X, new, bad = rows(1500), rows(500), rows(100)
+    bad[:, 2] += np.sign(rng.normal(size=100))
+    model = QuantileVAE(hidden_layer_sizes=(64, 32), max_epochs=30, contamination=contamination, random_state=0).fit(X)
+    auc = lambda: roc_auc_score(np.r_[np.zeros(500), np.ones(100)], -model.score_samples(np.vstack((new, bad))))  # noqa: E731
+    before, ranked = model._density, auc()
+    model.partial_fit(rows(last))
+    assert auc() > ranked - 0.01
+    # 5 % of 500: three standard errors are 3 %; the decoder has not seen these rows.
+    assert 0.02 < (model.predict(new) == -1).mean() < 0.12
+    kept = (model._density.prior_mean[:, None] == before.prior_mean).all(-1).any(1).double().mean()
+    assert kept == pytest.approx(1 - last / 1500, abs=0.001)
+    assert len(model._density.prior_mean) == 1500
+
+
+def test_a_part_as_large_as_the_largest_takes_its_place():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(2, 300, 4))
+    model = small(QuantileVAE).fit(X)
+    model.partial_fit(Y)
+    posterior = model.encode(Y.astype("float32"))
+    found = model._density.prior_mean.numpy()
+    assert np.abs(np.sort(found, 0) - np.sort(posterior.mean, 0)).max() < 1e-4
 
 
 def test_training_on_ends_a_calibration(vae):

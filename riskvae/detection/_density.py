@@ -34,6 +34,8 @@ class RowDensity(nn.Module):
         Standard normal draws for :meth:`bound`; all that is compared is scored with the same ones.
     seed : int
         Decides the draws for the errors, a pair z, -z for each row.
+    n_rows : int, default=None
+        How many rows x is a sample of; None means no others.
 
     References
     ----------
@@ -48,13 +50,17 @@ class RowDensity(nn.Module):
     prior_mean: Tensor
     prior_scale: Tensor
     error_scale: Tensor
+    scores: Tensor
 
     # Least s_j, in units of the feature's spread: what was always reconstructed exactly is not known without bound.
     SMALLEST = 1e-3
 
-    def __init__(self, vae: Any, x: Tensor, draws: Tensor, seed: int) -> None:
+    def __init__(self, vae: Any, x: Tensor, draws: Tensor, seed: int, n_rows: int | None = None) -> None:
         super().__init__()
+        self.n_rows = n_rows or len(x)
+        self.share = 1.0
         self.register_buffer("draws", draws)
+        self.register_buffer("scores", draws.new_zeros(0))
         prior = vae.encode(x[: self.N_MIXED])
         self.register_buffer("prior_mean", prior.mean)
         self.register_buffer("prior_scale", prior.scale)
@@ -82,8 +88,45 @@ class RowDensity(nn.Module):
         log_posterior = -posterior.scale.log().sum(-1) - 0.5 * self.draws.square().sum(-1)
         return (log_noise + self.log_prior(z, own) - log_posterior).mean(0)
 
+    @torch.no_grad()
+    def join(self, earlier: "RowDensity", seed: int) -> None:
+        """Go on from the density of an earlier part of the data.
+
+        A part that is as large as the largest before takes its place, since the networks have changed meanwhile. A
+        smaller one, of m rows to M, gets the share m / M of squared errors, prior and scores: one row must not decide.
+        """
+        self.share = min(1.0, self.n_rows / earlier.n_rows)
+        self.n_rows = max(self.n_rows, earlier.n_rows)
+        if self.share < 1:
+            squares = self.share * self.error_scale.square() + (1 - self.share) * earlier.error_scale.square()
+            self.error_scale = squares.sqrt()
+            kept = self._kept(len(earlier.prior_mean), len(self.prior_mean), seed)
+            for name in ("prior_mean", "prior_scale"):
+                old, new = getattr(earlier, name)[kept[0]], getattr(self, name)[kept[1]]
+                setattr(self, name, torch.cat((old, new)))
+
+    def _kept(self, n_old: int, n_new: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Places of what stays of the earlier part, and of what comes in for the rest of as many."""
+        n_in = min(max(round(self.share * n_old), 1), n_new, n_old)
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(n_old, generator=generator)[n_in:], torch.randperm(n_new, generator=generator)[:n_in]
+
+    def remember(self, scores: Tensor, earlier: "RowDensity | None", seed: int) -> Tensor:
+        """Scores that tell where a threshold lies, with those kept of an earlier part; some of them are kept."""
+        if earlier is not None and self.share < 1 and len(earlier.scores):
+            old, new = self._kept(len(earlier.scores), len(scores), seed)
+            scores = torch.cat((earlier.scores[old].to(scores), scores[new]))
+        order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
+        self.scores = scores[order[: self.N_MIXED]].to(self.error_scale)
+        return scores
+
     def left_out(self, vae: Any, x: Tensor) -> Tensor:
-        """Bounds of the rows that the prior is made of, each without its own part: as if it were new."""
+        """Bounds of the rows that the prior is made of, each without its own part: as if it were new.
+
+        After :meth:`join` few of the prior's parts are of these rows, and none is left out.
+        """
+        if self.share < 1:
+            return torch.cat([self.bound(vae, part) for part in x.split(max(1, _CHUNK // self.values_per_row(vae)))])
         places = torch.arange(len(self.prior_mean), device=x.device)
         size = max(1, _CHUNK // self.values_per_row(vae))
         return torch.cat([self.bound(vae, x[i], i if len(places) > 1 else None) for i in places.split(size)])

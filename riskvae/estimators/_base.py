@@ -92,8 +92,11 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         """Rows to train on, and rows to keep for :meth:`_after_training`."""
         return rows, None
 
-    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
-        """Fit what the networks alone do not provide; ``rows`` are those of X that they were trained on."""
+    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None, *, part: bool) -> None:
+        """Fit what the networks alone do not provide; ``rows`` are those of X that they were trained on.
+
+        With ``part`` they are a further part of the data, whose other parts an earlier call has seen.
+        """
 
     # ------------------------------------------------------------------------------------ training
 
@@ -174,7 +177,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
                 callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
             train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
             self.__dict__.update(fitted)
-            self._after_training(X, train_rows, held_out)
+            self._after_training(X, train_rows, held_out, part=partial_fit and go_on)
         if not partial_fit:
             self._warn_of_failure()
         return self

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from riskvae._sklearn import OutlierMixin
 from riskvae._validation import choice, derive_seed, integer, real
@@ -85,8 +85,9 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms: of rows like the calibration rows
         5 % are flagged; without calibration the line is where 5 % of the training rows would lie if they were new to
         the prior, which flags somewhat more of new ones. Set ``offset_`` to draw it by hand. Threshold and density
-        are those of the last call's rows, so let the last part given to ``partial_fit`` be like all of them; of a
-        torch Dataset, those of 10,000 items at random (of an iterable one, of the first thousand).
+        are those of the last call's rows; of a torch Dataset, those of 10,000 items at random (of an iterable one,
+        of the first thousand). A part given to ``partial_fit`` that is smaller than the largest so far counts by its
+        share of that one, so a single row may be learned without deciding what is normal.
     calibration_fraction : float, default=0.0
         Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). Training on,
         by ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
@@ -274,16 +275,22 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         return train, held_out
 
     @torch.no_grad()
-    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None) -> None:
+    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None, *, part: bool) -> None:
         seed, n = derive_seed(self._seed, "density"), max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_)
         some = rows.sample(min(n, RowDensity.N_ROWS), seed)
-        self._density = RowDensity(self.module_, some, self._score_draws().to(some), seed)
+        density = RowDensity(self.module_, some, self._score_draws().to(some), seed, rows.n_rows)
+        earlier = self._density if part else None
+        if earlier is not None:
+            density.join(earlier.to(some.device), seed)
+        self._density = density
         self._calibration = None  # an earlier one is of other weights
         if held_out is not None and held_out.index is not None:
             self._calibrate(self._check_rows(X)[held_out.index.numpy()])
         if self.contamination != "auto":
-            seen = some.numpy(force=True) if isinstance(X, Dataset) else self._check_rows(X)
-            self.offset_ = float(np.percentile(self._score(seen), 100.0 * self.contamination))
+            seen = some.numpy(force=True) if isinstance(X, Dataset | DataLoader) else self._check_rows(X)
+            scores = density.remember(torch.from_numpy(self._score(seen)), earlier, seed)
+            self.offset_ = float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination))
         elif held_out is None:
-            self._allow_false_alarms(np.sort(self._density.left_out(self.module_, some).numpy(force=True)))
-        self._density.cpu()  # from where a model can be loaded anywhere
+            scores = density.remember(density.left_out(self.module_, some), earlier, seed)
+            self._allow_false_alarms(scores.sort().values.numpy(force=True))
+        density.cpu()  # from where a model can be loaded anywhere
