@@ -378,3 +378,45 @@ def test_long_epochs_are_read_back_in_parts(X, monkeypatch):
     parts = small(BetaVAE, batch_size=10).fit(X).history_
     for a, b in zip(whole, parts, strict=True):
         assert {**a, "dur": 0} == {**b, "dur": 0}
+
+
+@pytest.mark.parametrize(
+    "callback", [EarlyStopping(), EarlyStopping, ("stop", EarlyStopping()), Checkpoint(dirname="kept")]
+)
+def test_callbacks_that_watch_what_is_not_held_out_are_refused(X, callback):
+    message = (
+        r"BetaVAE: callbacks: \w+ watches 'valid_loss(_best)?', which is recorded where rows are held out.*'train_loss"
+    )
+    with pytest.raises(ValueError, match=message):
+        small(BetaVAE, callbacks=[callback]).fit(X)
+
+
+def test_callbacks_that_watch_the_training_need_nothing_held_out(X):
+    assert small(BetaVAE, callbacks=[EarlyStopping(monitor="train_loss", patience=1000)]).fit(X).n_iter_ == 3
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE])
+def test_the_default_dtype_changes_no_weight(X, cls):
+    expected = small(cls).fit(X).module_.state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = small(cls).fit(X).module_.state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def test_a_pickle_holds_every_weight_once(X):
+    """Weights and the two moments of each: three numbers per weight, where there were four."""
+    for estimator in (
+        BetaVAE(random_state=0, max_epochs=1),
+        RiskAwareVAE(random_state=0, max_epochs=1, threshold="ema"),
+    ):
+        estimator.fit(np.random.default_rng(0).random((300, 200)))
+        weights = sum(p.nbytes for p in estimator.module_.parameters())
+        told = pickle.dumps(estimator)
+        assert 3 * weights < len(told) < 3.1 * weights
+        again = pickle.loads(told)
+        assert again.net_.module is again.module_
+        assert again.net_.criterion is again.net_.criterion_

@@ -173,6 +173,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
                     train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
                 )
                 callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
+            self._check_monitors(callbacks, valid)
             if HAS_CALLBACKS and not partial_fit:
                 callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
             train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
@@ -209,6 +210,21 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
                 f"groups were given, and {type(objective).__name__} does not look at them",
                 "Leave them out, or use RiskAwareVAE(risk_over='groups').",
             )
+
+    def _check_monitors(self, callbacks: list[Any], valid: Rows | None) -> None:
+        """Raise where a callback watches a held-out loss, and nothing is held out."""
+        if valid is not None:
+            return
+        for entry in callbacks:
+            callback = entry[-1] if isinstance(entry, tuple) else entry
+            monitor = getattr(callback() if isinstance(callback, type) else callback, "monitor", None)
+            if isinstance(monitor, str) and monitor.startswith("valid_"):
+                name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
+                self._refuse(
+                    f"callbacks: {name} watches {monitor!r}, which is recorded where rows are held out",
+                    f"Set early_stopping=True, or let it watch the training, as by "
+                    f"{name}(monitor={monitor.replace('valid', 'train')!r}).",
+                )
 
     def _check_batch_norm(self, net: Net, rows: Rows | Stream) -> None:
         layers = [layer for layer in net.module_.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
@@ -251,7 +267,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         start = derive_seed(seed, "weights")
         widths = tuple(int(width) for width in self.hidden_layer_sizes)
         generator = torch.Generator().manual_seed(start)
-        default = partial(nets.mlp, activation=self.activation, generator=generator)
+        default = partial(nets.mlp, activation=self.activation, generator=generator, dtype=torch.float32)
         isolated = isolated_rng(derive_seed(seed, "modules"), torch.device("cpu"))
         # On the CPU, whatever the device: the same initial weights everywhere.
         with isolated if self._has_foreign_parts() else nullcontext():

@@ -27,6 +27,7 @@ def mlp(
     hidden_layer_sizes: Sequence[int] = (512, 256),
     activation: str = "relu",
     generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """Fully connected network: a linear map, and an activation and another for each hidden layer.
 
@@ -40,6 +41,8 @@ def mlp(
         A key of :data:`ACTIVATIONS`.
     generator : torch.Generator, default=None
         Source of the initial weights; None takes torch's global generator.
+    dtype : torch.dtype, default=None
+        Of the weights; None takes torch's default.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def mlp(
     """
     layers: list[nn.Module] = []
     for a, b in pairwise((n_in, *hidden_layer_sizes, n_out)):
-        layer = nn.utils.skip_init(Linear, a, b)
+        layer = nn.utils.skip_init(Linear, a, b, dtype=dtype)
         layer.reset_parameters(generator)
         layers += [layer, ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])

@@ -232,7 +232,13 @@ class Net(NeuralNet):
             state.pop(name, None)
         # Callbacks may hold data, weights or open files.
         state.update(progress=noop, callbacks=None, callbacks_=[], copies={})
+        # The same objects as module_ and criterion_, which skorch pickles apart: they would be there twice.
+        state.update(module=None, criterion=None)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.module, self.criterion = self.module_, self.criterion_
 
 
 def _raised_by_statement(error: BaseException) -> bool:

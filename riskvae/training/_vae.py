@@ -117,7 +117,8 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
     made = f"{name}: the module from {name}({n_in}, {n_out})"
-    rows = torch.zeros(2, n_in)
+    weight = next(module.parameters(), torch.empty(0))
+    rows = torch.zeros(2, n_in, dtype=weight.dtype if weight.is_floating_point() else None)
     watched = torch.nn.modules.module.register_module_forward_hook(lambda *given: widths.append(_width(given[2])))
     try:
         with torch.no_grad():
