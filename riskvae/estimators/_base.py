@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor, nn
+from torch import Tensor
 
 from riskvae import nets
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, level_of_the_user, resolve_device
+from riskvae.estimators._fit_checks import check_batch_norm, check_monitors, check_needs
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._sklearn_callbacks import EpochTasks
@@ -159,11 +160,11 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         with self._all_or_nothing(go_on):
             rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
             net, seed = self._resume(device) if go_on else self._begin(device)
-            self._check_needs(net.criterion_, rows, groups)
+            check_needs(self, net.criterion_, rows, groups)
             train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
             net.module_.likelihood.fit_scale(train_rows.head())
             try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
-            self._check_batch_norm(net, train_rows)
+            check_batch_norm(self, net, train_rows)
             net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             n_epochs = epochs or self._n_epochs(train_rows.n_rows)
@@ -173,7 +174,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
                     train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
                 )
                 callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
-            self._check_monitors(callbacks, valid)
+            check_monitors(self, callbacks, valid)
             if HAS_CALLBACKS and not partial_fit:
                 callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
             train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
@@ -193,46 +194,6 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
 
         self._groups = dict(self._groups) if go_on else {}
         return load_rows(self, X, groups, device, check, reset=not go_on, min_samples=min_samples)
-
-    def _check_needs(self, objective: Objective, rows: Rows | Stream, groups: Any) -> None:
-        """Raise where rows lack what the objective needs to know of them, or bring groups that nobody looks at."""
-        name = type(self).__name__
-        for field in objective.needs:
-            if not rows.has(field):
-                raise ValueError(
-                    f"{name}: what it minimizes needs the {field} of each row, which was not given. Call "
-                    f"fit(X, groups=...) with one label for each row, or of a pipeline "
-                    f"fit(X, {name.lower()}__groups=...); in a grid search, let the estimator "
-                    "set_fit_request(groups=True) under sklearn.set_config(enable_metadata_routing=True)."
-                )
-        if groups is not None and "group" not in objective.needs and not self._may_ignore_groups:
-            self._refuse(
-                f"groups were given, and {type(objective).__name__} does not look at them",
-                "Leave them out, or use RiskAwareVAE(risk_over='groups').",
-            )
-
-    def _check_monitors(self, callbacks: list[Any], valid: Rows | None) -> None:
-        """Raise where a callback watches a held-out loss, and nothing is held out."""
-        if valid is not None:
-            return
-        for entry in callbacks:
-            callback = entry[-1] if isinstance(entry, tuple) else entry
-            monitor = getattr(callback() if isinstance(callback, type) else callback, "monitor", None)
-            if isinstance(monitor, str) and monitor.startswith("valid_"):
-                name = callback.__name__ if isinstance(callback, type) else type(callback).__name__
-                self._refuse(
-                    f"callbacks: {name} watches {monitor!r}, which is recorded where rows are held out",
-                    f"Set early_stopping=True, or let it watch the training, as by "
-                    f"{name}(monitor={monitor.replace('valid', 'train')!r}).",
-                )
-
-    def _check_batch_norm(self, net: Net, rows: Rows | Stream) -> None:
-        layers = [layer for layer in net.module_.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-        if layers and min(rows.n_rows or 2, self.batch_size) == 1:
-            self._refuse(
-                f"{layers[0]} needs two rows in a batch at least, and batches have one",
-                "Pass more rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm.",
-            )
 
     # Whether groups may come along unused, so that a grid compares a loss that looks at them with others.
     _may_ignore_groups: ClassVar[bool] = False
