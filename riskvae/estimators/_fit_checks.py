@@ -35,8 +35,8 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
     layers = [layer for layer in net.module_.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if layers and min(rows.n_rows or 2, estimator.batch_size) == 1:
         raise ValueError(
-            f"{type(estimator).__name__}: {layers[0]} needs two rows in a batch at least, and batches have one. Pass more "
-            "rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm."
+            f"{type(estimator).__name__}: {layers[0]} needs two rows in a batch at least, and batches have one. Pass "
+            "more rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm."
         )
 
 
@@ -50,7 +50,7 @@ def check_monitors(estimator: Any, callbacks: list[Any], valid: Rows | None) -> 
         monitor, name = getattr(callback, "monitor", None), type(callback).__name__
         if isinstance(monitor, str) and monitor.startswith("valid_"):
             raise ValueError(
-                f"{type(estimator).__name__}: callbacks: {name} watches {monitor!r}, which is recorded where rows are held "
-                "out. Set early_stopping=True, or let it watch the training, as by "
+                f"{type(estimator).__name__}: callbacks: {name} watches {monitor!r}, which is recorded where rows are "
+                "held out. Set early_stopping=True, or let it watch the training, as by "
                 f"{name}(monitor={monitor.replace('valid', 'train')!r})."
             )
