@@ -243,7 +243,9 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     def _check_scored(self, X: Any) -> tuple[Array, Array | None]:
         """Rows that the likelihood allows, cut to what arithmetic bears, and how far they go beyond."""
         rows = self._check_rows(X)
-        self.module_.likelihood.check(borrowed(rows))
+        step = max(1, _CHUNK // rows.shape[1])
+        for start in range(0, len(rows), step):
+            self.module_.likelihood.check(borrowed(rows[start : start + step]))
         return limited(rows)
 
     def _scored(self, bound: Any, rows: Array, excess: Array | None, **options: Any) -> Array:

@@ -98,8 +98,8 @@ class Quantiles(ScaledLikelihood):
         # Mean pinball of a normal feature at its own quantiles.
         return float(spread.mean()) * float(norm.pdf(self.normal_scores).mean())
 
-    def fit_location(self, x: Tensor, spread: Tensor) -> None:
-        self.center.copy_(x.median(0).values.where((x.amax(0) - x.amin(0)) > 100.0 * spread, x.mean(0)))
+    def fit_location(self, center: Tensor, spread: Tensor) -> None:
+        self.center.copy_(center)
         # A constant feature is predicted, but may turn out otherwise in other rows.
         self.unit.copy_(spread.clamp(min=self.SMALLEST * float(spread.square().mean().sqrt())))
 

@@ -15,31 +15,31 @@ _FAR = 20.0
 _ENOUGH = 10_000
 
 
-def _spread(x: Tensor) -> Tensor:
-    """Standard deviation of each feature, which a few absurd values do not decide.
+def _center_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature, which a few absurd values do not decide.
 
     Where a feature reaches farther from its median than 20 times the deviation that its middle half would have if
-    normal, its values count up to there only. Otherwise, and where the middle half is constant, this is the plain one.
+    normal, its values count up to there only. Otherwise, and where the middle half is constant, they are plain ones.
     """
     some = x[:: max(1, len(x) // _ENOUGH)]
     low, middle, high = (some.kthvalue(max(1, round(q * len(some))), 0).values for q in (0.25, 0.5, 0.75))
     reach = _FAR * (high - low) / 1.349
     far = (((x.amax(0) - middle) > reach) | ((middle - x.amin(0)) > reach)) & (reach > 0)
-    spread = x.var(0, correction=0).sqrt()
+    center, spread = x.mean(0), x.var(0, correction=0).sqrt()
     if far.any():
-        ends = (middle - reach)[far], (middle + reach)[far]
-        spread[far] = x[:, far].clamp(*ends).var(0, correction=0).sqrt()
-    return spread
+        within = x[:, far].clamp((middle - reach)[far], (middle + reach)[far])
+        center[far], spread[far] = within.mean(0), within.var(0, correction=0).sqrt()
+    return center, spread
 
 
 class ScaledLikelihood(Likelihood):
     """Observation model with one scale s for all features, fixed or learned.
 
-    A learned s is the maximum-likelihood one, whatever the loss of the networks: risk reweighs rows, it does
-    not change what noise is. The mean negative log-likelihood of a batch tells the best s in closed form
-    (``log_gap``), and each step goes a tenth of the way there in log s: a geometric moving average over about
-    ten batches, whatever the learning rate (cf. the optimal variance of Rybkin et al. 2021). It starts at the
-    spread of the first rows that have one.
+    A learned s is the maximum-likelihood one, whatever an averse loss makes of the rows: risk reweighs them, it does
+    not change what noise is. (Of a seeking loss it is that of the rows that count: ``Objective.counted``.) The mean
+    negative log-likelihood of a batch tells the best s in closed form (``log_gap``), and each step goes a tenth of
+    the way there in log s: a geometric moving average over about ten batches, whatever the learning rate (cf. the
+    optimal variance of Rybkin et al. 2021). It starts at the spread of the first rows that have one.
     """
 
     RATE = 0.1
@@ -68,18 +68,20 @@ class ScaledLikelihood(Likelihood):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor) -> None:
-        spread = _spread(x)
+        if not self.learned:
+            return
+        center, spread = _center_and_spread(x)
         if self.started:
-            if self.learned and spread.any():  # rows of a smaller scale than the first ones may be known as well
+            if spread.any():  # rows of a smaller scale than the first ones may be known as well
                 floor = math.log(self.start(spread)) + math.log(self.SMALLEST)
                 self.log_floor.clamp_(max=floor)
         elif spread.any():  # constant rows have no spread to start at
             self.log_scale.fill_(math.log(self.start(spread)))
             self.log_floor.copy_(self.log_scale + math.log(self.SMALLEST))
             self.started.fill_(True)
-            self.fit_location(x, spread)
+            self.fit_location(center, spread)
 
-    def fit_location(self, x: Tensor, spread: Tensor) -> None:
+    def fit_location(self, center: Tensor, spread: Tensor) -> None:
         """Note what else of the first rows the model is measured by."""
 
     def excess(self) -> float:

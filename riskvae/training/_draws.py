@@ -1,6 +1,7 @@
 """Latent draws that hang on the row and the epoch, and on nothing else."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ def _normal(u: Any, v: Any, xp: Any) -> Any:
     return xp.concatenate((radius * xp.cos(angle), radius * xp.sin(angle)), axis=1)
 
 
+@lru_cache(maxsize=64)  # of a model they are always the same; nobody writes to them
 def matched_draws(n_draws: int, n_components: int, seed: int) -> Tensor:
     r"""Standard normal draws (n_draws, 1, n_components) for all rows, whose means and covariances match.
 

@@ -206,7 +206,8 @@ class Net(NeuralNet):
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, what the history tells of it, and the nats that a learned noise is fitted to."""
         terms = self.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
-        loss, counted = self.criterion_(terms), self.criterion_.counted(terms)
+        loss = self.criterion_(terms)
+        counted = self.criterion_.counted(terms) if self.criterion_.training else None
         nll = terms.nll.detach().mean()
         parts = torch.stack((loss.detach(), nll, terms.kl.detach().mean()))
         return loss, parts, nll if counted is None else counted
