@@ -475,3 +475,10 @@ def test_a_first_part_of_another_scale_does_not_hold_later_ones_up():
     for _ in range(60):
         vae.partial_fit(X)
     assert vae.noise_scale_ < 2.0  # the floor was 245
+
+
+def test_two_rows_that_are_alike_do_not_lower_the_floor_of_the_noise(X):
+    vae = small(BetaVAE).fit(X)
+    floor = vae.module_.likelihood.log_floor.clone()
+    vae.partial_fit(X[:1].repeat(2, axis=0) + np.array([[0.0], [1e-6]]))
+    assert torch.equal(vae.module_.likelihood.log_floor, floor)

@@ -13,6 +13,7 @@ __all__ = ["ScaledLikelihood"]
 # Values farther from the median than this many spreads of the middle half are cut off before a spread is measured.
 _FAR = 20.0
 _ENOUGH = 10_000
+_MANY = 20  # rows that tell of a scale: two may be alike by chance
 
 
 def _center_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +73,7 @@ class ScaledLikelihood(Likelihood):
             return
         center, spread = _center_and_spread(x)
         if self.started:
-            if spread.any():  # rows of a smaller scale than the first ones may be known as well
+            if len(x) >= _MANY and spread.any():  # rows of a smaller scale than the first ones may be known as well
                 floor = math.log(self.start(spread)) + math.log(self.SMALLEST)
                 self.log_floor.clamp_(max=floor)
         elif spread.any():  # constant rows have no spread to start at
