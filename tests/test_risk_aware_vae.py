@@ -181,7 +181,8 @@ def test_draws_are_decoded_in_one_pass(X):
         return layer
 
     small(RiskAwareVAE, decoder=decoder, n_subsamples=6, risk_over="joint", max_epochs=1, batch_size=100).fit(X)
-    assert calls == [2, *[600] * 4]  # the decoder on two rows, the losses on a batch, then three batches
+    # The decoder on two rows, the losses on a batch, three batches, and what came of it on all rows.
+    assert calls == [2, *[600] * 4, 300]
 
 
 # --------------------------------------------------------------------------------------- thresholds
@@ -259,14 +260,14 @@ def test_a_threshold_can_change_between_calls(X):
 
 
 def test_eps_falls_in_equal_steps_from_one_and_evaluation_is_at_its_value():
-    loss = objective(warmup=4)
+    loss = objective(eps_warmup=4)
     for epoch, (rows, draws) in enumerate([(1.0, 1.0), (0.8, 0.85), (0.6, 0.7), (0.4, 0.55), (0.2, 0.4), (0.2, 0.4)]):
         loss.begin_epoch(epoch)
         assert [m.eps for m in loss.current] == pytest.approx([rows, draws])
         assert loss.final == (CVaR(0.2), CVaR(0.4))
     batch = terms()
     for threshold in (None, risk.EMAThreshold(CVaR(0.2)), risk.LearnedThreshold(CVaR(0.2))):
-        loss = objective(warmup=4, threshold=threshold)
+        loss = objective(eps_warmup=4, threshold=threshold)
         loss.begin_epoch(0)
         assert float(loss(batch)) == pytest.approx(float(batch.nll.mean() + 2 * batch.kl.mean()), rel=1e-6)
         loss.begin_epoch(1)
@@ -276,7 +277,7 @@ def test_eps_falls_in_equal_steps_from_one_and_evaluation_is_at_its_value():
 
 def test_an_eased_tail_moves_the_threshold_as_it_is():
     """In the second of four epochs eps is 0.8: the threshold is that of four fifths of the losses, not of a fifth."""
-    loss = objective(warmup=4, threshold=risk.EMAThreshold(CVaR(0.2), decay=0.0))
+    loss = objective(eps_warmup=4, threshold=risk.EMAThreshold(CVaR(0.2), decay=0.0))
     loss.begin_epoch(1)
     batch = terms()
     loss(batch)

@@ -41,7 +41,7 @@ BAD_PARAMETERS = [
     ("noise_scale", 0.0, ValueError, r"noise_scale must be 'learned', or a finite number above 0; got 0\.0"),
     ("noise_scale", "learn", ValueError, r"noise_scale .* Did you mean 'learned'\?"),
     ("scale_offset", -1e-9, ValueError, r"scale_offset must be a finite number of at least 0"),
-    ("max_epochs", 0, ValueError, r"max_epochs must be an integer of at least 1"),
+    ("max_epochs", 0, ValueError, r"max_epochs must be 'auto', or an integer of at least 1"),
     ("batch_size", -1, ValueError, r"batch_size must be an integer of at least 1"),
     ("lr", 0.0, ValueError, r"lr must be a finite number above 0"),
     ("validation_fraction", 1.0, ValueError, r"validation_fraction must be a number in \(0, 1\)"),
@@ -231,7 +231,7 @@ def test_divergence_leaves_a_fitted_estimator_as_it_was(X):
     estimator.set_params(lr=0.5, batch_size=3, beta=9.0)
     with pytest.raises(ValueError, match="Training diverged"):
         estimator.partial_fit(X)
-    assert (estimator.net_.lr, estimator.net_.batch_size, estimator.net_.criterion_.beta) == (1e-3, 256, 4.0)
+    assert (estimator.net_.lr, estimator.net_.batch_size, estimator.net_.criterion_.beta) == (1e-3, 256, 1.0)
     again = estimator.net_.optimizer_.state_dict()
     assert again["param_groups"][0]["lr"] == 1e-3
     assert all(torch.equal(again["state"][i]["exp_avg"], s["exp_avg"]) for i, s in state["state"].items())

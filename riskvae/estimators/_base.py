@@ -1,20 +1,20 @@
 """BaseVAE: what all estimators share, and how they are trained; what they do once fitted is in `_inference.py`."""
 
 import copy
-import warnings
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from riskvae import nets
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
-from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, level_of_the_user, resolve_device
-from riskvae.estimators._fit_checks import check_batch_norm, check_monitors, check_needs
+from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, resolve_device
+from riskvae.estimators._diagnosis import N_ROWS, warn_of_failure
+from riskvae.estimators._fit_checks import check_batch_norm, check_monitors, check_needs, check_warmup
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._sklearn_callbacks import EpochTasks
@@ -29,6 +29,9 @@ from riskvae.training._trial import try_model
 from riskvae.training._vae import build_vae
 
 __all__ = ["BaseVAE"]
+
+# max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
+_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 2_000, 30, 200
 
 
 class BaseVAE(CallbackSupportMixin, InferenceMixin):
@@ -58,7 +61,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         riskvae.training.Objective
             What is minimized, from the estimator's parameters.
         """
-        return WeightedELBO(self.beta)
+        return WeightedELBO(self.beta, beta_warmup=self.beta_warmup)
 
     def _checked_objective(self) -> Objective:
         objective = self.make_objective()
@@ -66,6 +69,11 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             raise TypeError(
                 f"{type(self).__name__}: make_objective must return a riskvae.training.Objective whose __init__ begins "
                 f"with super().__init__(); got {type(objective).__name__}."
+            )
+        if self.beta_warmup and getattr(objective, "beta_warmup", 0) != self.beta_warmup:
+            self._refuse(
+                f"beta_warmup={self.beta_warmup} is not used by the objective {type(objective).__name__}",
+                "Derive it from training.WeightedELBO, hand that beta_warmup, and take self.weighted(terms.kl.mean()).",
             )
         return objective
 
@@ -87,7 +95,12 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
 
     def _n_epochs(self, n_rows: int | None) -> int:
         """Epochs of a fit to some rows; their number is None where it is not known."""
-        return self.max_epochs
+        if self.max_epochs != "auto":
+            return self.max_epochs
+        if n_rows is None:
+            return _LEAST_EPOCHS
+        epochs = math.ceil(_STEPS / math.ceil(n_rows / self.batch_size))
+        return min(max(epochs, _LEAST_EPOCHS), _MOST_EPOCHS)
 
     def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
         """Rows to train on, and rows to keep for :meth:`_after_training`."""
@@ -168,6 +181,8 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
             fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
             n_epochs = epochs or self._n_epochs(train_rows.n_rows)
+            if not partial_fit and not self.warm_start:
+                check_warmup(self, net.criterion_, n_epochs)
             callbacks, valid = list(self.callbacks or ()), None
             if self.early_stopping and not partial_fit:
                 train_rows, valid = self._hold_out(
@@ -181,7 +196,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             self.__dict__.update(fitted)
             self._after_training(X, train_rows, held_out, part=partial_fit and go_on)
         if not partial_fit:
-            self._warn_of_failure()
+            warn_of_failure(self, train_rows.sample(N_ROWS, derive_seed(seed, "diagnosis")), self._counted_share())
         return self
 
     def _load(self, X: Any, groups: Any, device: torch.device, go_on: bool, *, min_samples: int) -> Rows | Stream:
@@ -203,15 +218,9 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         own = [part for part in (self.likelihood, *others) if not isinstance(part, str)]
         return self.encoder is not None or self.decoder is not None or not all(map(is_ours, own))
 
-    def _warn_of_failure(self) -> None:
-        if self.net_.module_.likelihood.excess() > 5:
-            warnings.warn(
-                f"{type(self).__name__} reconstructs worse than the mean of X would: noise_scale_="
-                f"{self.noise_scale_:.3g} is over five times that of the features' spread. "
-                "Scale X (StandardScaler), train longer (max_epochs), or change lr.",
-                ConvergenceWarning,
-                stacklevel=level_of_the_user(),
-            )
+    def _counted_share(self) -> float:
+        """Share of the rows that the model is meant for."""
+        return 1.0
 
     def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
         """Training rows, and a share of the rows that ``parameter`` asks to keep from them."""

@@ -1,5 +1,7 @@
 """BetaTCVAE: the evidence lower bound, of whose KL term only the total correlation is weighted."""
 
+from typing import Any
+
 from riskvae.estimators._beta_vae import BetaVAE
 from riskvae.training import Objective, TotalCorrelationELBO
 
@@ -50,8 +52,13 @@ class BetaTCVAE(BetaVAE):
     scale_offset : float, default=0.0
         Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
         the decoder learns to bear, where the encoder's own would be smaller.
-    max_epochs : int, default=30
-        Passes over the data.
+    max_epochs : int or "auto", default="auto"
+        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
+        for an iterable Dataset, whose rows nobody knows).
+    beta_warmup : int, default=0
+        Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
+        are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
+        early stopping begins to look after them.
     batch_size : int, default=256
         Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
     lr : float, default=1e-3
@@ -97,8 +104,8 @@ class BetaTCVAE(BetaVAE):
     history_ : list of dict
         One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
         means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-        nats per row; the same as ``"valid_..."`` when early_stopping; "eps", the one of the epoch, under
-        ``eps_warmup``; "dur", the seconds it took.
+        nats per row; the same as ``"valid_..."`` when early_stopping; "beta" and "eps", those of the
+        epoch, under ``beta_warmup`` and ``eps_warmup``; "dur", the seconds it took.
     n_iter_ : int
         Epochs trained.
     best_iter_ : int
@@ -122,10 +129,13 @@ class BetaTCVAE(BetaVAE):
     >>> from sklearn.datasets import load_digits
     >>> from riskvae import BetaTCVAE
     >>> X = load_digits().data / 16
-    >>> vae = BetaTCVAE(n_components=4, beta=6.0, random_state=0).fit(X)
+    >>> vae = BetaTCVAE(n_components=4, beta=6.0, max_epochs=30, random_state=0).fit(X)
     >>> vae.transform(X).shape
     (1797, 4)
     """
 
+    def __init__(self, n_components: int = 10, *, beta: float = 4.0, **parameters: Any) -> None:
+        super().__init__(n_components, beta=beta, **parameters)
+
     def make_objective(self) -> Objective:
-        return TotalCorrelationELBO(self.beta)
+        return TotalCorrelationELBO(self.beta, beta_warmup=self.beta_warmup)

@@ -35,7 +35,7 @@ class BetaVAE(BaseVAE):
     ----------
     n_components : int, default=10
         Number of latent dimensions.
-    beta : float, default=4.0
+    beta : float, default=1.0
         Weight of the KL term, at least 0.
     hidden_layer_sizes : sequence of int, default=(512, 256)
         Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.
@@ -58,8 +58,13 @@ class BetaVAE(BaseVAE):
     scale_offset : float, default=0.0
         Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
         the decoder learns to bear, where the encoder's own would be smaller.
-    max_epochs : int, default=30
-        Passes over the data.
+    max_epochs : int or "auto", default="auto"
+        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
+        for an iterable Dataset, whose rows nobody knows).
+    beta_warmup : int, default=0
+        Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
+        are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
+        early stopping begins to look after them.
     batch_size : int, default=256
         Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
     lr : float, default=1e-3
@@ -105,8 +110,8 @@ class BetaVAE(BaseVAE):
     history_ : list of dict
         One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
         means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-        nats per row; the same as ``"valid_..."`` when early_stopping; "eps", the one of the epoch, under
-        ``eps_warmup``; "dur", the seconds it took.
+        nats per row; the same as ``"valid_..."`` when early_stopping; "beta" and "eps", those of the
+        epoch, under ``beta_warmup`` and ``eps_warmup``; "dur", the seconds it took.
     n_iter_ : int
         Epochs trained.
     best_iter_ : int
@@ -142,7 +147,7 @@ class BetaVAE(BaseVAE):
         n_components: int = 10,
         *,
         # What is learned.
-        beta: float = 4.0,
+        beta: float = 1.0,
         hidden_layer_sizes: Sequence[int] = (512, 256),
         activation: Activation = "relu",
         encoder: Network | None = None,
@@ -152,7 +157,8 @@ class BetaVAE(BaseVAE):
         output_activation: OutputActivation = "auto",
         scale_offset: float = 0.0,
         # How it trains.
-        max_epochs: int = 30,
+        max_epochs: int | Auto = "auto",
+        beta_warmup: int = 0,
         batch_size: int = 256,
         lr: float = 1e-3,
         weight_decay: float = 0.0,

@@ -9,7 +9,7 @@ from riskvae.training._net import Net
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["check_batch_norm", "check_monitors", "check_needs"]
+__all__ = ["check_batch_norm", "check_monitors", "check_needs", "check_warmup"]
 
 
 def check_needs(estimator: Any, objective: Objective, rows: Rows | Stream, groups: Any) -> None:
@@ -38,6 +38,17 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
             f"{type(estimator).__name__}: {layers[0]} needs two rows in a batch at least, and batches have one. Pass "
             "more rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm."
         )
+
+
+def check_warmup(estimator: Any, objective: Objective, n_epochs: int) -> None:
+    """Raise where a training would end before it minimizes what was asked for."""
+    for name, of in (("eps_warmup", "eps"), ("beta_warmup", "beta")):
+        warmup = getattr(objective, name, 0)
+        if warmup >= n_epochs > 0 and warmup:
+            raise ValueError(
+                f"{type(estimator).__name__}: {name}={warmup} epochs leave none of max_epochs={n_epochs} for "
+                f"{of}={getattr(estimator, of):g}. Set max_epochs above {name}."
+            )
 
 
 def check_monitors(estimator: Any, callbacks: list[Any], valid: Rows | None) -> None:

@@ -78,7 +78,8 @@ class ParametersMixin(BaseEstimator):
         "noise_scale": choice("learned") | real(0.0, closed="neither"),
         "output_activation": choice("auto", "identity", "sigmoid"),
         "scale_offset": real(0.0),
-        "max_epochs": integer(1),
+        "max_epochs": choice("auto") | integer(1),
+        "beta_warmup": integer(0),
         "batch_size": integer(1),
         "lr": real(0.0, closed="neither"),
         "weight_decay": real(0.0),
@@ -104,6 +105,7 @@ class ParametersMixin(BaseEstimator):
     output_activation: str
     scale_offset: float
     max_epochs: Any
+    beta_warmup: int
     batch_size: int
     lr: float
     weight_decay: float

@@ -1,6 +1,5 @@
 """QuantileVAE: a decoder of quantiles, intervals that are calibrated, rows that are anomalies."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -23,8 +22,6 @@ from riskvae.training._stream import Stream
 _NOT_HERE = ("likelihood", "noise_scale", "output_activation")
 # n_components="auto" takes as many as there are features, up to this: the KL term switches off what is not needed.
 _MOST_LATENT = 64
-# max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
-_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 2_000, 30, 200
 
 
 class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
@@ -94,6 +91,10 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     max_epochs : int or "auto", default="auto"
         Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
         for an iterable Dataset, whose rows nobody knows).
+    beta_warmup : int, default=0
+        Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
+        are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
+        early stopping begins to look after them.
     batch_size : int, default=256
         Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
     lr : float, default=1e-3
@@ -139,8 +140,8 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     history_ : list of dict
         One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
         means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-        nats per row; the same as ``"valid_..."`` when early_stopping; "eps", the one of the epoch, under
-        ``eps_warmup``; "dur", the seconds it took.
+        nats per row; the same as ``"valid_..."`` when early_stopping; "beta" and "eps", those of the
+        epoch, under ``beta_warmup`` and ``eps_warmup``; "dur", the seconds it took.
     n_iter_ : int
         Epochs trained.
     best_iter_ : int
@@ -197,7 +198,6 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     _rules: ClassVar = {
         **{name: rule for name, rule in BaseVAE._rules.items() if name not in _NOT_HERE},
         "n_components": choice("auto") | integer(1),
-        "max_epochs": choice("auto") | integer(1),
         "quantiles": LEVELS,
         "contamination": choice("auto") | real(0.0, 0.5, closed="right"),
         "calibration_fraction": real(0.0, 1.0, closed="left"),
@@ -220,6 +220,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         calibration_fraction: float = 0.0,
         # How it trains.
         max_epochs: int | Auto = "auto",
+        beta_warmup: int = 0,
         batch_size: int = 256,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -245,14 +246,6 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
 
     def _n_latent(self, n_features: int) -> int:
         return min(n_features, _MOST_LATENT) if self.n_components == "auto" else self.n_components
-
-    def _n_epochs(self, n_rows: int | None) -> int:
-        if self.max_epochs != "auto":
-            return self.max_epochs
-        if n_rows is None:
-            return _LEAST_EPOCHS
-        epochs = math.ceil(_STEPS / math.ceil(n_rows / self.batch_size))
-        return min(max(epochs, _LEAST_EPOCHS), _MOST_EPOCHS)
 
     def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
         if self.calibration_fraction == 0:

@@ -1,7 +1,7 @@
 """RiskAwareVAE: trains on the tail of the reconstruction losses."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from riskvae import risk as risk_measures
 from riskvae.estimators._base import BaseVAE
@@ -110,8 +110,13 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         Epochs over which eps, and ``eps_subsamples``, fall in equal steps from 1 to their values; helps
         ``risk="seeking"``, which otherwise gives up more of the other rows. Epochs of earlier calls count under
         ``warm_start`` and ``partial_fit``; early stopping begins to look after them.
-    max_epochs : int, default=30
-        Passes over the data.
+    max_epochs : int or "auto", default="auto"
+        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
+        for an iterable Dataset, whose rows nobody knows).
+    beta_warmup : int, default=0
+        Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
+        are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
+        early stopping begins to look after them.
     batch_size : int, default=256
         Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
     lr : float, default=1e-3
@@ -157,8 +162,8 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     history_ : list of dict
         One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
         means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-        nats per row; the same as ``"valid_..."`` when early_stopping; "eps", the one of the epoch, under
-        ``eps_warmup``; "dur", the seconds it took.
+        nats per row; the same as ``"valid_..."`` when early_stopping; "beta" and "eps", those of the
+        epoch, under ``beta_warmup`` and ``eps_warmup``; "dur", the seconds it took.
     n_iter_ : int
         Epochs trained.
     best_iter_ : int
@@ -214,7 +219,8 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         risk_on: Literal["reconstruction", "elbo"] = "reconstruction",
         eps_warmup: int = 0,
         # How it trains.
-        max_epochs: int = 30,
+        max_epochs: int | Auto = "auto",
+        beta_warmup: int = 0,
         batch_size: int = 256,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -238,14 +244,10 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     def _n_draws(self) -> int:
         return self.n_subsamples
 
-    def _train(self, X: Any, *, epochs: int | None, groups: Any) -> Self:
-        self._check_parameters()
-        if epochs is None and not self.warm_start and self.risk != "neutral" and self.eps_warmup >= self.max_epochs:
-            self._refuse(
-                f"eps_warmup={self.eps_warmup} epochs leave none of max_epochs={self.max_epochs} for eps={self.eps:g}",
-                "Set max_epochs above eps_warmup.",
-            )
-        return super()._train(X, epochs=epochs, groups=groups)
+    def _counted_share(self) -> float:
+        if self.risk != "seeking":
+            return 1.0
+        return getattr(self._measure().with_eps(self.eps), "eps", 0.5)
 
     def _has_foreign_parts(self, *others: Any) -> bool:
         return super()._has_foreign_parts(self.measure, *others)
@@ -269,5 +271,6 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
             over=self.risk_over,
             threshold=threshold,
             on=self.risk_on,
-            warmup=self.eps_warmup,
+            eps_warmup=self.eps_warmup,
+            beta_warmup=self.beta_warmup,
         )

@@ -1,5 +1,6 @@
 """What is minimized: a number from the terms of a batch."""
 
+import torch
 from torch import Tensor, nn
 
 from riskvae.losses import total_correlation
@@ -46,7 +47,7 @@ class Objective(nn.Module):
     ...     def make_objective(self):
     ...         return FreeBits(self.beta, self.free_bits)
     >>> X = datasets.make_heteroscedastic(200, random_state=0).data
-    >>> vae = FreeBitsVAE(n_components=2, free_bits=0.5, beta=1.0, random_state=0).fit(X)
+    >>> vae = FreeBitsVAE(n_components=2, free_bits=0.5, max_epochs=30, random_state=0).fit(X)
     >>> vae.get_params()["free_bits"], vae.n_iter_
     (0.5, 30)
     """
@@ -80,14 +81,37 @@ class WeightedELBO(Objective):
     ----------
     beta : float
         Weight of the KL term.
+    beta_warmup : int, default=0
+        Epochs of training over which that weight rises in equal steps from 0. Evaluation is always at ``beta``.
     """
 
-    def __init__(self, beta: float) -> None:
+    share: Tensor
+
+    def __init__(self, beta: float, *, beta_warmup: int = 0) -> None:
         super().__init__()
         self.beta = beta
+        self.beta_warmup = beta_warmup
+        self.warmup = beta_warmup
+        # A tensor, so that a compiled step does not hang on its value.
+        self.register_buffer("share", torch.tensor(1.0), persistent=False)
+
+    def begin_epoch(self, epoch: int) -> dict[str, float]:
+        if not self.beta_warmup:
+            return {}
+        share = min(epoch / self.beta_warmup, 1.0)
+        self.share.fill_(share)
+        return {"beta": share * self.beta}
+
+    def weighted(self, kl: Tensor) -> Tensor:
+        """A KL term as it counts now."""
+        return self.beta * self.eased(kl)
+
+    def eased(self, penalty: Tensor) -> Tensor:
+        """A penalty that rises from 0 to itself over the warm-up."""
+        return self.share * penalty if self.beta_warmup and self.training else penalty
 
     def forward(self, terms: Terms) -> Tensor:
-        return terms.nll.mean() + self.beta * terms.kl.mean()
+        return terms.nll.mean() + self.weighted(terms.kl.mean())
 
 
 class TotalCorrelationELBO(WeightedELBO):
@@ -97,10 +121,12 @@ class TotalCorrelationELBO(WeightedELBO):
     ----------
     beta : float
         Weight of the total correlation (:func:`riskvae.losses.total_correlation`).
+    beta_warmup : int, default=0
+        Epochs of training over which the KL term, total correlation and all, rises in equal steps from 0.
     """
 
     def forward(self, terms: Terms) -> Tensor:
-        bound = terms.nll.mean() + terms.kl.mean()
-        if self.beta == 1:
-            return bound
-        return bound + (self.beta - 1.0) * total_correlation(terms.z[0], *terms.posterior).mean()
+        kl = terms.kl.mean()
+        if self.beta != 1:
+            kl = kl + (self.beta - 1.0) * total_correlation(terms.z[0], *terms.posterior).mean()
+        return terms.nll.mean() + self.eased(kl)

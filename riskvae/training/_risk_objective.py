@@ -35,8 +35,10 @@ class RiskObjective(WeightedELBO):
         Where the tail over rows begins; None leaves it to the batch.
     on : {"reconstruction", "elbo"}
         Whether the losses hold the KL terms, or these are added in the mean.
-    warmup : int
+    eps_warmup : int
         Epochs over which the tail mass of both measures falls from 1. Evaluation is always at the final one.
+    beta_warmup : int
+        Epochs over which the weight of the KL term rises from 0, as in :class:`WeightedELBO`.
     all_pay : bool
         Whether, of the best tail, all rows pay for their KL terms, as published; by default those that count do.
     """
@@ -51,28 +53,31 @@ class RiskObjective(WeightedELBO):
         over: str = "batch",
         threshold: Threshold | None = None,
         on: str = "reconstruction",
-        warmup: int = 0,
+        eps_warmup: int = 0,
+        beta_warmup: int = 0,
         all_pay: bool = False,
     ) -> None:
-        super().__init__(beta)
+        super().__init__(beta, beta_warmup=beta_warmup)
         self.final: tuple[Any, Any] = (rows, draws)
         self.current: tuple[Any, Any] = self.final
         self.tail = tail
         self.over = over
         self.threshold = threshold
         self.on = on
-        self.warmup = warmup
+        self.eps_warmup = eps_warmup
+        self.warmup = max(eps_warmup, beta_warmup)
         self.all_pay = all_pay
         self.needs: tuple[str, ...] = ("group",) if over == "groups" else ()
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
-        """Take the tail mass of an epoch, counted from 0."""
-        if not self.warmup:
-            return {}
-        share = min(epoch / self.warmup, 1.0)
+        """Take the tail mass and the weight of the KL term of an epoch, counted from 0."""
+        told = super().begin_epoch(epoch)
+        if not self.eps_warmup:
+            return told
+        share = min(epoch / self.eps_warmup, 1.0)
         self.current = tuple(_eased(measure, share) for measure in self.final)
         rows, draws = self.current
-        return {"eps": draws.eps if self.over == "subsamples" else rows.eps}
+        return {**told, "eps": draws.eps if self.over == "subsamples" else rows.eps}
 
     def continues(self, other: nn.Module) -> bool:
         """Whether the other loss's threshold is of the same losses."""
@@ -84,13 +89,13 @@ class RiskObjective(WeightedELBO):
 
     def forward(self, terms: Terms) -> Tensor:
         if self.on == "elbo":
-            return self._risk(terms.nll + self.beta * terms.kl, terms.batch)
+            return self._risk(terms.nll + self.weighted(terms.kl), terms.batch)
         kl = terms.kl
         if self.tail == "best" and not self.all_pay:
             kl = (self._weights(terms).sum(0) * kl).sum()
         elif self.over == "groups":  # as in the losses, every group counts once
             kl = group_means(kl, terms.batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
-        return self._risk(terms.nll, terms.batch) + self.beta * kl.mean()
+        return self._risk(terms.nll, terms.batch) + self.weighted(kl.mean())
 
     def counted(self, terms: Terms) -> Tensor | None:
         """Of a seeking risk the rows that it counts, by its own weights; an averse one leaves noise to all rows.
@@ -103,7 +108,7 @@ class RiskObjective(WeightedELBO):
         """What each draw of each row counts in the risk; they sum to 1."""
         losses = terms.nll.detach()
         if self.on == "elbo":
-            losses = losses + self.beta * terms.kl.detach()
+            losses = losses + self.weighted(terms.kl.detach())
         with torch.enable_grad():
             losses = losses.clone().requires_grad_()
             (weights,) = torch.autograd.grad(self._risk(losses, terms.batch, of_batch=True), losses)
