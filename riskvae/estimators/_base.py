@@ -17,6 +17,7 @@ from riskvae.estimators._diagnosis import N_ROWS, warn_of_failure
 from riskvae.estimators._fit_checks import check_batch_norm, check_monitors, check_needs, check_warmup
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
+from riskvae.estimators._resuming import open_checkpoint
 from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
 from riskvae.training import Objective, WeightedELBO
@@ -172,7 +173,8 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         go_on = self.__sklearn_is_fitted__() and (partial_fit or self.warm_start)
         with self._all_or_nothing(go_on):
             rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
-            net, seed = self._resume(device) if go_on else self._begin(device)
+            kept = None if partial_fit or self.checkpoint is None else open_checkpoint(self, rows)
+            net, seed = self._resume(device) if go_on else self._begin(device, None if kept is None else kept.seed)
             check_needs(self, net.criterion_, rows, groups)
             train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
             net.module_.likelihood.fit_scale(train_rows.head())
@@ -192,7 +194,15 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             check_monitors(self, callbacks, valid)
             if HAS_CALLBACKS and not partial_fit:
                 callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
-            train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=bool(self.verbose))
+            train(
+                net,
+                train_rows,
+                valid,
+                epochs=n_epochs,
+                callbacks=callbacks,
+                verbose=bool(self.verbose),
+                checkpoint=kept,
+            )
             self.__dict__.update(fitted)
             self._after_training(X, train_rows, held_out, part=partial_fit and go_on)
         if not partial_fit:
@@ -231,9 +241,9 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             )
         return rows.split(fraction, seed)
 
-    def _begin(self, device: torch.device) -> tuple[Net, int]:
+    def _begin(self, device: torch.device, seed: int | None = None) -> tuple[Net, int]:
         """Net with new weights, and the seed that decides all that is random about it."""
-        seed = draw_seed(self.random_state)
+        seed = draw_seed(self.random_state) if seed is None else seed
         start = derive_seed(seed, "weights")
         widths = tuple(int(width) for width in self.hidden_layer_sizes)
         generator = torch.Generator().manual_seed(start)
@@ -271,6 +281,18 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         net.move_to(device)
         return net, self._seed
 
+    def _after_interrupt(self) -> str:
+        """What is left of a training that was interrupted."""
+        if self.checkpoint is None:
+            return (
+                f"{type(self).__name__} is as it was before this fit. With checkpoint='fit.pt', a fit that was "
+                "interrupted goes on from its last epoch."
+            )
+        return (
+            f"{type(self).__name__} is as it was before this fit; checkpoint={str(self.checkpoint)!r} has the last "
+            "whole epoch, and the same fit goes on from there."
+        )
+
     @contextmanager
     def _all_or_nothing(self, go_on: bool) -> Iterator[None]:
         """A training that fails or is interrupted leaves the estimator as it was."""
@@ -282,10 +304,12 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
                 stack.enter_context(restored_on_failure(self.net_))
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
                 for name in self._fitted:
                     self.__dict__.pop(name, None)
                 self.__dict__.update(before)
+                if isinstance(error, KeyboardInterrupt):
+                    error.add_note(self._after_interrupt())
                 raise
 
     def __sklearn_tags__(self) -> Any:

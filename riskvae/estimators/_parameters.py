@@ -1,6 +1,7 @@
 """The parameters that all estimators share: their rules, how they are kept, and how a subclass adds its own."""
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -90,6 +91,11 @@ class ParametersMixin(BaseEstimator):
         "callbacks": _callbacks,
         "n_score_samples": choice("auto") | integer(1),
         "warm_start": boolean,
+        "checkpoint": Rule(
+            lambda value: value is None or (isinstance(value, str | os.PathLike) and str(value) != ""),
+            "None, or the path of a file or folder",
+            kind=lambda value: isinstance(value, str),
+        ),
         "verbose": integer(0) | boolean,
         "compile": boolean,
     }
@@ -116,6 +122,7 @@ class ParametersMixin(BaseEstimator):
     callbacks: Sequence[Any] | None
     n_score_samples: Any
     warm_start: bool
+    checkpoint: str | os.PathLike[str] | None
     random_state: int | np.random.RandomState | None
     verbose: int
     device: str | torch.device

@@ -1,5 +1,6 @@
 """QuantileVAE: a decoder of quantiles, intervals that are calibrated, rows that are anomalies."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -114,6 +115,11 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         after fit (and is pickled with this parameter). Scikit-learn's own callbacks go to ``set_callbacks``.
     warm_start : bool, default=False
         Let :meth:`fit` go on from the last fit (weights, optimizer, history) instead of starting anew.
+    checkpoint : path, default=None
+        File in which :meth:`fit` keeps, after each epoch, all it needs to go on. If the file is there already, fit
+        goes on from it, and ends as if it had never been interrupted, bit for bit; a file of other data or
+        parameters is refused. ``max_epochs`` may be raised later. In a folder that exists, each training has a file
+        of its own, as a grid search needs. Of callbacks it keeps attributes that end in "_", as skorch's state does.
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.
@@ -230,6 +236,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         tol: float = 1e-4,
         callbacks: Sequence[Any] | None = None,
         warm_start: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
         # What it runs on.
         n_score_samples: int | Auto = 4,

@@ -21,25 +21,25 @@ class EarlyStopping(Callback):
         self.tol = tol
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.best, self.misses, self.best_epoch = math.inf, 0, 0
-        self.states: tuple[Any, Any] | None = None
+        self.best_, self.misses_, self.best_epoch_ = math.inf, 0, 0
+        self.states_: tuple[Any, Any] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         if net.history[-1, "epoch"] <= net.criterion_.warmup:
             return
         loss = net.history[-1, "valid_loss"]
-        self.misses = self.misses + 1 if loss > self.best - self.tol else 0
-        if loss < self.best:
-            self.best, self.best_epoch = loss, net.history[-1, "epoch"]
-            self.states = copy.deepcopy((net.module_.state_dict(), net.criterion_.state_dict()))
-        if self.misses == self.patience:
+        self.misses_ = self.misses_ + 1 if loss > self.best_ - self.tol else 0
+        if loss < self.best_:
+            self.best_, self.best_epoch_ = loss, net.history[-1, "epoch"]
+            self.states_ = copy.deepcopy((net.module_.state_dict(), net.criterion_.state_dict()))
+        if self.misses_ == self.patience:
             net.stop_requested = True
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        if self.states is not None:
-            net.module_.load_state_dict(self.states[0])
-            net.criterion_.load_state_dict(self.states[1])
-            net.best_epoch = self.best_epoch
+        if self.states_ is not None:
+            net.module_.load_state_dict(self.states_[0])
+            net.criterion_.load_state_dict(self.states_[1])
+            net.best_epoch = self.best_epoch_
 
 
 class Progress(Callback):

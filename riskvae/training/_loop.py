@@ -10,6 +10,7 @@ from skorch.utils import noop
 from torch import nn
 
 from riskvae.training._callbacks import Progress
+from riskvae.training._checkpoint import Checkpoint
 from riskvae.training._net import Net, StopTraining
 from riskvae.training._objective import Objective
 from riskvae.training._rows import Rows
@@ -44,11 +45,20 @@ def make_net(
 
 
 def train(
-    net: Net, rows: Rows | Stream, valid: Rows | None, *, epochs: int, callbacks: list[Any], verbose: bool = False
+    net: Net,
+    rows: Rows | Stream,
+    valid: Rows | None,
+    *,
+    epochs: int,
+    callbacks: list[Any],
+    verbose: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
-    """Train for some more epochs and leave the modules in evaluation mode."""
-    bar = Progress(epochs, len(rows) if isinstance(rows, Rows) else None)
-    net.callbacks = [*callbacks, bar] if verbose else callbacks
+    """Train for some more epochs, those in a checkpoint among them, and leave the modules in evaluation mode."""
+    done = 0 if checkpoint is None else checkpoint.n_epochs
+    bar = Progress(epochs - done, len(rows) if isinstance(rows, Rows) else None)
+    # The checkpoint comes last: it keeps what the others know after an epoch.
+    net.callbacks = [*callbacks, *([bar] if verbose else []), *([] if checkpoint is None else [checkpoint])]
     net.stop_requested, net.best_epoch = False, None
     with ExitStack() as stack:
         stack.callback(_let_go, net, bar)
@@ -58,7 +68,10 @@ def train(
         net.initialize_callbacks()
         with suppress(StopTraining):
             net.notify("on_train_begin", X=rows, y=None)
-            net.fit_loop((rows, valid), epochs=epochs)
+            if checkpoint is not None:
+                checkpoint.restore(net)
+            if not net.stop_requested:
+                net.fit_loop((rows, valid), epochs=epochs - done)
         net.notify("on_train_end", X=rows, y=None)
         net._set_training(False)
 
