@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
-    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
+    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_available", "is_ours", "isolated_rng",
     "level_of_the_user", "limited", "real", "resolve_device", "to_float32",
 ]  # fmt: skip
 
@@ -222,12 +222,21 @@ def level_of_the_user() -> int:
 # ------------------------------------------------------------------------------------------- devices
 
 
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.backends.mps.is_available():
+        found.insert(0, "mps")
+    return [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *found]
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether this machine has a device."""
+    return (f"cuda:{device.index or 0}" if device.type == "cuda" else device.type) in _devices()
+
+
 def resolve_device(device: Any) -> torch.device:
     """Torch device for the parameter ``device``; "auto" takes CUDA, then Apple's MPS, then the CPU."""
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    available[:0] = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    available = _devices()
     if isinstance(device, str) and device == "auto":
         return torch.device(available[0])
     expected = "'auto', a name such as 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device"
@@ -236,7 +245,10 @@ def resolve_device(device: Any) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device must be {expected}; got {device!r}.") from None
+        name = str(device).lower().replace("gpu", "cuda").partition(":")[0]
+        near = difflib.get_close_matches(name, ("auto", "cpu", "cuda", "mps"), 1)
+        remedy = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"device must be {expected}; got {device!r}.{remedy}") from None
     found = torch.device("cuda", found.index or 0) if found.type == "cuda" else torch.device(found.type)
     if str(found) not in available:
         raise ValueError(

@@ -120,7 +120,7 @@ def check_training(ran):
     model = ran[0].names["vae"]
     assert model.n_iter_ >= model.best_iter_
     assert ran[1].printed == "True\n"
-    assert re.search(r"posterior collapse: \d of 10 latent", ran[2].printed)
+    assert re.search(r"posterior collapse: \d of 10 latent", ran[3].printed)
     assert names["digits"].shape == (5, 64)
     assert (names["bounds"] < 0).all()
 

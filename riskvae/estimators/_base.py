@@ -44,7 +44,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
 
     # What a training sets.
     _fitted: ClassVar[tuple[str, ...]] = (
-        "net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "_groups",
+        "net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "_groups", "_placed",
     )  # fmt: skip
 
     net_: Any  # skorch's NeuralNet, which carries no types
@@ -181,7 +181,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
             check_batch_norm(self, net, train_rows)
             net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
-            fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure()}
+            fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure(), "_placed": self.device}
             n_epochs = epochs or self._n_epochs(train_rows.n_rows)
             if not partial_fit and not self.warm_start:
                 check_warmup(self, net.criterion_, n_epochs)

@@ -24,6 +24,7 @@ from riskvae._validation import (
     integer,
     isolated_rng,
     limited,
+    resolve_device,
 )
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.estimators._serving import serving_copy
@@ -47,6 +48,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     n_features_in_: int
     net_: Any  # skorch's NeuralNet, which carries no types
     _seed: int
+    _placed: Any  # what device was when the model was put there
 
     def __sklearn_is_fitted__(self) -> bool:
         return "net_" in self.__dict__
@@ -282,7 +284,10 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @property
     def module_(self) -> Any:
-        """Fitted model, a torch module."""
+        """Fitted model, a torch module, on the device that the parameter now names."""
+        if self.device != self._placed:
+            self.net_.move_to(resolve_device(self.device))
+            self._placed = self.device
         return self.net_.module_
 
     @property

@@ -3,7 +3,6 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import nn
 from riskvae import nets
 from riskvae._sklearn import BaseEstimator
 from riskvae._validation import Rule, boolean, check_parameters, choice, integer, real
+from riskvae._value import key_of
 from riskvae.likelihoods import Likelihood
 
 __all__ = ["ParametersMixin"]
@@ -162,7 +162,7 @@ class ParametersMixin(BaseEstimator):
     def _current_structure(self) -> dict[str, tuple[Any, str]]:
         """What the model is made of: values to compare, and to show."""
         values = {name: getattr(self, name) for name in self._made_of}
-        return {name: (_comparable(value), repr(value)) for name, value in values.items()}
+        return {name: (key_of(value), repr(value)) for name, value in values.items()}
 
     def _check_structure(self) -> None:
         for name, (value, shown) in self._current_structure().items():
@@ -173,16 +173,6 @@ class ParametersMixin(BaseEstimator):
                     "with the same network",
                     "Use clone(estimator) to start anew.",
                 )
-
-
-def _comparable(value: Any) -> Any:
-    """A value that equals its copies, also after pickling."""
-    if isinstance(value, partial):
-        return value.func, value.args, value.keywords
-    if isinstance(value, Likelihood):
-        return type(value), {name: _comparable(part) for name, part in value.get_params().items()}
-    value = value.tolist() if isinstance(value, np.ndarray | torch.Tensor) else value
-    return tuple(map(_comparable, value)) if isinstance(value, list | tuple) else value
 
 
 def _spell_out(cls: Any) -> None:

@@ -1,18 +1,15 @@
-"""What a checkpoint is of: the parameters and data of a fit, as texts to compare."""
+"""What a checkpoint is of: the parameters and data of a fit, to compare and to show."""
 
 import hashlib
 import os
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from torch import Tensor
 
 from riskvae._validation import draw_seed
-from riskvae.training._checkpoint import Checkpoint
+from riskvae._value import key_of
+from riskvae.training._checkpoint import Checkpoint, Part
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
@@ -27,79 +24,61 @@ _FREE = frozenset(
 
 def open_checkpoint(estimator: Any, rows: Rows | Stream) -> Checkpoint:
     """Checkpoint of a fit to some rows, in the file that ``checkpoint`` names, or in the folder."""
+    name = type(estimator).__name__
     if estimator.warm_start:
         raise ValueError(
-            f"{type(estimator).__name__}: checkpoint={str(estimator.checkpoint)!r} is for fits from the start, and "
+            f"{name}: checkpoint={str(estimator.checkpoint)!r} is for fits from the start, and "
             "warm_start=True goes on from the last one. Set warm_start=False; with a larger max_epochs a checkpoint "
             "goes on, too."
         )
     seed = draw_seed(estimator.random_state)
-    made_of = {"class": type(estimator).__name__, **_parameters(estimator, seed), "X": _digest(rows)}
+    made_of = {"class": _part(name, name), **_parameters(estimator, seed), "X": _data(rows)}
     path = Path(os.path.expanduser(estimator.checkpoint))
     if path.is_dir():
         key = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:16]
-        path = path / f"{made_of['class']}-{key}.pt"
+        path = path / f"{name}-{key}.pt"
     elif not path.parent.is_dir():
         raise ValueError(
-            f"{type(estimator).__name__}: checkpoint={str(estimator.checkpoint)!r} is in the folder "
+            f"{name}: checkpoint={str(estimator.checkpoint)!r} is in the folder "
             f"{str(path.parent)!r}, which does not exist. Create it first."
         )
     if not os.access(path.parent, os.W_OK):
         raise ValueError(
-            f"{type(estimator).__name__}: checkpoint={str(estimator.checkpoint)!r} is in a folder that cannot be "
+            f"{name}: checkpoint={str(estimator.checkpoint)!r} is in a folder that cannot be "
             "written to. Name a file elsewhere."
         )
     checkpoint = Checkpoint(path, made_of, seed)
     n_epochs = estimator._n_epochs(rows.n_rows)
     if checkpoint.n_epochs > n_epochs:
         raise ValueError(
-            f"{type(estimator).__name__}: checkpoint={str(path)!r} has {checkpoint.n_epochs} epochs already, more than "
+            f"{name}: checkpoint={str(path)!r} has {checkpoint.n_epochs} epochs already, more than "
             f"max_epochs={n_epochs}. Raise max_epochs, or delete the file to start anew."
         )
     return checkpoint
 
 
-def _parameters(estimator: Any, seed: int) -> dict[str, str]:
+def _parameters(estimator: Any, seed: int) -> dict[str, Part]:
     parameters = estimator.get_params(deep=False)
-    told = {name: _text(value) for name, value in parameters.items() if name not in _FREE}
+    told = {name: _part(key_of(value), value) for name, value in parameters.items() if name not in _FREE}
     state = estimator.random_state
     if isinstance(state, np.random.RandomState):
-        told["random_state"] = f"one that gives {seed}"
+        told["random_state"] = _part(seed, f"one that gives {seed}")
     elif state is not None:  # of None the seed in the file goes on
-        told["random_state"] = str(state)
+        told["random_state"] = _part(int(state), state)
     return told
 
 
-def _text(value: Any) -> str:
-    """A text that is the same in every process."""
-    if isinstance(value, BaseEstimator):  # measures and likelihoods
-        parts = ", ".join(f"{name}={_text(part)}" for name, part in value.get_params(deep=False).items())
-        return f"{type(value).__name__}({parts})"
-    if isinstance(value, partial):
-        return f"partial({_text(value.func)}, {_text(value.args)}, {_text(value.keywords)})"
-    if isinstance(value, np.ndarray | Tensor):
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
-        return repr(tuple(array.tolist())) if array.ndim == 1 and array.size < 100 else _hash(array)
-    if isinstance(value, Mapping):
-        return repr({str(key): _text(part) for key, part in value.items()})
-    if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(_text, value)) + ")"
-    if isinstance(value, bool | int | float | str | np.generic) or value is None:
-        return repr(value.item() if isinstance(value, np.generic) else value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
+def _part(key: Any, shown: Any) -> Part:
+    text = shown if isinstance(shown, str) else repr(shown)
+    text = text if " at 0x" not in text and len(text) < 200 else getattr(shown, "__qualname__", type(shown).__name__)
+    return hashlib.sha256(repr(key).encode()).hexdigest(), text
 
 
-def _hash(*arrays: Any) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(repr((array.shape, str(array.dtype))).encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _digest(rows: Rows | Stream) -> str:
+def _data(rows: Rows | Stream) -> Part:
     """Rows and their groups; of a Dataset, the first thousand and their number."""
     x, group = (rows.data.x, rows.data.group) if isinstance(rows, Rows) else (rows.head(), rows.group)
-    key = _hash(*(part.numpy(force=True) for part in (x, group) if part is not None))
+    digest = hashlib.blake2b()
+    for array in (part.numpy(force=True) for part in (x, group) if part is not None):
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     n = "unknown" if rows.n_rows is None else rows.n_rows
-    return f"{n} rows of {x.shape[1]} features with the digest {key}"
+    return _part((digest.hexdigest(), n, x.shape[1]), f"{n} rows of {x.shape[1]} features")

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from riskvae.training._callbacks import Callback
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Part"]
+
+# A digest to compare, and a text to show.
+Part = tuple[str, str]
 
 FORMAT = 1
 
@@ -28,7 +31,7 @@ class Checkpoint(Callback):
     ----------
     file : Path
         Read at once, if it is there.
-    made_of : dict of str to str
+    made_of : dict of str to Part
         What the training is made of: class, parameters, data. A file that was made of something else is refused.
     seed : int
         Of a training that begins here.
@@ -44,7 +47,7 @@ class Checkpoint(Callback):
         For a file that is none of ours, is damaged, is of a newer format, or is of another training.
     """
 
-    def __init__(self, file: Path, made_of: Mapping[str, str], seed: int) -> None:
+    def __init__(self, file: Path, made_of: Mapping[str, Part], seed: int) -> None:
         self.file = file
         self.made_of = dict(made_of)
         self.state: dict[str, Any] | None = self._read() if file.exists() else None
@@ -70,11 +73,12 @@ class Checkpoint(Callback):
                 f"checkpoint={str(self.file)!r} has format {number}, written by riskvae {state['riskvae']}; this "
                 f"version reads up to format {FORMAT}. Upgrade riskvae, or name another file."
             )
-        for name, value in self.made_of.items():
-            before = state["made_of"].get(name)
-            if before != value:
+        for name, (key, shown) in self.made_of.items():
+            before, shown_before = state["made_of"].get(name, ("", "not there"))
+            if before != key:
+                was = f"was {shown_before}" if shown != shown_before else "was of other contents"
                 raise ValueError(
-                    f"checkpoint={str(self.file)!r} is of another training: {name} is {value} here, and was {before}. "
+                    f"checkpoint={str(self.file)!r} is of another training: {name} is {shown} here, and {was}. "
                     "Name another file, or a folder, in which each training has a file of its own; or delete this one "
                     "to start anew."
                 )

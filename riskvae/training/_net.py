@@ -4,6 +4,7 @@ Small networks are bound by what surrounds those. So rows live on the device as 
 and slices of it, losses are read back once per epoch, and hooks per batch run only for callbacks that define them.
 """
 
+import copy
 import dis
 import math
 import types
@@ -17,7 +18,7 @@ from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import TeeGenerator, noop
 from torch import Tensor, nn
 
-from riskvae._validation import derive_seed, isolated_rng
+from riskvae._validation import derive_seed, is_available, isolated_rng
 from riskvae.training._batch import Batch
 from riskvae.training._draws import RowDraws
 
@@ -228,18 +229,30 @@ class Net(NeuralNet):
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
+        """All there is, with tensors on the CPU: a pickle can be opened where there is no GPU.
+
+        Skorch pickles a pickle of the modules, in which classes of a notebook cannot be found again.
+        """
+        state = dict(self.__dict__)
         for name in ("_hooked", "_compiled"):
             state.pop(name, None)
-        # Callbacks may hold data, weights or open files.
-        state.update(progress=noop, callbacks=None, callbacks_=[], copies={})
-        # The same objects as module_ and criterion_, which skorch pickles apart: they would be there twice.
-        state.update(module=None, criterion=None)
+        if torch.device(self.device).type != "cpu":
+            names = ("module_", "criterion_", "optimizer_")
+            module, criterion, optimizer = parts = copy.deepcopy(tuple(state[name] for name in names))
+            module.cpu()
+            criterion.cpu()
+            optimizer.load_state_dict(optimizer.state_dict())  # casts the state to the weights' device
+            state.update(zip(names, parts, strict=True))
+        # Callbacks may hold data, weights or open files; the other two are there already.
+        state.update(progress=noop, callbacks=None, callbacks_=[], copies={}, module=None, criterion=None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        self.__dict__.update(state)
         self.module, self.criterion = self.module_, self.criterion_
+        device, self.device = torch.device(self.device), "cpu"
+        if device.type != "cpu" and is_available(device):
+            self.move_to(device)
 
 
 def _raised_by_statement(error: BaseException) -> bool:
