@@ -6,6 +6,7 @@ Every message names the parameter, what was expected, what came, and what to do.
 import difflib
 import math
 import numbers
+import os
 import sys
 import threading
 import zlib
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
     "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_available", "is_ours", "isolated_rng",
-    "level_of_the_user", "limited", "real", "resolve_device", "to_float32",
+    "level_of_the_user", "limited", "prepare_process", "real", "resolve_device", "to_float32",
 ]  # fmt: skip
 
 
@@ -256,6 +257,18 @@ def resolve_device(device: Any) -> torch.device:
             "Use device='auto' to take the best of them."
         )
     return found
+
+
+_IMPORTED_BY = os.getpid()
+_prepared: set[int] = set()
+
+
+def prepare_process() -> None:
+    """Compute in one thread in a process made by ``fork``: torch's others are not there, and waiting for them hangs."""
+    pid = os.getpid()
+    if pid != _IMPORTED_BY and pid not in _prepared:
+        _prepared.add(pid)
+        torch.set_num_threads(1)
 
 
 # -------------------------------------------------------------------------------------------- chance

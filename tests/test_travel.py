@@ -1,6 +1,7 @@
 """A fitted model leaves the process and the machine that it was trained on."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -88,6 +89,43 @@ def test_a_model_pickles_once_its_lambda_is_gone(X):
         pickle.dumps(vae)
     vae.encoder = None
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(vae)).transform(X), vae.transform(X))
+
+
+FORK = textwrap.dedent("""
+    import multiprocessing, os, sys, warnings
+    warnings.simplefilter("ignore")
+    import numpy as np, torch
+    from riskvae import BetaVAE, QuantileVAE, robustness_margin
+
+    def work(task):
+        what, model, X = task
+        if what == "fit":
+            return float(QuantileVAE(4, max_epochs=2, random_state=0).fit(X).score_samples(X).mean())
+        if what == "margin":
+            return float(robustness_margin(model, X[:4], r=5.0, n_draws=200, random_state=0).lower.mean())
+        return float(model.score_samples(X).mean())
+
+    if __name__ == "__main__":
+        torch.set_num_threads(2)
+        X = np.random.default_rng(0).normal(size=(2000, 100)).astype("float32")
+        model = QuantileVAE(4, max_epochs=2, random_state=0).fit(X)
+        tasks = [(what, model, X) for what in ("score", "fit", "margin")]
+        here = list(map(work, tasks))
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            there = pool.map_async(work, tasks, chunksize=1).get(timeout=60)
+        assert torch.get_num_threads() == 2
+        print(np.allclose(here, there, rtol=1e-4))
+""")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forked_processes_work_after_a_fit_in_two_threads(tmp_path):
+    """Torch's threads do not follow a fork; a process that waits for them hangs for ever."""
+    script = tmp_path / "forks.py"
+    script.write_text(FORK)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout == "True\n", done.stderr
 
 
 # ------------------------------------------------------------------------------------------- devices

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from riskvae import nets
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
-from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, resolve_device
+from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, prepare_process, resolve_device
 from riskvae.estimators._diagnosis import N_ROWS, warn_of_failure
 from riskvae.estimators._fit_checks import check_batch_norm, check_monitors, check_needs, check_warmup
 from riskvae.estimators._inference import InferenceMixin
@@ -168,6 +168,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
     def _train(self, X: Any, *, epochs: int | None, groups: Any) -> Self:
         """Train for some epochs on a part of the data, or with None as ``fit`` does."""
         self._check_parameters()
+        prepare_process()
         device = resolve_device(self.device)
         partial_fit = epochs is not None
         go_on = self.__sklearn_is_fitted__() and (partial_fit or self.warm_start)

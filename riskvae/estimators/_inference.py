@@ -24,6 +24,7 @@ from riskvae._validation import (
     integer,
     isolated_rng,
     limited,
+    prepare_process,
     resolve_device,
 )
 from riskvae.estimators._parameters import ParametersMixin
@@ -264,6 +265,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         module: Any = None,
     ) -> tuple[Array, ...]:
         """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype."""
+        prepare_process()
         dtype = compute_dtype(rows)
         device = self.device_
         if device.type == "mps" and dtype == torch.float64:  # which MPS does not have

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._validation import compute_dtype, feature_matrix, host_array
+from riskvae._validation import compute_dtype, feature_matrix, host_array, prepare_process
 from riskvae.nets import Linear
 
 Array = NDArray[Any]
@@ -185,6 +185,7 @@ class _Fitted:
 @contextmanager
 def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
     """Coder of a fitted estimator, or of any object with ``encode`` and ``decode``; checked on the rows of X."""
+    prepare_process()
     if isinstance(vae, BaseEstimator) and not hasattr(vae, "encode"):
         raise TypeError(
             f"vae must be a single estimator of this library, or an object with encode and decode; got "

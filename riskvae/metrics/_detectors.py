@@ -1,0 +1,105 @@
+"""How good a detector of anomalies is, whichever way its labels are written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics
+
+from riskvae._validation import check_parameters, choice
+
+# Measures of (whether each row is an anomaly, a score or a decision), and which of the two they look at.
+_OF_SCORES = {"roc_auc": metrics.roc_auc_score, "average_precision": metrics.average_precision_score}
+_OF_DECISIONS: dict[str, Callable[..., float]] = {
+    "f1": metrics.f1_score,
+    "precision": metrics.precision_score,
+    "recall": metrics.recall_score,
+    "balanced_accuracy": metrics.balanced_accuracy_score,
+}
+_METRIC = choice(*_OF_SCORES, *_OF_DECISIONS)
+
+
+@dataclass(frozen=True)
+class _AnomalyScorer:
+    metric: str
+    anomaly: Any
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        truth = _anomalies(y, self.anomaly)
+        if self.metric in _OF_DECISIONS:
+            return float(_OF_DECISIONS[self.metric](truth, np.asarray(estimator.predict(X)) == -1))
+        if truth.all() or not truth.any():
+            raise ValueError(
+                f"anomaly_scorer: {self.metric!r} compares anomalies with other rows, and all of these {len(truth)} "
+                f"are {'anomalies' if truth.all() else 'normal'}. Stratify the folds, as by StratifiedKFold."
+            )
+        return float(_OF_SCORES[self.metric](truth, -np.asarray(estimator.decision_function(X))))
+
+
+def anomaly_scorer(metric: str = "roc_auc", *, anomaly: Any = None) -> Callable[[Any, Any, Any], float]:
+    """Scorer of detectors for :class:`~sklearn.model_selection.GridSearchCV`, for both conventions of labels.
+
+    Scikit-learn writes anomalies as -1 and other rows as 1; PyOD and most collections of tables write 1 and 0. Of
+    the latter ``scoring="roc_auc"`` takes anomalies for the normal rows, and a search chooses the worst detector.
+
+    Parameters
+    ----------
+    metric : str, default="roc_auc"
+        "roc_auc" and "average_precision" look at ``decision_function``, "f1", "precision", "recall" and
+        "balanced_accuracy" at ``predict``, with anomalies as the positive class.
+    anomaly : object, default=None
+        The label of anomalies. None takes -1 where labels are -1 and 1, and 1 (or True) where they are 0 and 1.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y)``, larger is better, for any detector that follows scikit-learn. It pickles, for
+        ``n_jobs``, and compares.
+
+    Raises
+    ------
+    ValueError
+        When called: for labels of which ``anomaly`` is none, or whose convention is unclear.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.ensemble import IsolationForest
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(300, 3)), (rng.random(300) < 0.1).astype(int)
+    >>> X[y == 1] += 3
+    >>> grid = {"n_estimators": [1, 30]}
+    >>> search = GridSearchCV(IsolationForest(random_state=0), grid, scoring=anomaly_scorer("roc_auc"), cv=3)
+    >>> search.fit(X, y).best_params_
+    {'n_estimators': 30}
+    """
+    check_parameters("anomaly_scorer", {"metric": metric}, {"metric": _METRIC})
+    return _AnomalyScorer(metric, anomaly)
+
+
+def _anomalies(y: Any, anomaly: Any) -> NDArray[np.bool_]:
+    """Whether each label is that of an anomaly."""
+    labels = np.asarray(y)
+    if y is None or labels.ndim != 1:
+        raise ValueError("anomaly_scorer needs a label of each row: fit(X, y), where y tells which rows are anomalies.")
+    names = set(labels.tolist())
+    if anomaly is not None:
+        if len(names) > 1 and anomaly not in names:
+            raise ValueError(f"anomaly_scorer: anomaly={anomaly!r} is none of the labels {_told(names)}.")
+        return labels == anomaly
+    if names <= {-1, 1} and -1 in names:
+        return labels == -1
+    if names <= {0, 1} and 0 in names:
+        return labels == 1
+    raise ValueError(
+        f"anomaly_scorer: labels are {_told(names)}, which does not tell which are anomalies. Use -1 for anomalies "
+        "and 1 for other rows, or 1 and 0, or name the label of anomalies, as by anomaly_scorer(anomaly='bad')."
+    )
+
+
+def _told(names: set[Any]) -> str:
+    shown = sorted(map(repr, names))
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
