@@ -11,7 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
     "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_available", "is_ours", "isolated_rng",
     "level_of_the_user", "limited", "prepare_process", "real", "resolve_device", "to_float32",
+    "torch_as_usual",
 ]  # fmt: skip
 
 
@@ -120,10 +121,24 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
             f"Found array with dim {X.ndim}, while dim <= 2 is required: rows of features. Flatten images: "
             "X.reshape(len(X), -1)."
         )
+    _refuse_dates(X)
     array: NDArray[Any] = validate_data(
         estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
     )
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+
+
+def _refuse_dates(X: Any) -> None:
+    """Raise for dates and durations, which would pass as numbers of nanoseconds."""
+    kinds = [str(kind).lower() for kind in getattr(X, "dtypes", ())] if hasattr(X, "columns") else []
+    dates = [kind.startswith(("date", "time", "duration", "period")) for kind in kinds]
+    names = [repr(name) for name, date in zip(getattr(X, "columns", ()), dates, strict=False) if date]
+    if names or getattr(getattr(X, "dtype", None), "kind", None) in ("m", "M"):
+        where = f"in {', '.join(names)}" if names else f"({X.dtype})"
+        raise ValueError(
+            f"X holds dates or durations {where}, which are no numbers. Turn them into features first: days since a "
+            "date, the month, the hour."
+        )
 
 
 def image_shape_of(rows: NDArray[Any], image_shape: Sequence[int] | None) -> tuple[int, ...]:
@@ -257,6 +272,18 @@ def resolve_device(device: Any) -> torch.device:
             "Use device='auto' to take the best of them."
         )
     return found
+
+
+@contextmanager
+def torch_as_usual(device: torch.device) -> Iterator[None]:
+    """Leave what a caller has switched on in torch: autocast, and a default device."""
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 _IMPORTED_BY = os.getpid()

@@ -405,3 +405,30 @@ def test_a_dataset_has_no_rows_to_hold_out(X):
     assert (vae.predict(X) == -1).mean() == pytest.approx(0.05, abs=0.03)
     with pytest.raises(ValueError, match=r"calibration_fraction=0.2 holds out rows.*set calibration_fraction=0.0"):
         vae.set_params(calibration_fraction=0.2).fit(dataset)
+
+
+# ---------------------------------------------------------------------------------- whose line it is
+
+
+def test_a_line_drawn_by_hand_stays_until_the_next_training(X):
+    vae = small(QuantileVAE).fit(X[:200])
+    drawn = vae.offset_
+    vae.conformalize(X[200:])
+    assert vae.offset_ != drawn  # nobody had set it
+    vae.offset_ = float(np.percentile(vae.score_samples(X), 10))
+    for model in (vae, pickle.loads(pickle.dumps(vae))):
+        model.conformalize(X[200:])
+        assert (model.predict(X) == -1).mean() == pytest.approx(0.1, abs=0.005)
+    assert vae.fit(X).offset_ != model.offset_
+
+
+def test_a_contamination_that_came_after_fit_is_said_to_change_nothing(X):
+    vae = small(QuantileVAE, contamination=0.01).fit(X)
+    before = vae.decision_function(X)
+    vae.set_params(contamination=0.1)
+    with pytest.warns(UserWarning, match="contamination=0.1 was set after fit, which drew the line for 0.01.*Call fit"):
+        np.testing.assert_array_equal(vae.decision_function(X), before)
+    vae.offset_ = 0.0  # by hand: whoever does that knows
+    vae.predict(X)
+    vae.fit(X).predict(X)
+    assert (vae.predict(X) == -1).mean() == pytest.approx(0.1, abs=0.005)

@@ -181,8 +181,8 @@ def test_draws_are_decoded_in_one_pass(X):
         return layer
 
     small(RiskAwareVAE, decoder=decoder, n_subsamples=6, risk_over="joint", max_epochs=1, batch_size=100).fit(X)
-    # The decoder on two rows, the losses on a batch, three batches, and what came of it on all rows.
-    assert calls == [2, *[600] * 4, 300]
+    # Two rows in single and double precision and for the widths, losses of a batch, three batches, and all rows after.
+    assert calls == [2, 2, 2, *[600] * 4, 300]
 
 
 # --------------------------------------------------------------------------------------- thresholds

@@ -8,10 +8,12 @@ import pytest
 import scipy.sparse as sp
 import torch
 from helpers import small
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 from torch.utils.data import TensorDataset
 
-from riskvae import BetaVAE, RiskAwareVAE
+from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae._validation import derive_seed, to_float32
 from riskvae.risk import CVaR, Extremile
 
@@ -265,3 +267,24 @@ def test_derived_seeds_differ_in_every_argument():
     seeds = {derive_seed(a, b, c) for a in range(5) for b in ("training", "score") for c in range(50)}
     assert len(seeds) == 500
     assert derive_seed(1, "training", 2) == derive_seed(1, "training", 2)
+
+
+# --------------------------------------------------------------------------- arguments of other libraries
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE, QuantileVAE])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("sample_weight", r"rows count alike here. Let rare groups count .*risk_over='groups'\).*or repeat rows"),
+        ("X_val", "early_stopping=True holds out validation_fraction"),
+        ("epochs", "set max_epochs, a parameter of the estimator"),
+        ("nonsense", "its arguments are X, groups, y"),
+    ],
+)
+def test_arguments_that_fit_does_not_take(cls, X, name, reason):
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(TypeError, match=rf"{cls.__name__}.{method}\(\) takes no {name}: {reason}"):
+            getattr(small(cls), method)(X, **{name: X})
+    with pytest.raises(TypeError, match=rf"{cls.__name__}.fit\(\) takes no {name}: "):
+        make_pipeline(small(cls), LogisticRegression()).fit(X, X[:, 0] > 0.5, **{f"{cls.__name__.lower()}__{name}": X})

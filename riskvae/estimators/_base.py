@@ -12,9 +12,22 @@ from torch import Tensor
 
 from riskvae import nets
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
-from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng, prepare_process, resolve_device
+from riskvae._validation import (
+    derive_seed,
+    draw_seed,
+    is_ours,
+    isolated_rng,
+    prepare_process,
+    resolve_device,
+    torch_as_usual,
+)
 from riskvae.estimators._diagnosis import N_ROWS, warn_of_failure
-from riskvae.estimators._fit_checks import check_batch_norm, check_monitors, check_needs, check_warmup
+from riskvae.estimators._fit_checks import (
+    check_batch_norm,
+    check_epochs,
+    check_needs,
+    known_arguments,
+)
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._resuming import open_checkpoint
@@ -23,6 +36,7 @@ from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
 from riskvae.training._loop import exchange_objective, make_net, restored_on_failure, train
+from riskvae.training._monitors import check_monitors
 from riskvae.training._net import Net
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
@@ -115,6 +129,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
 
     # ------------------------------------------------------------------------------------ training
 
+    @known_arguments
     @with_callbacks
     def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Fit the model to rows.
@@ -145,6 +160,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         """
         return self._train(X, epochs=None, groups=groups)
 
+    @known_arguments
     def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Train for one epoch on a part of the data, going on from what was fitted before.
 
@@ -170,45 +186,45 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         self._check_parameters()
         prepare_process()
         device = resolve_device(self.device)
-        partial_fit = epochs is not None
-        go_on = self.__sklearn_is_fitted__() and (partial_fit or self.warm_start)
-        with self._all_or_nothing(go_on):
-            rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
-            kept = None if partial_fit or self.checkpoint is None else open_checkpoint(self, rows)
-            net, seed = self._resume(device) if go_on else self._begin(device, None if kept is None else kept.seed)
-            check_needs(self, net.criterion_, rows, groups)
-            train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
-            net.module_.likelihood.fit_scale(train_rows.head())
-            try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
-            check_batch_norm(self, net, train_rows)
-            net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
-            fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure(), "_placed": self.device}
-            n_epochs = epochs or self._n_epochs(train_rows.n_rows)
-            if not partial_fit and not self.warm_start:
-                check_warmup(self, net.criterion_, n_epochs)
-            callbacks, valid = list(self.callbacks or ()), None
-            if self.early_stopping and not partial_fit:
-                train_rows, valid = self._hold_out(
-                    train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
-                )
-                callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
-            check_monitors(self, callbacks, valid)
-            if HAS_CALLBACKS and not partial_fit:
-                callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
-            train(
-                net,
-                train_rows,
-                valid,
-                epochs=n_epochs,
-                callbacks=callbacks,
-                verbose=bool(self.verbose),
-                checkpoint=kept,
-            )
-            self.__dict__.update(fitted)
-            self._after_training(X, train_rows, held_out, part=partial_fit and go_on)
-        if not partial_fit:
-            warn_of_failure(self, train_rows.sample(N_ROWS, derive_seed(seed, "diagnosis")), self._counted_share())
+        with torch_as_usual(device):
+            go_on = self.__sklearn_is_fitted__() and (epochs is not None or self.warm_start)
+            with self._all_or_nothing(go_on):
+                rows = self._train_on(X, groups, device, go_on, epochs)
+            if epochs is None:
+                some = rows.sample(N_ROWS, derive_seed(self._seed, "diagnosis"))
+                warn_of_failure(self, some, self._counted_share())
         return self
+
+    def _train_on(self, X: Any, groups: Any, device: torch.device, go_on: bool, epochs: int | None) -> Rows | Stream:
+        """Train, and return the rows that were trained on."""
+        partial_fit = epochs is not None
+        rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
+        kept = None if partial_fit or self.checkpoint is None else open_checkpoint(self, rows)
+        net, seed = self._resume(device) if go_on else self._begin(device, None if kept is None else kept.seed)
+        check_needs(self, net.criterion_, rows, groups)
+        train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
+        net.module_.likelihood.fit_scale(train_rows.head())
+        try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
+        check_batch_norm(self, net, train_rows)
+        net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
+        fitted = {"net_": net, "_seed": seed, "_structure": self._current_structure(), "_placed": self.device}
+        n_epochs = epochs or self._n_epochs(train_rows.n_rows)
+        if not partial_fit and not self.warm_start:
+            check_epochs(self, net.criterion_, n_epochs, kept)
+        callbacks, valid = list(self.callbacks or ()), None
+        if self.early_stopping and not partial_fit:
+            train_rows, valid = self._hold_out(
+                train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
+            )
+            callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
+        check_monitors(type(self).__name__, callbacks, held_out=valid is not None)
+        if HAS_CALLBACKS and not partial_fit:
+            callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
+        verbose = bool(self.verbose)
+        train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=verbose, checkpoint=kept)
+        self.__dict__.update(fitted)
+        self._after_training(X, train_rows, held_out, part=partial_fit and go_on)
+        return train_rows
 
     def _load(self, X: Any, groups: Any, device: torch.device, go_on: bool, *, min_samples: int) -> Rows | Stream:
         likelihood = self.net_.module_.likelihood if go_on else self._make_likelihood()

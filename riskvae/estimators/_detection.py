@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._validation import check_parameters, limited, real
+from riskvae._validation import check_parameters, level_of_the_user, limited, real
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, score_at
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
@@ -28,6 +28,7 @@ class DetectionMixin(QuantilePredictionsMixin):
 
     contamination: Any
     offset_: float
+    _line: Any  # the contamination that fit drew the line for, and where
 
     def score_samples(self, X: Any) -> Array:
         r"""Evidence lower bound of each row under the density that the trained networks stand for.
@@ -68,6 +69,13 @@ class DetectionMixin(QuantilePredictionsMixin):
             Negative for outliers.
         """
         scores = self.score_samples(X)
+        if self.contamination != self._line[0] and not self._is_set_by_hand():
+            warnings.warn(
+                f"{type(self).__name__}: contamination={self.contamination!r} was set after fit, which drew the line "
+                f"for {self._line[0]!r}, so the line is still that one. Call fit again, or set offset_.",
+                UserWarning,
+                stacklevel=level_of_the_user(),
+            )
         return scores - scores.dtype.type(self.offset_)
 
     def predict(self, X: Any) -> NDArray[np.int_]:
@@ -89,8 +97,8 @@ class DetectionMixin(QuantilePredictionsMixin):
     def conformalize(self, X_cal: Any) -> Self:
         """Calibrate with rows that were not trained on; replaces an earlier calibration, and trains nothing.
 
-        Where ``contamination="auto"`` it also sets ``offset_``, so that 5 % of rows like these are flagged. Scores and
-        intervals are calibrated, z-scores and what is found by them are not.
+        Where ``contamination="auto"`` it also sets ``offset_``, unless you have set it by hand, so that 5 % of rows
+        like these are flagged. Scores and intervals are calibrated, z-scores and what is found by them are not.
 
         Parameters
         ----------
@@ -201,12 +209,20 @@ class DetectionMixin(QuantilePredictionsMixin):
     def _calibrate(self, rows: Array) -> None:
         scores = np.sort(self._score(rows))
         self._calibration = Calibration(scores, rows, self._predict_quantiles(rows))
-        if self.contamination == "auto":
+        if self.contamination == "auto" and (self._line is None or not self._is_set_by_hand()):
             self._allow_false_alarms(scores)
 
     def _allow_false_alarms(self, scores: Array) -> None:
         """Put the threshold where the usual share of some ascending scores is flagged."""
-        self.offset_ = score_at(scores, _FALSE_ALARMS)
+        self._draw_line(score_at(scores, _FALSE_ALARMS))
+
+    def _draw_line(self, offset: float) -> None:
+        """Put the threshold somewhere, and remember for what: whoever has set it since has the last word."""
+        self.offset_ = offset
+        self._line = (self.contamination, offset)
+
+    def _is_set_by_hand(self) -> bool:
+        return self.offset_ != self._line[1]
 
     def _score(self, rows: Array) -> Array:
         def bound(modules: Any, x: Tensor) -> tuple[Tensor]:

@@ -1,15 +1,50 @@
 """What must go together in a fit, beyond single parameters: rows, networks, objective and callbacks."""
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
 from riskvae.training import Objective
+from riskvae.training._checkpoint import Checkpoint
 from riskvae.training._net import Net
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["check_batch_norm", "check_monitors", "check_needs", "check_warmup"]
+__all__ = ["check_batch_norm", "check_epochs", "check_needs", "known_arguments"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What other libraries take in fit, and what to do here.
+_ELSEWHERE = {
+    "sample_weight": (
+        "rows count alike here. Let rare groups count as much as others by RiskAwareVAE(risk_over='groups') and "
+        "fit(X, groups=...), or repeat rows"
+    ),
+    "X_val": "early_stopping=True holds out validation_fraction of the rows of X",
+    "epochs": "set max_epochs, a parameter of the estimator",
+    "batch_size": "it is a parameter of the estimator",
+}
+_ELSEWHERE |= dict.fromkeys(("X_valid", "validation_data", "eval_set", "validation_split"), _ELSEWHERE["X_val"])
+_ELSEWHERE |= dict.fromkeys(("sample_weights", "weights"), _ELSEWHERE["sample_weight"])
+_ELSEWHERE |= dict.fromkeys(("max_epochs", "n_epochs"), _ELSEWHERE["epochs"])
+
+
+def known_arguments(method: Callable[P, T]) -> Callable[P, T]:
+    """Refuse keywords that a method does not have, in the name of the estimator, with what to do."""
+    known = set(inspect.signature(method).parameters)
+
+    @wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        for unknown in kwargs.keys() - known:
+            reason = _ELSEWHERE.get(unknown, f"its arguments are {', '.join(sorted(known - {'self'}))}")
+            raise TypeError(f"{type(args[0]).__name__}.{method.__name__}() takes no {unknown}: {reason}.")
+        return method(*args, **kwargs)
+
+    return checked
 
 
 def check_needs(estimator: Any, objective: Objective, rows: Rows | Stream, groups: Any) -> None:
@@ -40,28 +75,18 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
         )
 
 
-def check_warmup(estimator: Any, objective: Objective, n_epochs: int) -> None:
-    """Raise where a training would end before it minimizes what was asked for."""
-    for name, of in (("eps_warmup", "eps"), ("beta_warmup", "beta")):
-        warmup = getattr(objective, name, 0)
-        if warmup >= n_epochs > 0 and warmup:
+def check_epochs(estimator: Any, objective: Objective, n_epochs: int, kept: Checkpoint | None) -> None:
+    """Raise where a training would end before it minimizes what was asked for, or has ended already."""
+    name = type(estimator).__name__
+    for parameter, of in (("eps_warmup", "eps"), ("beta_warmup", "beta")):
+        warmup = getattr(objective, parameter, 0)
+        if warmup and warmup >= n_epochs:
             raise ValueError(
-                f"{type(estimator).__name__}: {name}={warmup} epochs leave none of max_epochs={n_epochs} for "
-                f"{of}={getattr(estimator, of):g}. Set max_epochs above {name}."
+                f"{name}: {parameter}={warmup} epochs leave none of max_epochs={n_epochs} for "
+                f"{of}={getattr(estimator, of):g}. Set max_epochs above {parameter}."
             )
-
-
-def check_monitors(estimator: Any, callbacks: list[Any], valid: Rows | None) -> None:
-    """Raise where a callback watches a held-out loss, and nothing is held out."""
-    if valid is not None:
-        return
-    for entry in callbacks:
-        callback = entry[-1] if isinstance(entry, tuple) else entry
-        callback = callback() if isinstance(callback, type) else callback
-        monitor, name = getattr(callback, "monitor", None), type(callback).__name__
-        if isinstance(monitor, str) and monitor.startswith("valid_"):
-            raise ValueError(
-                f"{type(estimator).__name__}: callbacks: {name} watches {monitor!r}, which is recorded where rows are "
-                "held out. Set early_stopping=True, or let it watch the training, as by "
-                f"{name}(monitor={monitor.replace('valid', 'train')!r})."
-            )
+    if kept is not None and kept.n_epochs > n_epochs:
+        raise ValueError(
+            f"{name}: checkpoint={str(kept.file)!r} has {kept.n_epochs} epochs already, more than "
+            f"max_epochs={n_epochs}. Raise max_epochs, or delete the file to start anew."
+        )

@@ -26,6 +26,7 @@ from riskvae._validation import (
     limited,
     prepare_process,
     resolve_device,
+    torch_as_usual,
 )
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.estimators._serving import serving_copy
@@ -165,7 +166,8 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
         check_is_fitted(self)
         self._check_parameters()
-        bank = self._score_draws()
+        with torch_as_usual(torch.device("cpu")):
+            bank = self._score_draws()
 
         def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
             terms = vae(Batch(x), bank.to(x))
@@ -230,7 +232,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
                 )
             return (rows,)
 
-        with isolated_rng(seed, cpu):
+        with torch_as_usual(cpu), isolated_rng(seed, cpu):
             return self._map_rows(draw, Z, width=likelihood.n_values)[0]
 
     def _score_draws(self) -> Tensor:
@@ -273,7 +275,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()
-        with torch.inference_mode():
+        with torch_as_usual(device), torch.inference_mode():
             module = serving_copy(self.net_.copies, self.module_ if module is None else module, device, dtype)
             for start in range(0, len(rows), chunk):
                 x = torch.tensor(np.ascontiguousarray(rows[start : start + chunk], numpy_dtype), device=device)

@@ -158,7 +158,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     device_ : torch.device
         Where the model is.
     offset_ : float
-        Score below which rows are outliers.
+        Score below which rows are outliers. Set it to draw the line by hand: it stays until the next training.
 
     Notes
     -----
@@ -200,7 +200,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     offset_: float
 
     _made_of: ClassVar = (*(name for name in BaseVAE._made_of if name not in _NOT_HERE), "quantiles")
-    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_calibration", "_density")
+    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_line", "_calibration", "_density")
     _rules: ClassVar = {
         **{name: rule for name, rule in BaseVAE._rules.items() if name not in _NOT_HERE},
         "n_components": choice("auto") | integer(1),
@@ -283,13 +283,13 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         if earlier is not None:
             density.join(earlier.to(some.device), seed)
         self._density = density
-        self._calibration = None  # an earlier one is of other weights
+        self._calibration = self._line = None  # earlier ones are of other weights
         if held_out is not None and held_out.index is not None:
             self._calibrate(self._check_rows(X)[held_out.index.numpy()])
         if self.contamination != "auto":
             seen = some.numpy(force=True) if isinstance(X, Dataset | DataLoader) else self._check_rows(X)
             scores = density.remember(torch.from_numpy(self._score(seen)), earlier, seed)
-            self.offset_ = float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination))
+            self._draw_line(float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination)))
         elif held_out is None:
             scores = density.remember(density.left_out(self.module_, some), earlier, seed)
             self._allow_false_alarms(scores.sort().values.numpy(force=True))

@@ -47,14 +47,7 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream) -> Checkpoint:
             f"{name}: checkpoint={str(estimator.checkpoint)!r} is in a folder that cannot be "
             "written to. Name a file elsewhere."
         )
-    checkpoint = Checkpoint(path, made_of, seed)
-    n_epochs = estimator._n_epochs(rows.n_rows)
-    if checkpoint.n_epochs > n_epochs:
-        raise ValueError(
-            f"{name}: checkpoint={str(path)!r} has {checkpoint.n_epochs} epochs already, more than "
-            f"max_epochs={n_epochs}. Raise max_epochs, or delete the file to start anew."
-        )
-    return checkpoint
+    return Checkpoint(path, made_of, seed)
 
 
 def _parameters(estimator: Any, seed: int) -> dict[str, Part]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from riskvae import risk as risk_measures
-from riskvae._validation import Rule, choice, integer, isolated_rng, real
+from riskvae._validation import Rule, choice, integer, isolated_rng, real, torch_as_usual
 from riskvae.estimators._parameters import ParametersMixin
 
 __all__ = ["Risk", "RiskOver", "RiskParametersMixin", "Threshold"]
@@ -113,7 +113,8 @@ class RiskParametersMixin(ParametersMixin):
                 f"measure={measure!r}",
                 "Leave it None, or use risk_over='subsamples' or 'nested' and a measure without an eps, as 'cvar'.",
             )
-        self._try_measure(measure)
+        with torch_as_usual(torch.device("cpu")):
+            self._try_measure(measure)
         if isinstance(measure, risk_measures.Entropic) and measure.theta < 0:
             self._refuse(
                 f"measure={measure!r} prefers the best losses",

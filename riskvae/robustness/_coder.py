@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._validation import compute_dtype, feature_matrix, host_array, prepare_process
+from riskvae._validation import compute_dtype, feature_matrix, host_array, prepare_process, torch_as_usual
 from riskvae.nets import Linear
 
 Array = NDArray[Any]
@@ -203,8 +203,9 @@ def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
         # A copy: the estimator's module keeps its dtype and its mode.
         module = copy.deepcopy(vae.module_).to(device, dtype).eval().requires_grad_(False)
         coder = Coder(_Fitted(module), rows, dtype, device)
-        coder.check()
-        yield coder
+        with torch_as_usual(device):
+            coder.check()
+            yield coder
         return
     missing = [name for name in ("encode", "decode") if not callable(getattr(vae, name, None))]
     if missing:
@@ -221,7 +222,7 @@ def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
     dtype, device = (compute_dtype(rows), torch.device("cpu")) if first is None else (first.dtype, first.device)
     if dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"vae must compute in float32 or float64; its parameters are {dtype}. Pass vae.float().")
-    with _frozen(modules):
+    with _frozen(modules), torch_as_usual(device):
         coder = Coder(vae, rows, dtype, device)
         coder.check()
         yield coder

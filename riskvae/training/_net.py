@@ -19,6 +19,7 @@ from skorch.utils import TeeGenerator, noop
 from torch import Tensor, nn
 
 from riskvae._validation import derive_seed, is_available, isolated_rng
+from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
 from riskvae.training._draws import RowDraws
 
@@ -236,18 +237,21 @@ class Net(NeuralNet):
         state = dict(self.__dict__)
         for name in ("_hooked", "_compiled"):
             state.pop(name, None)
-        if torch.device(self.device).type != "cpu":
+        taken = None
+        if torch.device(self.device).type != "cpu" or parametrized(self.module_, self.criterion_):
             names = ("module_", "criterion_", "optimizer_")
             module, criterion, optimizer = parts = copy.deepcopy(tuple(state[name] for name in names))
             module.cpu()
             criterion.cpu()
             optimizer.load_state_dict(optimizer.state_dict())  # casts the state to the weights' device
             state.update(zip(names, parts, strict=True))
+            taken = take_off(module, criterion)
         # Callbacks may hold data, weights or open files; the other two are there already.
         state.update(progress=noop, callbacks=None, callbacks_=[], copies={}, module=None, criterion=None)
-        return state
+        return {"taken": taken, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        put_back(state.pop("taken") or [])
         self.__dict__.update(state)
         self.module, self.criterion = self.module_, self.criterion_
         device, self.device = torch.device(self.device), "cpu"

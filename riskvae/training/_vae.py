@@ -1,7 +1,8 @@
 """The VAE itself as a torch module, and what it says of a batch."""
 
+import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,6 @@ def build_vae(
     means_and_scales = "means and then raw scales in one tensor"
     encodes, encoder_width = _build("encoder", encoder, n_features, 2 * n_components, means_and_scales)
     decodes, decoder_width = _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives)
-    # Training is float32, whatever torch's default dtype.
     vae = VAE(encodes, decodes, likelihood, n_components, scale_offset).float()
     vae.widest = max(encoder_width, decoder_width)
     return vae
@@ -117,16 +117,12 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
     made = f"{name}: the module from {name}({n_in}, {n_out})"
-    weight = next(module.parameters(), torch.empty(0))
-    rows = torch.zeros(2, n_in, dtype=weight.dtype if weight.is_floating_point() else None)
-    watched = torch.nn.modules.module.register_module_forward_hook(lambda *given: widths.append(_width(given[2])))
+    rows = torch.zeros(2, n_in, dtype=torch.float32)
     try:
-        with torch.no_grad():
-            out = module.eval()(rows)
+        # Training is float32, whatever torch's default dtype.
+        out = module.float().eval()(rows)
     except Exception as error:
-        raise ValueError(f"{made} fails on {n_in} inputs: {error}") from error
-    finally:
-        watched.remove()
+        raise ValueError(f"{made} fails on {n_in} inputs in float32, in which training is done: {error}") from error
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if shape != (2, n_out):
         raise ValueError(
@@ -135,7 +131,50 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
         )
     if rows.any():
         raise ValueError(f"{made} changes its input in place; give its first layer inplace=False, or a copy.")
-    return module, max(widths)
+    in_double = _follows_its_input(made, module, rows)
+    _measure(module, rows, widths)
+    return module if in_double else InFloat32(module), max(widths)
+
+
+@torch.no_grad()
+def _measure(module: nn.Module, rows: Tensor, widths: list[int]) -> None:
+    """Note how many values the layers have for a row."""
+    hooks = [part.register_forward_hook(lambda *given: widths.append(_width(given[2]))) for part in module.modules()]
+    module(rows)
+    for hook in hooks:
+        hook.remove()
+
+
+def _follows_its_input(made: str, module: nn.Module, rows: Tensor) -> bool:
+    """Whether a module, as a copy in double precision, computes in it."""
+    try:
+        twin = copy.deepcopy(module)
+    except Exception as error:
+        raise ValueError(
+            f"{made} cannot be copied, which predicting and pickling need: {error} In place of "
+            "torch.nn.utils.weight_norm or spectral_norm take those of torch.nn.utils.parametrizations."
+        ) from error
+    try:
+        with torch.no_grad():
+            return bool(twin.double()(rows.double()).dtype == torch.float64)
+    except Exception:
+        return False
+
+
+class InFloat32(nn.Module):
+    """A module that casts its input, and so computes in single precision only; rows of others are cast around it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.module.float()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.float()).to(x.dtype)
 
 
 def _width(out: Any) -> int:

@@ -1,0 +1,57 @@
+"""What skorch's callbacks watch, checked before training: most of them would fail after an epoch, or say nothing."""
+
+import difflib
+from typing import Any
+
+from skorch.callbacks import EpochScoring
+
+__all__ = ["check_monitors"]
+
+
+def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
+    """Raise where a skorch callback watches what nobody records, or needs held-out rows or labels that are missing."""
+    made = [_made(entry) for entry in callbacks]
+    recorded = set(_RECORDED) | {name.replace("train", "valid") for name in _RECORDED if held_out}
+    for callback in made:
+        if isinstance(callback, EpochScoring):
+            recorded |= {f"{_scored(callback)}", f"{_scored(callback)}_best"}
+    known = all(type(callback).__module__.startswith(("skorch.", "riskvae.")) for callback in made)
+    for callback in made:
+        name = f"{owner}: callbacks: {type(callback).__name__}"
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(callback, EpochScoring):
+            if not callable(callback.scoring):
+                raise ValueError(
+                    f"{name}(scoring={callback.scoring!r}) compares predictions with y, and there is none. Pass a "
+                    "function (net, X, y) -> float, in which net.module_ is the model and X[:] are the rows."
+                )
+            if not callback.on_train and not held_out:
+                raise ValueError(
+                    f"{name}: {_scored(callback)!r} is computed on held-out rows, and there are none. Set "
+                    "early_stopping=True, or on_train=True."
+                )
+        elif isinstance(monitor, str) and monitor.startswith("valid_") and not held_out:
+            raise ValueError(
+                f"{name} watches {monitor!r}, which is recorded where rows are held out. Set early_stopping=True, or "
+                f"let it watch the training, as by {type(callback).__name__}("
+                f"monitor={monitor.replace('valid', 'train')!r})."
+            )
+        elif isinstance(monitor, str) and known and monitor not in recorded:
+            near = difflib.get_close_matches(monitor, recorded, n=1)
+            remedy = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{name} watches {monitor!r}, which nobody records; recorded are {', '.join(sorted(recorded))}.{remedy}"
+            )
+
+
+# What the history has of each epoch that skorch's callbacks could watch.
+_RECORDED = ("train_loss", "train_loss_best", "train_reconstruction", "train_kl")
+
+
+def _made(entry: Any) -> Any:
+    callback = entry[-1] if isinstance(entry, tuple) else entry
+    return callback() if isinstance(callback, type) else callback
+
+
+def _scored(callback: EpochScoring) -> str:
+    return callback.name or getattr(callback.scoring, "__name__", str(callback.scoring))
