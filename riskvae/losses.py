@@ -6,10 +6,12 @@ device and floating dtype, broadcasts over leading dimensions and is differentia
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = [
     "asymmetric_laplace_nll", "bernoulli_nll", "gaussian_nll", "kl_divergence", "pinball_loss", "total_correlation",
@@ -225,10 +227,50 @@ def total_correlation(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     >>> total_correlation(z, z, torch.full((2, 2), 0.1))
     tensor([0.6931, 0.6931])
     """
-    # (draw i, posterior j, coordinate k)
+    found: Tensor = _LogRatio.apply(z, mean, scale)
+    return found
+
+
+class _LogRatio(torch.autograd.Function):
+    """Total correlation by blocks of draws, forward and backward.
+
+    Of n draws, n posteriors and k coordinates autograd keeps several arrays of n * n * k, gigabytes for large batches.
+    """
+
+    BLOCK = 2**20  # densities that are held at once
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(z, mean, scale)
+        found = torch.empty_like(z[:, 0])  # filled: small results between large blocks would hold the memory of both
+        for rows in _LogRatio._blocks(z, mean):
+            density = _log_densities(z[rows], mean, scale)[1]
+            found[rows] = density.sum(-1).logsumexp(1) - density.logsumexp(1).sum(-1)
+        return found + (mean.shape[1] - 1) * math.log(len(mean))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z, mean, scale = ctx.saved_tensors
+        of_z, of_mean, of_scale = torch.empty_like(z), torch.zeros_like(mean), torch.zeros_like(scale)
+        for rows in _LogRatio._blocks(z, mean):
+            standard, density = _log_densities(z[rows], mean, scale)
+            # What the log-ratio gains by each density: the share of the joint less that of the marginal.
+            gain = density.sum(-1).softmax(1)[:, :, None] - density.softmax(1)
+            gain *= gradient[rows, None, None]
+            pull = gain * standard / scale
+            of_z[rows] = -pull.sum(1)
+            of_mean += pull.sum(0)
+            of_scale += (pull * standard).sum(0) - gain.sum(0) / scale
+        return of_z, of_mean, of_scale
+
+    @staticmethod
+    def _blocks(z: Tensor, mean: Tensor) -> list[slice]:
+        size = max(1, _LogRatio.BLOCK // mean.numel())
+        return [slice(start, start + size) for start in range(0, len(z), size)]
+
+
+def _log_densities(z: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardized draws (draw, posterior, coordinate), and their log-densities up to a constant."""
     standard = (z[:, None] - mean) / scale
-    log_density = -0.5 * standard.square() - (scale.log() + 0.5 * LOG_2PI)
-    log_n = math.log(len(mean))
-    joint = log_density.sum(-1).logsumexp(1) - log_n
-    marginals = log_density.logsumexp(1) - log_n
-    return joint - marginals.sum(-1)
+    return standard, -0.5 * standard.square() - scale.log()

@@ -167,3 +167,35 @@ def test_the_best_scale_is_the_mean_pinball(rng):
     best = pinball_loss(x, q, levels).mean() / 2
     (slope,) = torch.autograd.grad(asymmetric_laplace_nll(x, q, levels, best.log() + log_scale).sum(), log_scale)
     assert slope.item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_total_correlation_has_the_gradient_of_its_formula(rng, monkeypatch):
+    """By blocks and at once, against autograd of the definition."""
+
+    def tensors():
+        z, mean = (torch.from_numpy(rng.normal(size=(40, 3))) for _ in range(2))
+        return [t.requires_grad_() for t in (z, mean, torch.from_numpy(rng.uniform(0.2, 1.0, size=(40, 3))))]
+
+    def by_definition(z, mean, scale):
+        log_density = torch.distributions.Normal(mean, scale).log_prob(z[:, None])
+        joint = log_density.sum(-1).logsumexp(1) - np.log(40)
+        return joint - (log_density.logsumexp(1) - np.log(40)).sum(-1)
+
+    given = tensors()
+    wanted = by_definition(*given)
+    wanted_gradients = torch.autograd.grad(wanted.square().mean(), given)
+    for block in (2**20, 40 * 3 * 7, 1):
+        monkeypatch.setattr("riskvae.losses._LogRatio.BLOCK", block)
+        found = total_correlation(*given)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+        gradients = torch.autograd.grad(found.square().mean(), given)
+        for a, b in zip(gradients, wanted_gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_total_correlation_keeps_no_array_of_all_pairs(rng):
+    z, mean = (torch.from_numpy(rng.normal(size=(64, 3))).requires_grad_() for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        total_correlation(z, mean, torch.ones_like(z))
+    assert max(kept) == 64 * 3
