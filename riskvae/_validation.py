@@ -1,4 +1,4 @@
-"""Checks and conversions at the border: parameters, arrays, devices, seeds.
+"""Checks and conversions at the border: parameters, arrays, seeds.
 
 Every message names the parameter, what was expected, what came, and what to do.
 """
@@ -6,12 +6,11 @@ Every message names the parameter, what was expected, what came, and what to do.
 import difflib
 import math
 import numbers
-import os
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
-    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_available", "is_ours", "isolated_rng",
-    "level_of_the_user", "limited", "prepare_process", "real", "resolve_device", "to_float32",
-    "torch_as_usual",
+    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
+    "level_of_the_user", "limited", "real", "to_float32",
+    
 ]  # fmt: skip
 
 
@@ -113,6 +112,8 @@ boolean = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False"
 
 def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray[Any]:
     """Finite, dense, numeric (n, n_features) array; with ``reset``, remember its features on ``estimator``."""
+    if not reset and _is_plain(estimator, X):
+        return X
     if isinstance(X, Dataset | DataLoader):
         kind = "DataLoader" if isinstance(X, DataLoader) else "Dataset"
         raise TypeError(f"X is a torch {kind}: fit and partial_fit take one, every other method needs an array.")
@@ -126,6 +127,20 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
         estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
     )
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
+
+
+def _is_plain(estimator: Any, X: Any) -> bool:
+    """Whether rows are what is expected beyond doubt: finite floats in an array, of the features of a nameless fit."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.dtype in (np.float32, np.float64)
+            and len(X) > 0
+            and X.shape[1] == estimator.n_features_in_
+            and not hasattr(estimator, "feature_names_in_")
+            and bool(np.isfinite(X.sum()))
+        )
 
 
 def _refuse_dates(X: Any) -> None:
@@ -233,69 +248,6 @@ def level_of_the_user() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("riskvae", "sklearn"):
         frame, level = frame.f_back, level + 1
     return level
-
-
-# ------------------------------------------------------------------------------------------- devices
-
-
-def _devices() -> list[str]:
-    found = ["cpu"]
-    if torch.backends.mps.is_available():
-        found.insert(0, "mps")
-    return [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *found]
-
-
-def is_available(device: torch.device) -> bool:
-    """Whether this machine has a device."""
-    return (f"cuda:{device.index or 0}" if device.type == "cuda" else device.type) in _devices()
-
-
-def resolve_device(device: Any) -> torch.device:
-    """Torch device for the parameter ``device``; "auto" takes CUDA, then Apple's MPS, then the CPU."""
-    available = _devices()
-    if isinstance(device, str) and device == "auto":
-        return torch.device(available[0])
-    expected = "'auto', a name such as 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device"
-    if not isinstance(device, str | torch.device):
-        raise TypeError(f"device must be {expected}; got {device!r}.")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        name = str(device).lower().replace("gpu", "cuda").partition(":")[0]
-        near = difflib.get_close_matches(name, ("auto", "cpu", "cuda", "mps"), 1)
-        remedy = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"device must be {expected}; got {device!r}.{remedy}") from None
-    found = torch.device("cuda", found.index or 0) if found.type == "cuda" else torch.device(found.type)
-    if str(found) not in available:
-        raise ValueError(
-            f"device={str(device)!r} is not available here; this machine has {', '.join(available)}. "
-            "Use device='auto' to take the best of them."
-        )
-    return found
-
-
-@contextmanager
-def torch_as_usual(device: torch.device) -> Iterator[None]:
-    """Leave what a caller has switched on in torch: autocast, and a default device."""
-    with ExitStack() as stack:
-        for kind in {"cpu", device.type}:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        yield
-
-
-_IMPORTED_BY = os.getpid()
-_prepared: set[int] = set()
-
-
-def prepare_process() -> None:
-    """Compute in one thread in a process made by ``fork``: torch's others are not there, and waiting for them hangs."""
-    pid = os.getpid()
-    if pid != _IMPORTED_BY and pid not in _prepared:
-        _prepared.add(pid)
-        torch.set_num_threads(1)
 
 
 # -------------------------------------------------------------------------------------------- chance

@@ -14,9 +14,10 @@ import riskvae
 
 ROOT = Path(riskvae.__file__).parent
 # The plan of the house: each room, and whose names it may import.
-GROUND = {"losses", "nets", "risk", "_sklearn", "_validation", "_value"}
+GROUND = {"losses", "nets", "risk", "_machine", "_sklearn", "_validation", "_value"}
 MODEL = GROUND | {"likelihoods"}
 HOUSE = {
+    "_machine": set(),
     "_validation": set(),
     "_sklearn": set(),
     "_value": {"_sklearn"},
@@ -27,7 +28,7 @@ HOUSE = {
     "training": MODEL,
     "detection": {"losses"},
     "estimators": MODEL | {"training", "detection"},
-    "robustness": {"_validation", "nets"},
+    "robustness": {"_machine", "_validation", "nets"},
     "datasets": {"_sklearn", "_validation"},
     "metrics": {"_validation", "losses", "risk"},
     "plotting": {"_validation", "metrics", "robustness"},

@@ -104,3 +104,53 @@ def test_threads_may_ask_while_one_trains(model, X):
     assert all(found)
     fresh = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(model.score_samples(X), fresh.score_samples(X))
+
+
+def change_buffer(module):
+    module.likelihood.log_scale.add_(1.0)
+
+
+def exchange_layer(module):
+    module.decoder[0] = nn.Linear(module.n_components, 16)
+
+
+def exchange_decoder(module):
+    module.decoder = nn.Linear(module.n_components, module.decoder[-1].out_features)
+
+
+@pytest.mark.parametrize("change", [change_buffer, exchange_layer, exchange_decoder])
+def test_changed_parts_are_noticed(X, change):
+    model = small(BetaVAE).fit(X)
+    before = model.score_samples(X)
+    change(model.module_)
+    after = model.score_samples(X)
+    assert not np.allclose(before, after)
+    np.testing.assert_array_equal(after, pickle.loads(pickle.dumps(model)).score_samples(X))
+
+
+def test_weights_whose_values_do_not_lie_side_by_side(X):
+    model = small(BetaVAE).fit(X)
+    layer = model.module_.encoder[0]
+    layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
+    before = model.transform(X)
+    layer.weight.data.mul_(2.0)
+    assert not np.allclose(model.transform(X), before)
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, QuantileVAE])
+def test_the_short_way_through_validation_says_what_the_long_one_says(cls, X):
+    model = small(cls).fit(X)
+    bad = X.copy()
+    bad[3, 2] = np.nan
+    far = X.copy()
+    far[0] = 1e308  # a sum beyond float64 of finite values
+    assert np.isfinite(model.score_samples(far)).all()
+    for rows, message in (
+        (bad, "Input X contains NaN"),
+        (X[:, :3], "X has 3 features"),
+        (X[:0], "0 sample"),
+        (X[0], "1D array"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.transform(rows)
+    np.testing.assert_array_equal(model.transform(X), model.transform(X.tolist()))

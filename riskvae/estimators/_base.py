@@ -11,16 +11,9 @@ import torch
 from torch import Tensor
 
 from riskvae import nets
+from riskvae._machine import prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
-from riskvae._validation import (
-    derive_seed,
-    draw_seed,
-    is_ours,
-    isolated_rng,
-    prepare_process,
-    resolve_device,
-    torch_as_usual,
-)
+from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng
 from riskvae.estimators._diagnosis import N_ROWS, warn_of_failure
 from riskvae.estimators._fit_checks import (
     check_batch_norm,

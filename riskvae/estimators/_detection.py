@@ -51,9 +51,7 @@ class DetectionMixin(QuantilePredictionsMixin):
         ndarray of shape (n_samples,)
             Nats per row; smaller is more unusual.
         """
-        rows = self._check_rows(X)
-        self._check_parameters()
-        return self._score(rows)
+        return self._score(self._check_rows(X))
 
     def decision_function(self, X: Any) -> Array:
         """Score of each row above the threshold: ``score_samples(X) - offset_``.

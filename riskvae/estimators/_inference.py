@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from riskvae import nets
+from riskvae._machine import prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from riskvae._validation import (
     borrowed,
@@ -24,9 +25,6 @@ from riskvae._validation import (
     integer,
     isolated_rng,
     limited,
-    prepare_process,
-    resolve_device,
-    torch_as_usual,
 )
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.estimators._serving import serving_copy
@@ -164,8 +162,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         ndarray of shape (n_samples,)
             Nats per row; larger is more likely.
         """
-        check_is_fitted(self)
-        self._check_parameters()
+        self._check_fitted()
         with torch_as_usual(torch.device("cpu")):
             bank = self._score_draws()
 
@@ -237,12 +234,18 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     def _score_draws(self) -> Tensor:
         """Standard normal draws (n, 1, n_components), always the same."""
+        rule = {"n_score_samples": self._rules["n_score_samples"]}  # it may be set after fit
+        check_parameters(type(self).__name__, {"n_score_samples": self.n_score_samples}, rule)
         k, n = self._n_features_out, self.n_score_samples
         n = 2 * k * math.ceil(_DRAWS / (2 * k)) if n == "auto" else n
         return matched_draws(n, k, derive_seed(self._seed, "score"))
 
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            check_is_fitted(self)
+
     def _check_rows(self, X: Any) -> Array:
-        check_is_fitted(self)
+        self._check_fitted()
         return feature_matrix(self, X, reset=False)
 
     def _check_scored(self, X: Any) -> tuple[Array, Array | None]:

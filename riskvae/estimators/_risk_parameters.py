@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from riskvae import risk as risk_measures
-from riskvae._validation import Rule, choice, integer, isolated_rng, real, torch_as_usual
+from riskvae._machine import torch_as_usual
+from riskvae._validation import Rule, choice, integer, isolated_rng, real
 from riskvae.estimators._parameters import ParametersMixin
 
 __all__ = ["Risk", "RiskOver", "RiskParametersMixin", "Threshold"]

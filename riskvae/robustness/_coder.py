@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._validation import compute_dtype, feature_matrix, host_array, prepare_process, torch_as_usual
+from riskvae._machine import prepare_process, torch_as_usual
+from riskvae._validation import compute_dtype, feature_matrix, host_array
 from riskvae.nets import Linear
 
 Array = NDArray[Any]

@@ -18,7 +18,8 @@ from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import TeeGenerator, noop
 from torch import Tensor, nn
 
-from riskvae._validation import derive_seed, is_available, isolated_rng
+from riskvae._machine import is_available
+from riskvae._validation import derive_seed, isolated_rng
 from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
 from riskvae.training._draws import RowDraws

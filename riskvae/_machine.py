@@ -1,0 +1,73 @@
+"""What a machine has, and what a process and its torch are set to: devices, forks, autocast."""
+
+import difflib
+import os
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+import torch
+
+__all__ = ["is_available", "prepare_process", "resolve_device", "torch_as_usual"]
+
+
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.backends.mps.is_available():
+        found.insert(0, "mps")
+    return [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), *found]
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether this machine has a device."""
+    return (f"cuda:{device.index or 0}" if device.type == "cuda" else device.type) in _devices()
+
+
+def resolve_device(device: Any) -> torch.device:
+    """Torch device for the parameter ``device``; "auto" takes CUDA, then Apple's MPS, then the CPU."""
+    available = _devices()
+    if isinstance(device, str) and device == "auto":
+        return torch.device(available[0])
+    expected = "'auto', a name such as 'cpu', 'cuda', 'cuda:1' or 'mps', or a torch.device"
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be {expected}; got {device!r}.")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        name = str(device).lower().replace("gpu", "cuda").partition(":")[0]
+        near = difflib.get_close_matches(name, ("auto", "cpu", "cuda", "mps"), 1)
+        remedy = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"device must be {expected}; got {device!r}.{remedy}") from None
+    found = torch.device("cuda", found.index or 0) if found.type == "cuda" else torch.device(found.type)
+    if str(found) not in available:
+        raise ValueError(
+            f"device={str(device)!r} is not available here; this machine has {', '.join(available)}. "
+            "Use device='auto' to take the best of them."
+        )
+    return found
+
+
+def torch_as_usual(device: torch.device) -> AbstractContextManager[Any]:
+    """Leave what a caller has switched on in torch: autocast, and a default device."""
+    switched: list[AbstractContextManager[Any]] = [
+        torch.autocast(kind, enabled=False) for kind in {"cpu", device.type} if torch.is_autocast_enabled(kind)
+    ]
+    if torch.get_default_device().type != "cpu":
+        switched.append(torch.device("cpu"))
+    if not switched:  # as nearly always
+        return nullcontext()
+    stack = ExitStack()
+    for context in switched:
+        stack.enter_context(context)
+    return stack
+
+
+_IMPORTED_BY = os.getpid()
+_prepared: set[int] = set()
+
+
+def prepare_process() -> None:
+    """Compute in one thread in a process made by ``fork``: torch's others are not there, and waiting for them hangs."""
+    pid = os.getpid()
+    if pid != _IMPORTED_BY and pid not in _prepared:
+        _prepared.add(pid)
+        torch.set_num_threads(1)
