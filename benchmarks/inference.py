@@ -174,10 +174,8 @@ def main():
         print(f"\nMemory beyond the result, of {len(mib)} methods: at most {worst[0][1]:.0f} MiB (bar {MOST_MIB}).")
         print("The most: " + ", ".join(f"{name} {value:.0f}" for name, value in worst) + ".")
     capability = torch.backends.cpu.get_cpu_capability()
-    print(
     machine = f"{platform.machine()}, {capability}, torch {torch.__version__}"
     print(f"\n{machine}, {args.threads} threads, {args.rounds} rounds.")
-    )
     if args.json:
         Path(args.json).write_text(json.dumps({"times": times, "mib": mib, **vars(args)}, indent=1) + "\n")
     return None
