@@ -483,3 +483,17 @@ def test_two_rows_that_are_alike_do_not_lower_the_floor_of_the_noise(X):
     floor = vae.module_.likelihood.log_floor.clone()
     vae.partial_fit(X[:1].repeat(2, axis=0) + np.array([[0.0], [1e-6]]))
     assert torch.equal(vae.module_.likelihood.log_floor, floor)
+
+
+def test_a_seeking_step_finds_once_which_rows_count(X, monkeypatch):
+    """For their KL terms and for the noise; what is known of a batch is not kept, nor taken for another's."""
+    calls, weigh = [], RiskObjective._weights
+    monkeypatch.setattr(RiskObjective, "_weights", lambda self, terms: calls.append(1) or weigh(self, terms))
+    vae = small(RiskAwareVAE, risk="seeking", eps=0.5, max_epochs=2, batch_size=100).fit(X)
+    assert len(calls) == 2 * 3 + 1  # steps, and the trial before training
+    calls.clear()
+    assert vae.net_.criterion_._known is None
+    assert vae.set_params(early_stopping=True).fit(X).net_.criterion_._known is None
+    loss, first, second = vae.net_.criterion_.train(), terms(), terms()
+    loss(first)
+    assert float(loss.counted(second)) == pytest.approx(float((weigh(loss, second) * second.nll).sum()))

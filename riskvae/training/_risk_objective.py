@@ -67,6 +67,7 @@ class RiskObjective(WeightedELBO):
         self.eps_warmup = eps_warmup
         self.warmup = max(eps_warmup, beta_warmup)
         self.all_pay = all_pay
+        self._known: tuple[Tensor, Tensor] | None = None  # losses of a batch, and what they count
         self.needs: tuple[str, ...] = ("group",) if over == "groups" else ()
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
@@ -92,7 +93,9 @@ class RiskObjective(WeightedELBO):
             return self._risk(terms.nll + self.weighted(terms.kl), terms.batch)
         kl = terms.kl
         if self.tail == "best" and not self.all_pay:
-            kl = (self._weights(terms).sum(0) * kl).sum()
+            weights = self._weights(terms)
+            self._known = (terms.nll, weights) if self.training else None
+            kl = (weights.sum(0) * kl).sum()
         elif self.over == "groups":  # as in the losses, every group counts once
             kl = group_means(kl, terms.batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
         return self._risk(terms.nll, terms.batch) + self.weighted(kl.mean())
@@ -102,7 +105,11 @@ class RiskObjective(WeightedELBO):
 
         Fitted to all rows, the noise of a seeking model would be that of the outliers which it is to ignore.
         """
-        return None if self.tail == "worst" else (self._weights(terms) * terms.nll.detach()).sum()
+        if self.tail == "worst":
+            return None
+        known, self._known = self._known, None
+        weights = known[1] if known is not None and known[0] is terms.nll else self._weights(terms)
+        return (weights * terms.nll.detach()).sum()
 
     def _weights(self, terms: Terms) -> Tensor:
         """What each draw of each row counts in the risk; they sum to 1."""
