@@ -51,6 +51,7 @@ class RowDensity(nn.Module):
     prior_scale: Tensor
     error_scale: Tensor
     scores: Tensor
+    _known: tuple[Tensor, Tensor, Tensor] | None = None  # what a copy for serving has computed of the prior
 
     # Least s_j, in units of the feature's spread: what was always reconstructed exactly is not known without bound.
     SMALLEST = 1e-3
@@ -131,13 +132,23 @@ class RowDensity(nn.Module):
         size = max(1, _CHUNK // self.values_per_row(vae))
         return torch.cat([self.bound(vae, x[i], i if len(places) > 1 else None) for i in places.split(size)])
 
+    def _mixture(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Precisions of the prior's parts, means times these, and constants; a copy for serving computes them once."""
+        if self._known is not None:
+            return self._known
+        precision = self.prior_scale.to(dtype).pow(-2)
+        centered = self.prior_mean.to(dtype) * precision
+        constant = -0.5 * (self.prior_mean.to(dtype) * centered).sum(-1) + 0.5 * precision.log().sum(-1)
+        known = precision, centered, constant
+        if not self.training:
+            self._known = known
+        return known
+
     def log_prior(self, z: Tensor, own: Tensor | None = None) -> Tensor:
         """Log-density of latent points under the aggregated posterior, up to -k/2 log(2 pi)."""
         # Squares multiplied out are matrix products. Their terms cancel: in double precision, where there is one.
         dtype = z.dtype if z.device.type == "mps" else torch.float64
-        precision = self.prior_scale.to(dtype).pow(-2)
-        centered = self.prior_mean.to(dtype) * precision
-        constant = -0.5 * (self.prior_mean.to(dtype) * centered).sum(-1) + 0.5 * precision.log().sum(-1)
+        precision, centered, constant = self._mixture(dtype)
         points = z.to(dtype).flatten(0, -2)
         log_density = torch.addmm(constant, points, centered.t()).addmm_(points.square(), precision.t(), alpha=-0.5)
         log_density = log_density.view(*z.shape[:-1], -1)

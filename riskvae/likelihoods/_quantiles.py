@@ -115,7 +115,10 @@ class Quantiles(ScaledLikelihood):
         return (self.center + self.unit * torch.cat(rows, -2)).transpose(-1, -2)
 
     def mean(self, raw: Tensor) -> Tensor:
-        """Medians: a level of its own, or between two by :meth:`at`."""
+        """Medians: a level of its own, which needs no other, or between two by :meth:`at`."""
+        if self.levels[self.middle] == 0.5:
+            median = raw.unflatten(-1, (self.values_per_feature, self.n_features))[..., self.middle, :]
+            return torch.addcmul(self.center, self.unit, median)
         return self.at(self.quantiles(raw), raw.new_zeros(()))
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
