@@ -35,6 +35,8 @@ def resolve_device(device: Any) -> torch.device:
     except RuntimeError:
         name = str(device).lower().replace("gpu", "cuda").partition(":")[0]
         near = difflib.get_close_matches(name, ("auto", "cpu", "cuda", "mps"), 1)
+        if near and near[0] == "cuda" and "cuda:0" not in available:
+            near = ["auto"]  # the best there is
         remedy = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"device must be {expected}; got {device!r}.{remedy}") from None
     found = torch.device("cuda", found.index or 0) if found.type == "cuda" else torch.device(found.type)

@@ -123,9 +123,12 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
             "X.reshape(len(X), -1)."
         )
     _refuse_dates(X)
-    array: NDArray[Any] = validate_data(
-        estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
-    )
+    try:
+        array: NDArray[Any] = validate_data(
+            estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
+        )
+    except (TypeError, ValueError) as error:
+        raise _named(X, error) from error
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
 
 
@@ -143,6 +146,21 @@ def _is_plain(estimator: Any, X: Any) -> bool:
         )
 
 
+def _named(X: Any, error: Exception) -> Exception:
+    """An error of a table's column that is no column of numbers, with the column's name; others as they are."""
+    if hasattr(X, "columns") and ("convert string" in str(error) or "must be a string or a" in str(error)):
+        for name in X.columns:
+            values = [value for value in np.asarray(X[name], dtype=object) if not isinstance(value, numbers.Number)]
+            try:
+                np.asarray(values, dtype=np.float64)
+            except (TypeError, ValueError):
+                return ValueError(
+                    f"X holds {type(values[0]).__name__} values in {name!r}, such as {values[0]!r}, which are not "
+                    f"numbers. Encode them first (OneHotEncoder, OrdinalEncoder), or leave them out. ({error})"
+                )
+    return error
+
+
 def _refuse_dates(X: Any) -> None:
     """Raise for dates and durations, which would pass as numbers of nanoseconds."""
     kinds = [str(kind).lower() for kind in getattr(X, "dtypes", ())] if hasattr(X, "columns") else []
@@ -151,7 +169,7 @@ def _refuse_dates(X: Any) -> None:
     if names or getattr(getattr(X, "dtype", None), "kind", None) in ("m", "M"):
         where = f"in {', '.join(names)}" if names else f"({X.dtype})"
         raise ValueError(
-            f"X holds dates or durations {where}, which are no numbers. Turn them into features first: days since a "
+            f"X holds dates or durations {where}, which are not numbers. Turn them into features first: days since a "
             "date, the month, the hour."
         )
 

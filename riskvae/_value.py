@@ -1,10 +1,13 @@
 """Objects that are what their parameters say, and keys by which any parameter can be compared."""
 
 import hashlib
+import math
 import types
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from riskvae._sklearn import BaseEstimator
 
@@ -24,53 +27,86 @@ class Value(BaseEstimator):
         return hash(key_of(self))
 
 
-def key_of(value: Any) -> Any:
+def key_of(value: Any, path: tuple[int, ...] = ()) -> Any:
     """Hashable key of a parameter: equal for equal parameters, also of another process, and made of plain values.
 
-    Arrays and tensors are compared by their values, functions by name and code, other objects by class and attributes.
+    Arrays and tensors are compared by their values, functions by name, code and what they enclose, networks by
+    class and shapes, other objects by class and attributes. ``path`` has what the value is a part of, which it may be.
     """
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return value
+    if id(value) in path:
+        return "itself"
+
+    def part(inner: Any) -> Any:
+        return key_of(inner, (*path, id(value)))
+
     if hasattr(value, "tolist"):  # of NumPy and torch
-        return key_of(value.tolist())
+        return part(value.tolist()) if math.prod(getattr(value, "shape", ())) < _MANY else _digest(value)
     if isinstance(value, list | tuple):
-        return tuple(map(key_of, value))
+        return tuple(map(part, value))
     if isinstance(value, set | frozenset):
-        return "set", *sorted(repr(key_of(part)) for part in value)
+        return "set", *sorted(repr(part(inner)) for inner in value)
     if isinstance(value, Mapping):
-        return tuple((key_of(name), key_of(part)) for name, part in value.items())
+        items = [(repr(part(name)), part(inner)) for name, inner in value.items()]
+        return "dict", *sorted(items, key=lambda item: item[0])
     if isinstance(value, partial):
-        return "partial", key_of(value.func), key_of(value.args), key_of(value.keywords)
+        return "partial", part(value.func), part(value.args), part(value.keywords)
     if isinstance(value, BaseEstimator):
-        return _name(type(value)), key_of(value.get_params(deep=False))
+        return _name(type(value)), _own_code(type(value)), part(value.get_params(deep=False))
     if isinstance(value, types.FunctionType):
-        outside = [_outside(cell) for cell in value.__closure__ or ()]
-        return _name(value), _code(value.__code__), key_of((value.__defaults__, value.__kwdefaults__, outside))
+        enclosed = [_content(cell) for cell in value.__closure__ or ()]
+        return _name(value), _code(value.__code__), part((value.__defaults__, value.__kwdefaults__, enclosed))
     if isinstance(value, types.MethodType):
-        return _name(value), key_of(value.__self__)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return _name(value)
-    if not hasattr(value, "__dict__"):
-        return repr(value)
-    try:
-        return _name(type(value)), key_of(vars(value))
-    except RecursionError:  # it holds itself
-        return _name(type(value))
+        return part(value.__func__), part(value.__self__)
+    if isinstance(value, type):
+        return _name(value), _own_code(value)
+    if hasattr(value, "__wrapped__"):
+        return part(value.__wrapped__)
+    if hasattr(value, "state_dict"):
+        return _name(type(value)), tuple((name, str(getattr(t, "shape", ""))) for name, t in value.state_dict().items())
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
+    state = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+    return _name(type(value)), _own_code(type(value)), part({k: v for k, v in state.items() if not k.startswith("__")})
+
+
+_MANY = 1000  # elements of an array, beyond which a digest of them is kept
+
+
+def _digest(array: Any) -> Any:
+    """Shape of an array or tensor, and a digest of its values."""
+    values = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    values = values.astype(np.float64) if values.dtype.kind in "fiub" else values
+    return values.shape, hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
 
 
 def _name(thing: Any) -> str:
-    return f"{getattr(thing, '__module__', '')}.{thing.__qualname__}"
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
 
 
-def _outside(cell: Any) -> Any:
-    """What a function knows of where it was defined; of functions, which may be itself, the name."""
+def _own_code(kind: type) -> Any:
+    """Code of the methods of a class that is not of an installed package's, and of its bases."""
+    found = []
+    for base in kind.__mro__:
+        if base.__module__.split(".")[0] in ("builtins", "riskvae", "sklearn", "torch", "numpy"):
+            continue
+        found += [(name, _code(f.__code__)) for name, f in vars(base).items() if isinstance(f, types.FunctionType)]
+    return tuple(sorted(found))
+
+
+def _content(cell: Any) -> Any:
     try:
-        content = cell.cell_contents
+        return cell.cell_contents
     except ValueError:  # not there yet
         return None
-    return _name(content) if isinstance(content, types.FunctionType) else content
 
 
 def _code(code: types.CodeType) -> str:
-    constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    constants = [_constant(c) for c in code.co_consts]
     return hashlib.sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:16]
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, types.CodeType):
+        return _code(value)
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = [
     "asymmetric_laplace_nll", "bernoulli_nll", "gaussian_nll", "kl_divergence", "pinball_loss", "total_correlation",
@@ -227,7 +226,7 @@ def total_correlation(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     >>> total_correlation(z, z, torch.full((2, 2), 0.1))
     tensor([0.6931, 0.6931])
     """
-    found: Tensor = _LogRatio.apply(z, mean, scale)
+    found: Tensor = _LogRatio.apply(z, *torch.broadcast_tensors(mean, scale))
     return found
 
 
@@ -249,9 +248,13 @@ class _LogRatio(torch.autograd.Function):
         return found + (mean.shape[1] - 1) * math.log(len(mean))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         z, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the gradient itself is to have one
+            with torch.enable_grad():
+                density = _log_densities(z, mean, scale)[1]
+                found = density.sum(-1).logsumexp(1) - density.logsumexp(1).sum(-1)
+            return torch.autograd.grad(found, (z, mean, scale), gradient, create_graph=True, allow_unused=True)
         of_z, of_mean, of_scale = torch.empty_like(z), torch.zeros_like(mean), torch.zeros_like(scale)
         for rows in _LogRatio._blocks(z, mean):
             standard, density = _log_densities(z[rows], mean, scale)

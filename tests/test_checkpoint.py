@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from functools import partial
 
 import numpy as np
@@ -12,12 +13,12 @@ import pytest
 import torch
 from helpers import small
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, Freezer, LRScheduler, PrintLog
 from skorch.callbacks import EarlyStopping as SkorchStopping
 from torch.utils.data import TensorDataset
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, nets, risk
-from riskvae.training import _checkpoint
+from riskvae.training import WeightedELBO, _checkpoint
 
 ALL = [BetaVAE, BetaTCVAE, RiskAwareVAE, QuantileVAE]
 
@@ -131,7 +132,7 @@ def test_groups_and_datasets(X, tmp_path):
     groups = np.arange(300) % 4
     make = partial(small, RiskAwareVAE, risk_over="groups", max_epochs=4, checkpoint=tmp_path / "a.pt")
     assert_same(halted(make, X, 2, groups=groups), make(checkpoint=None).fit(X, groups=groups), X, groups=groups)
-    with pytest.raises(ValueError, match="X is 300 rows of 6 features here, and was of other contents"):
+    with pytest.raises(ValueError, match="X is 300 rows of 6 features here, of other contents"):
         make().fit(X, groups=groups[::-1])
     make = partial(small, BetaVAE, max_epochs=4, checkpoint=tmp_path / "b.pt")
     rows = TensorDataset(torch.tensor(X))
@@ -216,7 +217,7 @@ def test_other_parameters_are_refused_by_name(X, tmp_path, change, message):
     path = tmp_path / "fit.pt"
     small(BetaVAE, checkpoint=path).fit(X)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"is of another training: {message}. Name another file, or a folder"):
+    with pytest.raises(ValueError, match=f"is of another training: {message}. Name another file, or delete"):
         small(BetaVAE, checkpoint=path, **change).fit(X)
     assert path.read_bytes() == before
 
@@ -231,7 +232,7 @@ def test_other_classes_measures_data_and_networks_are_refused(X, tmp_path):
     other = X.copy()
     other[7, 3] += 1e-3
     for rows in (other, X[:-1], X[::-1]):
-        with pytest.raises(ValueError, match=r"X is (300 rows of 6 features here, and was of other|299 .* was 300)"):
+        with pytest.raises(ValueError, match=r"X is (300 rows of 6 features here, of other|299 .* was 300)"):
             small(RiskAwareVAE, checkpoint=path, measure=risk.CVaR(0.2)).fit(rows)
 
     def net(n_in, n_out):
@@ -243,7 +244,7 @@ def test_other_classes_measures_data_and_networks_are_refused(X, tmp_path):
     def net(n_in, n_out):  # the same name, another body
         return torch.nn.Sequential(torch.nn.Linear(n_in, n_out))
 
-    with pytest.raises(ValueError, match="encoder is .*net here, and was of other contents"):
+    with pytest.raises(ValueError, match="encoder is .*net here, of other contents"):
         small(BetaVAE, checkpoint=tmp_path / "b.pt", encoder=net).fit(X)
 
 
@@ -283,7 +284,7 @@ def test_reading_a_file_executes_nothing(X, tmp_path):
     [
         ({"checkpoint": 3}, TypeError, "checkpoint must be None, or the path of a file or folder; got 3"),
         ({"checkpoint": ""}, ValueError, "checkpoint must be None, or the path"),
-        ({"checkpoint": "nowhere/fit.pt"}, ValueError, "is in the folder 'nowhere', which does not exist. Create it"),
+        ({"checkpoint": "nowhere/fit.pt"}, ValueError, "needs the folder 'nowhere', which does not exist. Create it"),
         ({"checkpoint": "fit.pt", "warm_start": True}, ValueError, "is for fits from the start, and warm_start=True"),
     ],
 )
@@ -326,3 +327,119 @@ def test_networks_of_other_shapes_are_refused_where_their_factories_look_alike(X
     sizes.reverse()
     with pytest.raises(ValueError, match="is of other networks: .*size mismatch.*Name another file"):
         small(BetaVAE, checkpoint=tmp_path / "fit.pt", encoder=Factory()).fit(X)
+
+
+# ------------------------------------------------------------------------------- what is in a file
+
+
+class Records(Callback):
+    """Writes what NumPy makes into the history and the optimizer, and keeps more than numbers."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.last_, self.seen_, self.table_ = deque(maxlen=2), set(), np.zeros(2)
+
+    def on_epoch_end(self, net, **kwargs):
+        epoch = len(net.history)
+        self.last_.append(epoch)
+        self.seen_.add(epoch)
+        self.table_ += epoch
+        net.history.record("table", self.table_.copy())
+        net.history.record("object", object())
+        net.history.record("last", sum(self.last_) + len(self.seen_))
+        net.optimizer_.param_groups[0]["lr"] = np.float64(1e-3 / epoch)
+
+
+def test_numbers_of_numpy_and_states_of_callbacks_come_back(X, tmp_path):
+    options = {"lr": np.float64(2e-3), "weight_decay": np.float32(0.01), "beta": np.float64(2.0), "beta_warmup": 2}
+
+    def make(**more):
+        own = [Records(), *more.pop("callbacks", [])]
+        return small(
+            BetaVAE, **{"max_epochs": 6, "checkpoint": tmp_path / "fit.pt", **options, **more, "callbacks": own}
+        )
+
+    broken = make(callbacks=[HaltAt(4)])
+    with pytest.raises(Halt):
+        broken.fit(X)
+    resumed, whole = make().fit(X), make(checkpoint=None).fit(X)
+    assert all(torch.equal(x, y) for x, y in zip(state(resumed), state(whole), strict=True))
+    for a, b in zip(resumed.history_, whole.history_, strict=True):
+        np.testing.assert_array_equal(a["table"], b["table"])
+        assert a["last"] == b["last"]
+    assert resumed.callbacks[0].last_ == whole.callbacks[0].last_
+
+
+def test_frozen_layers_stay_frozen(X, tmp_path):
+    def make(**more):
+        own = [Freezer(lambda name: name.startswith("encoder")), *more.pop("callbacks", [])]
+        return small(BetaVAE, **{"max_epochs": 6, "checkpoint": tmp_path / "fit.pt", **more, "callbacks": own})
+
+    with pytest.raises(Halt):
+        make(callbacks=[HaltAt(4)]).fit(X)
+    assert all(
+        torch.equal(x, y) for x, y in zip(state(make().fit(X)), state(make(checkpoint=None).fit(X)), strict=True)
+    )
+
+
+def test_schedules_are_a_part_of_a_training(X, tmp_path):
+    path = tmp_path / "fit.pt"
+    small(BetaVAE, checkpoint=path, callbacks=[LRScheduler("ExponentialLR", gamma=0.7)]).fit(X)
+    small(BetaVAE, checkpoint=path, callbacks=[LRScheduler("ExponentialLR", gamma=0.7), PrintLog(sink=print)]).fit(X)
+    for callbacks, message in (
+        (None, r"callbacks is None here, and was \[LRScheduler\]"),
+        ([LRScheduler("ExponentialLR", gamma=0.8)], "callbacks is .LRScheduler. here, of other contents"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small(BetaVAE, checkpoint=path, callbacks=callbacks).fit(X)
+    with pytest.raises(ValueError, match="beta is 2.0 here, and was 1.0; lr is 0.1 here, and was 0.001"):
+        small(BetaVAE, checkpoint=path, lr=0.1, beta=2.0, callbacks=[LRScheduler("ExponentialLR", gamma=0.7)]).fit(X)
+
+
+def test_two_objectives_of_one_name_are_told_apart(X, tmp_path):
+    def make(weight):
+        class MineVAE(BetaVAE):
+            def make_objective(self):
+                return WeightedELBO(weight)
+
+        return MineVAE
+
+    small(make(1.0), checkpoint=tmp_path / "fit.pt").fit(X)
+    small(make(1.0), checkpoint=tmp_path / "fit.pt").fit(X)
+    net = make(100.0)
+
+    def other(self):
+        return WeightedELBO(100.0)
+
+    net.make_objective = other
+    with pytest.raises(ValueError, match="class is MineVAE here, of other contents"):
+        small(net, checkpoint=tmp_path / "fit.pt").fit(X)
+
+
+def test_a_dataset_that_differs_late_is_noticed(X, tmp_path):
+    rows = np.vstack([X] * 5)
+    other = rows.copy()
+    other[1000:] *= 3
+    small(BetaVAE, checkpoint=tmp_path / "fit.pt").fit(TensorDataset(torch.tensor(rows)))
+    with pytest.raises(ValueError, match="X is 1500 rows of 6 features here, of other contents"):
+        small(BetaVAE, checkpoint=tmp_path / "fit.pt").fit(TensorDataset(torch.tensor(other)))
+
+
+def test_a_grid_over_epochs_and_an_unseeded_fit_in_a_folder(X, tmp_path):
+    for _ in range(2):
+        found = GridSearchCV(
+            small(BetaVAE, checkpoint=tmp_path), {"max_epochs": [4, 2]}, cv=2, error_score="raise"
+        ).fit(X)
+    assert np.isfinite(found.cv_results_["mean_test_score"]).all()
+    with pytest.raises(
+        ValueError, match="is a folder, in which .*random_state=None makes each another one. Set random"
+    ):
+        small(BetaVAE, checkpoint=tmp_path, random_state=None).fit(X)
+    with pytest.raises(ValueError, match="needs the folder 'runs/', which does not exist. Create it first"):
+        small(BetaVAE, checkpoint="runs/").fit(X)
+
+
+def test_going_on_is_told(X, tmp_path, capsys):
+    path = tmp_path / "fit.pt"
+    small(BetaVAE, checkpoint=path, max_epochs=2).fit(X)
+    small(BetaVAE, checkpoint=path, max_epochs=4, verbose=1).fit(X)
+    assert f"BetaVAE goes on after epoch 2, from {str(path)!r}." in capsys.readouterr().out

@@ -116,7 +116,9 @@ def test_collapse_is_told_with_the_remedy(cls):
     vae = cls(10, hidden_layer_sizes=(32,), beta=50.0, random_state=0, lr=1e-2)
     if cls is BetaTCVAE:  # which never weighs the whole KL term
         vae.make_objective = lambda: WeightedELBO(50.0)
-    with pytest.warns(ConvergenceWarning, match=r"0 of 10 latent coordinates are active.*explain 0% .*Lower beta \(50"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"0 of 10 latent coordinates are active.*explain 0% .*Lower beta, now 50, train"
+    ):
         vae.fit(rows)
 
 
@@ -232,3 +234,53 @@ def test_an_objective_without_a_warmup_is_told_apart(X):
 
     with pytest.raises(ValueError, match="MineVAE: beta_warmup=2 is not used by the objective Mine. Derive it from"):
         MineVAE(beta_warmup=2).fit(X)
+
+
+def test_no_alarm_where_no_code_could_do_better():
+    """One weak factor in a hundred features: one principal component explains .083, and so does the model."""
+    rng = np.random.default_rng(0)
+    rows = 0.28 * rng.normal(size=(2000, 1)) + rng.normal(size=(2000, 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BetaVAE(1, hidden_layer_sizes=(64,), max_epochs=60, random_state=0).fit(rows)
+
+
+def test_a_verdict_takes_little_memory_whatever_the_width(X, monkeypatch):
+    taken = []
+    real = Diagnosis.of
+    monkeypatch.setattr(
+        Diagnosis, "of", lambda module, x, share: taken.append(tuple(x.shape)) or real(module, x, share)
+    )
+    small(BetaVAE, max_epochs=1).fit(np.random.default_rng(0).normal(size=(600, 20_000)))
+    assert taken == [(104, 20_000)]
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE])
+def test_a_code_of_one_coordinate_where_three_are_needed_is_told(cls):
+    """The swiss roll: three principal components explain all of it, this code a fifth."""
+    rows = StandardScaler().fit_transform(sets.make_swiss_roll(1000, random_state=0)[0])
+    with pytest.warns(ConvergenceWarning, match="posterior collapse: 1 of 3 latent coordinates are active"):
+        cls(n_components=3, random_state=0, **({"eps": 0.3} if cls is RiskAwareVAE else {})).fit(rows)
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("factor", [1e5, 1e-5])
+def test_parts_in_other_units_are_told(cls, factor, X):
+    vae = small(cls).partial_fit(X * factor)
+    vae.partial_fit(X * factor * 5)
+    with pytest.warns(UserWarning, match="are spread .* times as widely as those that the model began with"):
+        vae.partial_fit(X)
+
+
+@pytest.mark.filterwarnings("error:.*score as low as")
+def test_calibration_rows_that_are_no_rows_are_told(X):
+    vae = small(QuantileVAE).fit(X)
+    held_out = X[:200].copy()
+    vae.conformalize(held_out)
+    held_out[:4, 1] = 9.97e36
+    vae.conformalize(held_out)  # fewer than are flagged anyway
+    held_out[:12, 1] = 9.97e36
+    with pytest.warns(
+        UserWarning, match="12 of 200 rows score as low as .*hardly anything will be flagged. Leave such rows"
+    ):
+        vae.conformalize(held_out)

@@ -199,3 +199,11 @@ def test_total_correlation_keeps_no_array_of_all_pairs(rng):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         total_correlation(z, mean, torch.ones_like(z))
     assert max(kept) == 64 * 3
+
+
+def test_total_correlation_has_second_derivatives(rng):
+    z, mean = (torch.from_numpy(rng.normal(size=(6, 2))).requires_grad_() for _ in range(2))
+    scale = torch.from_numpy(rng.uniform(0.2, 1.0, size=(6, 2))).requires_grad_()
+    assert torch.autograd.gradgradcheck(total_correlation, (z, mean, scale))
+    one = torch.full((1, 2), 0.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(total_correlation, (z, mean, one))

@@ -468,6 +468,7 @@ def test_one_absurd_row_does_not_set_the_noise_of_all():
     assert 0.7 < vae.noise_scale_ < 1.3
 
 
+@pytest.mark.filterwarnings("ignore:.*are spread")
 def test_a_first_part_of_another_scale_does_not_hold_later_ones_up():
     X = np.random.default_rng(0).normal(size=(500, 3)) @ np.ones((3, 6)) + 0.1 * np.random.default_rng(1).normal(
         size=(500, 6)

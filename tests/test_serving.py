@@ -154,3 +154,15 @@ def test_the_short_way_through_validation_says_what_the_long_one_says(cls, X):
         with pytest.raises(ValueError, match=message):
             model.transform(rows)
     np.testing.assert_array_equal(model.transform(X), model.transform(X.tolist()))
+
+
+def test_settings_and_hooks_are_noticed(X):
+    model = small(BetaVAE, activation="leaky_relu").fit(X)
+    before = model.transform(X)
+    model.module_.encoder[1].negative_slope = 1.0
+    after = model.transform(X)
+    assert not np.allclose(after, before)
+    handle = model.module_.encoder.register_forward_hook(lambda module, given, out: torch.zeros_like(out))
+    assert not np.allclose(model.transform(X), after)
+    handle.remove()
+    np.testing.assert_array_equal(model.transform(X), after)

@@ -1,6 +1,7 @@
 """What a caller has switched on in torch, what callbacks ask for, and modules that are not like ours."""
 
 import copy
+import datetime
 import pickle
 import warnings
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 import torch
 from helpers import small
 from sklearn.base import clone
-from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping, TrainEndCheckpoint
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping, TrainEndCheckpoint
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
@@ -204,7 +205,7 @@ def test_dates_are_refused_by_name():
         (frame.assign(when=frame["when"].dt.tz_localize("UTC")), "in 'when'"),
     ):
         with pytest.raises(
-            ValueError, match=f"X holds dates or durations {where}, which are no numbers. Turn them into"
+            ValueError, match=f"X holds dates or durations {where}, which are not numbers. Turn them into"
         ):
             small(BetaVAE).fit(rows)
     vae = small(BetaVAE).fit(np.random.default_rng(0).normal(size=(10, 2)))
@@ -226,3 +227,32 @@ def test_absurd_units_are_told(X, cls, scale):
             assert scale < 1
             assert any("scale X first (StandardScaler)" in str(warning.message) for warning in told)
             assert np.isfinite(vae.score_samples(X * scale)).all()
+
+
+def test_what_other_callbacks_record_may_be_watched(X):
+    class Records(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("valid_mse", 1.0)
+
+    for callbacks in (
+        [Records(), EarlyStopping("valid_mse", patience=50)],
+        [EpochScoring(mean_code, on_train=True, name="valid_code"), EarlyStopping("valid_code", patience=50)],
+        [EarlyStopping("dur", patience=50)],
+    ):
+        assert small(BetaVAE, callbacks=callbacks).fit(X).n_iter_ == 3
+
+
+def test_columns_of_text_are_named(X):
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "color": ["red", "blue", "red"]})
+    with pytest.raises(ValueError, match="X holds str values in 'color', such as 'red', which are not numbers. Encode"):
+        small(BetaVAE).fit(frame)
+    with pytest.raises(ValueError, match="X holds date values in 'when'"):
+        small(BetaVAE).fit(frame[["x"]].assign(when=[datetime.date(2020, 1, day) for day in (1, 2, 3)]))
+
+
+def test_an_offset_is_a_number(X):
+    vae = small(QuantileVAE).fit(X)
+    for value in (float("nan"), "x", np.zeros(2)):
+        vae.offset_ = value
+        with pytest.raises((TypeError, ValueError), match="QuantileVAE: offset_ must be a finite number"):
+            vae.predict(X)

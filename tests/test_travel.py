@@ -1,6 +1,7 @@
 """A fitted model leaves the process and the machine that it was trained on."""
 
 import copy
+import functools
 import os
 import pickle
 import subprocess
@@ -187,8 +188,12 @@ def test_from_a_gpu_and_back(cls, X, monkeypatch):
     assert pickle.loads(told).device_.type == "cuda"
 
 
-def test_a_device_that_nobody_calls_so(X):
-    for name, meant in (("gpu", "cuda"), ("GPU:0", "cuda"), ("cdua", "cuda"), ("CPU", "cpu")):
+def test_a_device_that_nobody_calls_so(X, monkeypatch):
+    monkeypatch.setattr("riskvae._machine._devices", lambda: ["cuda:0", "cpu"])
+    with pytest.raises(ValueError, match="got 'gpu'. Did you mean 'cuda'"):
+        small(BetaVAE, device="gpu").fit(X)
+    monkeypatch.setattr("riskvae._machine._devices", lambda: ["cpu"])
+    for name, meant in (("gpu", "auto"), ("GPU:0", "auto"), ("cdua", "auto"), ("CPU", "cpu")):
         with pytest.raises(ValueError, match=f"device must be .*got {name!r}. Did you mean {meant!r}"):
             small(BetaVAE, device=name).fit(X)
 
@@ -253,3 +258,66 @@ def test_keys_tell_what_differs():
 
     assert key_of(itself) == key_of(itself)
     assert key_of(Circle()) == key_of(Circle())
+
+
+def test_keys_see_what_functions_enclose_and_do_not_hang():
+    def deco(f):
+        def make(n_in, n_out):
+            return nn.Sequential(nn.Linear(n_in, n_out), f())
+
+        return make
+
+    assert key_of(deco(lambda: nn.ReLU())) != key_of(deco(lambda: nn.Tanh()))
+    assert key_of(functools.lru_cache(lambda u: u)) != key_of(functools.lru_cache(lambda u: 2 * u))
+
+    class Twice:
+        def __init__(self):
+            self.a = self.b = self.run
+
+        def run(self):
+            return self
+
+    assert hash(key_of(Twice())) == hash(key_of(Twice()))
+
+    class Slotted:
+        __slots__ = ("width",)
+
+        def __init__(self, width):
+            self.width = width
+
+    assert key_of(Slotted(1)) == key_of(Slotted(1)) != key_of(Slotted(2))
+    assert " at 0x" not in repr(key_of([Slotted(1), np.random.default_rng(0), Twice(), object()]))
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert key_of(np.zeros((0, 3))) == key_of(np.zeros((0, 3)))
+    large = np.arange(10_000.0)
+    assert key_of(large) == key_of(torch.tensor(large)) != key_of(large.reshape(100, 100))
+    assert len(repr(key_of(large))) < 100
+
+
+def test_keys_are_the_same_in_every_process(tmp_path):
+    script = tmp_path / "keys.py"
+    script.write_text(
+        "from riskvae._value import key_of\n"
+        "def f(x):\n    return x in {'a', 'b', 'c', 'd'}\n"
+        "print(key_of((f, {'x', 'y', 'z'})))\n"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in "123"
+    }
+    assert len(runs) == 1
+
+
+def test_a_factory_that_counts_is_the_same_to_a_model_that_goes_on(X):
+    class Counts:
+        made = 0
+
+        def __call__(self, n_in, n_out):
+            self.made += 1
+            return nn.Linear(n_in, n_out)
+
+    kept = nn.Linear(6, 4)
+    for encoder in (Counts(), lambda n_in, n_out: kept):
+        small(BetaVAE, encoder=encoder).fit(X).partial_fit(X)

@@ -276,8 +276,8 @@ def test_derived_seeds_differ_in_every_argument():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("sample_weight", r"rows count alike here. Let rare groups count .*risk_over='groups'\).*or repeat rows"),
-        ("X_val", "early_stopping=True holds out validation_fraction"),
+        ("sample_weight", r"rows count alike here. Repeat rows, or let rare groups count .*risk_over='groups'\)"),
+        ("X_val", "held-out rows of your own cannot be passed. early_stopping=True holds out validation_fraction"),
         ("epochs", "set max_epochs, a parameter of the estimator"),
         ("nonsense", "its arguments are X, groups, y"),
     ],
@@ -286,5 +286,7 @@ def test_arguments_that_fit_does_not_take(cls, X, name, reason):
     for method in ("fit", "partial_fit"):
         with pytest.raises(TypeError, match=rf"{cls.__name__}.{method}\(\) takes no {name}: {reason}"):
             getattr(small(cls), method)(X, **{name: X})
+    with pytest.raises(TypeError, match=rf"{cls.__name__}.fit\(\) takes X and y by position; pass others by name"):
+        small(cls).fit(X, None, X)
     with pytest.raises(TypeError, match=rf"{cls.__name__}.fit\(\) takes no {name}: "):
         make_pipeline(small(cls), LogisticRegression()).fit(X, X[:, 0] > 0.5, **{f"{cls.__name__.lower()}__{name}": X})

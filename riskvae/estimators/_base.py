@@ -14,7 +14,7 @@ from riskvae import nets
 from riskvae._machine import prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng
-from riskvae.estimators._diagnosis import N_ROWS, warn_of_failure
+from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
 from riskvae.estimators._fit_checks import (
     check_batch_norm,
     check_epochs,
@@ -183,19 +183,22 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             go_on = self.__sklearn_is_fitted__() and (epochs is not None or self.warm_start)
             with self._all_or_nothing(go_on):
                 rows = self._train_on(X, groups, device, go_on, epochs)
-            if epochs is None:
-                some = rows.sample(N_ROWS, derive_seed(self._seed, "diagnosis"))
-                warn_of_failure(self, some, self._counted_share())
+                if epochs is None:
+                    warn_of_failure(self, rows, self._counted_share())
         return self
 
     def _train_on(self, X: Any, groups: Any, device: torch.device, go_on: bool, epochs: int | None) -> Rows | Stream:
         """Train, and return the rows that were trained on."""
         partial_fit = epochs is not None
         rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
-        kept = None if partial_fit or self.checkpoint is None else open_checkpoint(self, rows)
+        kept = (
+            None if partial_fit or self.checkpoint is None else open_checkpoint(self, rows, self._checked_objective())
+        )
         net, seed = self._resume(device) if go_on else self._begin(device, None if kept is None else kept.seed)
         check_needs(self, net.criterion_, rows, groups)
         train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
+        if go_on:
+            warn_of_other_units(self, train_rows.head())
         net.module_.likelihood.fit_scale(train_rows.head())
         try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
         check_batch_norm(self, net, train_rows)

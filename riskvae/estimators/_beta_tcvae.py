@@ -38,8 +38,8 @@ class BetaTCVAE(BetaVAE):
     encoder, decoder : callable, default=None
         Factories ``(n_in, n_out) -> nn.Module`` that replace the multilayer perceptrons, such as
         :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
-        the means, then what a softplus turns into scales. Functions of a module and partials of them can be
-        pickled, lambdas cannot.
+        the means, then what a softplus turns into scales. Functions and classes of an importable file, and partials
+        of them, can be pickled; others by cloudpickle alone, which carries them to joblib's workers.
     likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
         Observation model: "bernoulli" needs X in [0, 1]; an object is one of :mod:`riskvae.likelihoods` or of your
         own, and a grid search reaches its parameters, as by ``likelihood__nu``.
@@ -82,7 +82,8 @@ class BetaTCVAE(BetaVAE):
         File in which :meth:`fit` keeps, after each epoch, all it needs to go on. If the file is there already, fit
         goes on from it, and ends as if it had never been interrupted, bit for bit; a file of other data or
         parameters is refused. ``max_epochs`` may be raised later. In a folder that exists, each training has a file
-        of its own, as a grid search needs. Of callbacks it keeps attributes that end in "_", as skorch's state does.
+        of its own, as a grid search needs. With ``random_state=None`` the file's seed goes on. Callbacks of your own
+        must be the same; of all it keeps attributes that end in "_", as skorch's state does.
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.

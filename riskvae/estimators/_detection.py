@@ -18,7 +18,10 @@ __all__ = ["DetectionMixin"]
 Array = NDArray[Any]
 
 _share = real(0.0, 1.0, closed="neither")
+_offset = real(-math.inf, remedy="It is a score: rows below it are outliers.")
 
+# Rows this many interquartile ranges below the median are of another kind.
+_FAR = 100.0
 # Share of rows like those of the training that contamination="auto" flags.
 _FALSE_ALARMS = 0.05
 
@@ -67,6 +70,7 @@ class DetectionMixin(QuantilePredictionsMixin):
             Negative for outliers.
         """
         scores = self.score_samples(X)
+        check_parameters(type(self).__name__, {"offset_": self.offset_}, {"offset_": _offset})
         if self.contamination != self._line[0] and not self._is_set_by_hand():
             warnings.warn(
                 f"{type(self).__name__}: contamination={self.contamination!r} was set after fit, which drew the line "
@@ -213,6 +217,16 @@ class DetectionMixin(QuantilePredictionsMixin):
     def _allow_false_alarms(self, scores: Array) -> None:
         """Put the threshold where the usual share of some ascending scores is flagged."""
         self._draw_line(score_at(scores, _FALSE_ALARMS))
+        low, middle, high = np.percentile(scores, (25, 50, 75))
+        far = scores < middle - _FAR * (high - low)
+        if high > low and far.sum() >= 3 and far.mean() >= _FALSE_ALARMS:
+            warnings.warn(
+                f"{type(self).__name__}: {far.sum()} of {len(scores)} rows score as low as {scores[0]:.2g}, while half "
+                f"of them lie between {low:.3g} and {high:.3g}. The line that flags {_FALSE_ALARMS:.0%} lies among "
+                "these, so hardly anything will be flagged. Leave such rows (fill values?) out, or set offset_.",
+                UserWarning,
+                stacklevel=level_of_the_user(),
+            )
 
     def _draw_line(self, offset: float) -> None:
         """Put the threshold somewhere, and remember for what: whoever has set it since has the last word."""

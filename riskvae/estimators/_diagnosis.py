@@ -7,19 +7,27 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from riskvae._validation import level_of_the_user
+from riskvae._validation import derive_seed, level_of_the_user
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
 
-__all__ = ["Diagnosis", "warn_of_failure"]
+__all__ = ["Diagnosis", "warn_of_failure", "warn_of_other_units"]
 
 N_ROWS = 2_000
+CHUNK = 2**21  # values that are computed at once
 # A coordinate whose posterior means vary less is as good as switched off (Burda, Grosse and Salakhutdinov 2016).
 ACTIVE = 0.01
-# A code that explains less of the variance has collapsed in all but name.
+# A code that explains less of the variance, or uses less than half of the coordinates, is suspected of having
+# collapsed, and has where as many principal components explain twice as much.
 EXPLAINED = 0.1
 # A feature is reconstructed worse than by a constant where its errors are larger by so much ...
 WORSE = 1.1
 # ... and a model where that holds for more than this share of the features.
 FEW = 0.1
+# Spreads that differ by more than this factor are in other units.
+FOREIGN = 100.0
+# After fewer gradient steps than this, it is most likely that training was too short.
+FEW_STEPS = 100
 
 
 class Diagnosis(NamedTuple):
@@ -51,12 +59,17 @@ class Diagnosis(NamedTuple):
     @torch.no_grad()
     def of(cls, module: Any, x: Tensor, share: float = 1.0) -> Self:
         """Diagnosis of rows, or of the share of them that is reconstructed best."""
-        mean = module.encode(x).mean
-        raw = module.decoder(mean)
+        means, errors, losses = [], [], []
+        for rows in x.split(max(1, CHUNK // max(1, module.widest))):
+            means.append(module.encode(rows).mean)
+            raw = module.decoder(means[-1])
+            errors.append(module.likelihood.mean(raw) - rows)
+            losses.append(module.likelihood.nll(rows, raw))
+        mean, error = torch.cat(means), torch.cat(errors)
         if share < 1:
-            best = module.likelihood.nll(x, raw).argsort()[: max(2, round(share * len(x)))]
-            x, mean, raw = x[best], mean[best], raw[best]
-        error, spread, ordered = module.likelihood.mean(raw) - x, x.std(0, correction=0), x.sort(0).values
+            best = torch.cat(losses).argsort()[: max(2, round(share * len(x)))]
+            x, mean, error = x[best], mean[best], error[best]
+        spread, ordered = x.std(0, correction=0), x.sort(0).values
         varying = ordered[len(x) // 4] < ordered[-1 - len(x) // 4]
         worse = (error.square().mean(0) > WORSE * spread.square()) & (
             error.abs().mean(0) > WORSE * (x - ordered[len(x) // 2]).abs().mean(0)
@@ -66,39 +79,81 @@ class Diagnosis(NamedTuple):
         return cls(active, mean.shape[1], explained, varying, worse & varying, x.mean(0), spread)
 
 
-def warn_of_failure(estimator: Any, x: Tensor, share: float) -> None:
+def warn_of_failure(estimator: Any, rows: Rows | Stream, share: float) -> None:
     """Warn where a model that was trained on rows hardly tells them apart, or ignores features; with the remedy."""
+    n = min(N_ROWS, max(100, CHUNK // estimator.n_features_in_))
+    x = rows.sample(n, derive_seed(estimator._seed, "diagnosis")) if isinstance(rows, Rows) else rows.head()[:n]
+    x = x.to(estimator.device_)
     found = Diagnosis.of(estimator.module_, x, share)
     if not found.spread.any():  # a constant needs no code
         return
-    message = _of_features(estimator, found) or _of_collapse(estimator, found)
+    message = _of_features(estimator, found) or _of_collapse(estimator, found, x)
     if message:
         warnings.warn(f"{type(estimator).__name__}: {message}", ConvergenceWarning, stacklevel=level_of_the_user())
+
+
+def warn_of_other_units(estimator: Any, x: Tensor) -> None:
+    """Warn where rows to train on with are of another order of magnitude than those that a model began with."""
+    ratio = estimator.module_.likelihood.relative_spread(x.to(estimator.device_))
+    if not 1 / FOREIGN < ratio < FOREIGN:
+        warnings.warn(
+            f"{type(estimator).__name__}: the rows of X are spread {ratio:.1g} times as widely as those that the model "
+            "began with, and it keeps their units. Start anew by clone(estimator), or scale X in all calls alike.",
+            UserWarning,
+            stacklevel=level_of_the_user(),
+        )
 
 
 def _of_features(estimator: Any, found: Diagnosis) -> str:
     n_worse, n = int(found.worse.sum()), int(found.varying.sum())
     if n_worse <= FEW * n:
         return ""
-    spread = found.spread[found.varying]
-    low, high, away = float(spread.min()), float(spread.max()), float(found.center.abs().max())
-    what = f"{n_worse} of {n} features are reconstructed worse than by their mean."
-    longer = f"rain longer (max_epochs, {estimator.n_iter_} so far), or change lr ({estimator.lr:g})."
-    if low > 0.1 and max(high, away) < 10:
-        return f"{what} T{longer}"
-    return (
-        f"{what} Their standard deviations range from {low:.2g} to {high:.2g} and means reach {away:.2g}, while errors "
-        f"count in units of X: scale X first (StandardScaler). Otherwise t{longer}"
-    )
+    longer = f"train longer (max_epochs; {_steps(estimator)}), or change lr, now {estimator.lr:g}."
+    return f"{n_worse} of {n} features are reconstructed worse than by their mean. {_remedies(_scales(found), longer)}"
 
 
-def _of_collapse(estimator: Any, found: Diagnosis) -> str:
-    if found.active and found.explained >= EXPLAINED:
+def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
+    few = 2 * found.active < found.n_components
+    if (found.explained >= EXPLAINED and not few) or found.explained > 0.5 * _principal(x, found.n_components):
         return ""
-    what = "posterior collapse" if 2 * found.active < found.n_components else "hardly anything was learned"
+    what = "posterior collapse" if few else "hardly anything was learned"
+    longer = f"train longer (max_epochs; {_steps(estimator)})"
+    lower = f"lower beta, now {estimator.beta:g}"
+    first, then = (longer, lower) if _n_steps(estimator) < FEW_STEPS else (lower, longer)
+    remedy = f"{first}, {then}, or let the KL term set in later (beta_warmup)."
     return (
         f"{what}: {found.active} of {found.n_components} latent coordinates are active (posterior means with a "
         f"variance above {ACTIVE:g}), and reconstructions explain {max(found.explained, 0.0):.0%} of the variance of "
-        f"X. Lower beta ({estimator.beta:g}), train longer (max_epochs, {estimator.n_iter_} so far), or let the KL "
-        "term set in later (beta_warmup). Where features are independent of each other, there is nothing to encode."
+        f"X. {_remedies(_scales(found), remedy)} Where features are independent of each other, there is nothing to "
+        "encode."
     )
+
+
+def _principal(x: Tensor, k: int) -> float:
+    """Share of the variance that k principal components explain."""
+    squares = torch.linalg.svdvals((x - x.mean(0)).double().cpu()).square()
+    return float(squares[:k].sum() / squares.sum())
+
+
+def _scales(found: Diagnosis) -> str:
+    """Remedy where the units of X are far from 1, else nothing."""
+    spread = found.spread[found.varying] if found.varying.any() else found.spread
+    low, high, away = float(spread.min()), float(spread.max()), float(found.center.abs().max())
+    if low > 0.1 and max(high, away) < 5:
+        return ""
+    return (
+        f"Standard deviations of the features range from {low:.2g} to {high:.2g} and means reach {away:.2g}, while "
+        "networks expect values of order one, and errors count in units of X: scale X first (StandardScaler)."
+    )
+
+
+def _remedies(scale: str, other: str) -> str:
+    return f"{scale} Otherwise {other}" if scale else other[0].upper() + other[1:]
+
+
+def _n_steps(estimator: Any) -> int:
+    return sum(row["train_batch_count"] for row in estimator.history_)
+
+
+def _steps(estimator: Any) -> str:
+    return f"{_n_steps(estimator):,} gradient steps in {estimator.n_iter_} epochs so far"

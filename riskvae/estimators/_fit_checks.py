@@ -21,10 +21,10 @@ T = TypeVar("T")
 # What other libraries take in fit, and what to do here.
 _ELSEWHERE = {
     "sample_weight": (
-        "rows count alike here. Let rare groups count as much as others by RiskAwareVAE(risk_over='groups') and "
-        "fit(X, groups=...), or repeat rows"
+        "rows count alike here. Repeat rows, or let rare groups count as much as others by "
+        "RiskAwareVAE(risk_over='groups') and fit(X, groups=...)"
     ),
-    "X_val": "early_stopping=True holds out validation_fraction of the rows of X",
+    "X_val": "held-out rows of your own cannot be passed. early_stopping=True holds out validation_fraction of X",
     "epochs": "set max_epochs, a parameter of the estimator",
     "batch_size": "it is a parameter of the estimator",
 }
@@ -39,6 +39,9 @@ def known_arguments(method: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(method)
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        if len(args) > 3:
+            given = f"{type(args[0]).__name__}.{method.__name__}()"
+            raise TypeError(f"{given} takes X and y by position; pass others by name, as groups=...")
         for unknown in kwargs.keys() - known:
             reason = _ELSEWHERE.get(unknown, f"its arguments are {', '.join(sorted(known - {'self'}))}")
             raise TypeError(f"{type(args[0]).__name__}.{method.__name__}() takes no {unknown}: {reason}.")

@@ -3,6 +3,8 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -162,7 +164,7 @@ class ParametersMixin(BaseEstimator):
     def _current_structure(self) -> dict[str, tuple[Any, str]]:
         """What the model is made of: values to compare, and to show."""
         values = {name: getattr(self, name) for name in self._made_of}
-        return {name: (key_of(value), repr(value)) for name, value in values.items()}
+        return {name: (key_of(_without_state(value)), repr(value)) for name, value in values.items()}
 
     def _check_structure(self) -> None:
         for name, (value, shown) in self._current_structure().items():
@@ -173,6 +175,12 @@ class ParametersMixin(BaseEstimator):
                     "with the same network",
                     "Use clone(estimator) to start anew.",
                 )
+
+
+def _without_state(value: Any) -> Any:
+    """Of an object that makes networks, its class: it may count what it made, or remember them."""
+    known = isinstance(value, FunctionType | partial | type | BaseEstimator | np.ndarray | torch.Tensor)
+    return type(value) if callable(value) and not known else value
 
 
 def _spell_out(cls: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from riskvae._validation import draw_seed
 from riskvae._value import key_of
+from riskvae.training import Objective
 from riskvae.training._checkpoint import Checkpoint, Part
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
@@ -22,7 +23,7 @@ _FREE = frozenset(
 )  # fmt: skip
 
 
-def open_checkpoint(estimator: Any, rows: Rows | Stream) -> Checkpoint:
+def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -> Checkpoint:
     """Checkpoint of a fit to some rows, in the file that ``checkpoint`` names, or in the folder."""
     name = type(estimator).__name__
     if estimator.warm_start:
@@ -32,33 +33,64 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream) -> Checkpoint:
             "goes on, too."
         )
     seed = draw_seed(estimator.random_state)
-    made_of = {"class": _part(name, name), **_parameters(estimator, seed), "X": _data(rows)}
-    path = Path(os.path.expanduser(estimator.checkpoint))
+    kind = type(estimator)
+    made_of = {
+        "class": _part((key_of(kind), key_of(type(objective))), name),
+        **_parameters(estimator, seed),
+        "X": _data(rows),
+    }
+    given = os.fspath(estimator.checkpoint)
+    path = Path(os.path.expanduser(given))
+    where = f"{name}: checkpoint={given!r}"
     if path.is_dir():
+        if estimator.random_state is None:
+            raise ValueError(
+                f"{where} is a folder, in which a training is found again by its data and parameters, and "
+                "random_state=None makes each another one. Set random_state."
+            )
+        made_of["max_epochs"] = _part(estimator.max_epochs, estimator.max_epochs)  # a grid may search over them
         key = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:16]
         path = path / f"{name}-{key}.pt"
-    elif not path.parent.is_dir():
-        raise ValueError(
-            f"{name}: checkpoint={str(estimator.checkpoint)!r} is in the folder "
-            f"{str(path.parent)!r}, which does not exist. Create it first."
-        )
+    elif given.endswith(("/", os.sep)) or not path.parent.is_dir():
+        folder = given if given.endswith(("/", os.sep)) else str(path.parent)
+        raise ValueError(f"{where} needs the folder {folder!r}, which does not exist. Create it first.")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(
-            f"{name}: checkpoint={str(estimator.checkpoint)!r} is in a folder that cannot be "
-            "written to. Name a file elsewhere."
-        )
-    return Checkpoint(path, made_of, seed)
+        raise ValueError(f"{where} is in a folder that cannot be written to. Name a file elsewhere.")
+    kept = Checkpoint(path, made_of, seed)
+    if kept.n_epochs and estimator.verbose:
+        print(f"{name} goes on after epoch {kept.n_epochs}, from {str(path)!r}.", flush=True)
+    return kept
 
 
 def _parameters(estimator: Any, seed: int) -> dict[str, Part]:
     parameters = estimator.get_params(deep=False)
     told = {name: _part(key_of(value), value) for name, value in parameters.items() if name not in _FREE}
+    steering = [_initial(callback) for callback in estimator.callbacks or () if _steers(callback)]
+    if steering:
+        told["callbacks"] = _part(key_of(steering), f"[{', '.join(kind for kind, _ in steering)}]")
     state = estimator.random_state
     if isinstance(state, np.random.RandomState):
         told["random_state"] = _part(seed, f"one that gives {seed}")
     elif state is not None:  # of None the seed in the file goes on
         told["random_state"] = _part(int(state), state)
     return told
+
+
+def _steers(entry: Any) -> bool:
+    """Whether a callback of skorch's changes a training; those of others are taken to be the same."""
+    callback = entry[-1] if isinstance(entry, tuple) else entry
+    module = (callback if isinstance(callback, type) else type(callback)).__module__
+    return module in ("skorch.callbacks.lr_scheduler", "skorch.callbacks.regularization") or (
+        module == "skorch.callbacks.training" and not hasattr(callback, "f_pickle")  # not those that save
+    )
+
+
+def _initial(entry: Any) -> tuple[str, Any]:
+    """Class of a callback, and what it was told, without its state."""
+    callback = entry[-1] if isinstance(entry, tuple) else entry
+    if isinstance(callback, type):
+        return callback.__name__, ()
+    return type(callback).__name__, {name: value for name, value in vars(callback).items() if not name.endswith("_")}
 
 
 def _part(key: Any, shown: Any) -> Part:
@@ -68,10 +100,11 @@ def _part(key: Any, shown: Any) -> Part:
 
 
 def _data(rows: Rows | Stream) -> Part:
-    """Rows and their groups; of a Dataset, the first thousand and their number."""
+    """Rows and their groups; of a Dataset, the first thousand, some hundred of all, and their number."""
     x, group = (rows.data.x, rows.data.group) if isinstance(rows, Rows) else (rows.head(), rows.group)
     digest = hashlib.blake2b()
-    for array in (part.numpy(force=True) for part in (x, group) if part is not None):
+    some = rows.sample(500, 0) if isinstance(rows, Stream) else None
+    for array in (part.numpy(force=True) for part in (x, group, some) if part is not None):
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     n = "unknown" if rows.n_rows is None else rows.n_rows
     return _part((digest.hexdigest(), n, x.shape[1]), f"{n} rows of {x.shape[1]} features")

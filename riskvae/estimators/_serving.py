@@ -40,6 +40,8 @@ class Mark:
         dicts += [part._parameters for part in whole] + [part._buffers for part in whole]
         self.parts = [(now, dict(now)) for now in dicts]
         self.top = list(module._modules.values())
+        self.whole = whole[1:]
+        self.settings = [_settings(part) for part in self.whole]
         self.tensors = [value for now in dicts for value in now.values() if isinstance(value, Tensor)]
         self.written = [(tensor.data_ptr(), tensor._version) for tensor in self.tensors]
         self.some = [_some(tensor) for tensor in self.tensors]
@@ -50,6 +52,7 @@ class Mark:
         return (
             list(module._modules.values()) == self.top
             and all(_same(now, before) for now, before in self.parts)
+            and [_settings(part) for part in self.whole] == self.settings
             and [(tensor.data_ptr(), tensor._version) for tensor in self.tensors] == self.written
             and np.array_equal(self._read(), self.values)
         )
@@ -60,6 +63,15 @@ class Mark:
         if all(isinstance(part, np.ndarray) for part in self.some):
             return np.concatenate(self.some, axis=None)
         return torch.cat([torch.as_tensor(part).flatten().double().cpu() for part in self.some]).numpy()
+
+
+def _settings(part: nn.Module) -> list[Any]:
+    """Plain attributes of a module, such as a slope, and its hooks."""
+    plain = [(name, value) for name, value in vars(part).items() if name != "training" and isinstance(value, _PLAIN)]
+    return [*plain, *part._forward_hooks, *part._forward_pre_hooks]
+
+
+_PLAIN = (bool, int, float, str, tuple)
 
 
 def _same(now: dict[str, Any], before: dict[str, Any]) -> bool:

@@ -104,6 +104,10 @@ class Likelihood(BaseEstimator, nn.Module):
     def fit_scale(self, x: Tensor) -> None:
         """Start a learned scale from the spread of the first rows that have one."""
 
+    def relative_spread(self, x: Tensor) -> float:
+        """Spread of rows relative to that which a learned scale started at."""
+        return 1.0
+
     def update_scale(self, nll: Tensor) -> None:
         """Move a learned scale towards the best one for a batch, known by its mean negative log-likelihood."""
 

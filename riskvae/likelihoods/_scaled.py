@@ -82,6 +82,15 @@ class ScaledLikelihood(Likelihood):
             self.started.fill_(True)
             self.fit_location(center, spread)
 
+    @torch.no_grad()
+    def relative_spread(self, x: Tensor) -> float:
+        spread = _center_and_spread(x)[1]
+        if not self.learned or not self.started or len(x) < _MANY or not spread.any():
+            return 1.0
+        began = float(self.log_floor.exp()) / self.SMALLEST
+        ratio = self.start(spread) / began if began > 0 else 1.0
+        return ratio if math.isfinite(ratio) else 1.0
+
     def fit_location(self, center: Tensor, spread: Tensor) -> None:
         """Note what else of the first rows the model is measured by."""
 

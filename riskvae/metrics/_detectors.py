@@ -35,7 +35,8 @@ class _AnomalyScorer:
                 f"anomaly_scorer: {self.metric!r} compares anomalies with other rows, and all of these {len(truth)} "
                 f"are {'anomalies' if truth.all() else 'normal'}. Stratify the folds, as by StratifiedKFold."
             )
-        return float(_OF_SCORES[self.metric](truth, -np.asarray(estimator.decision_function(X))))
+        scores = getattr(estimator, "decision_function", None) or estimator.score_samples
+        return float(_OF_SCORES[self.metric](truth, -np.asarray(scores(X))))
 
 
 def anomaly_scorer(metric: str = "roc_auc", *, anomaly: Any = None) -> Callable[[Any, Any, Any], float]:
@@ -47,8 +48,8 @@ def anomaly_scorer(metric: str = "roc_auc", *, anomaly: Any = None) -> Callable[
     Parameters
     ----------
     metric : str, default="roc_auc"
-        "roc_auc" and "average_precision" look at ``decision_function``, "f1", "precision", "recall" and
-        "balanced_accuracy" at ``predict``, with anomalies as the positive class.
+        "roc_auc" and "average_precision" look at ``decision_function``, or else ``score_samples``; "f1", "precision",
+        "recall" and "balanced_accuracy" at ``predict``, with anomalies as the positive class.
     anomaly : object, default=None
         The label of anomalies. None takes -1 where labels are -1 and 1, and 1 (or True) where they are 0 and 1.
 
@@ -95,7 +96,7 @@ def _anomalies(y: Any, anomaly: Any) -> NDArray[np.bool_]:
     if names <= {0, 1} and 0 in names:
         return labels == 1
     raise ValueError(
-        f"anomaly_scorer: labels are {_told(names)}, which does not tell which are anomalies. Use -1 for anomalies "
+        f"anomaly_scorer: labels are {_told(names)}, which do not tell which are anomalies. Use -1 for anomalies "
         "and 1 for other rows, or 1 and 0, or name the label of anomalies, as by anomaly_scorer(anomaly='bad')."
     )
 

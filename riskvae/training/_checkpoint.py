@@ -1,6 +1,7 @@
 """A training that goes on after its process was killed: its state in a file, written after each epoch."""
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -73,15 +74,15 @@ class Checkpoint(Callback):
                 f"checkpoint={str(self.file)!r} has format {number}, written by riskvae {state['riskvae']}; this "
                 f"version reads up to format {FORMAT}. Upgrade riskvae, or name another file."
             )
-        for name, (key, shown) in self.made_of.items():
-            before, shown_before = state["made_of"].get(name, ("", "not there"))
-            if before != key:
-                was = f"was {shown_before}" if shown != shown_before else "was of other contents"
-                raise ValueError(
-                    f"checkpoint={str(self.file)!r} is of another training: {name} is {shown} here, and {was}. "
-                    "Name another file, or a folder, in which each training has a file of its own; or delete this one "
-                    "to start anew."
-                )
+        now, before, missing = self.made_of, state["made_of"], ("", "None")
+        names = [*now, *(name for name in before if name not in now)]
+        changed = [name for name in names if now.get(name, missing)[0] != before.get(name, missing)[0]]
+        if changed:
+            told = "; ".join(_change(name, before.get(name, missing)[1], now.get(name, missing)[1]) for name in changed)
+            raise ValueError(
+                f"checkpoint={str(self.file)!r} is of another training: {told}. Name another file, or delete this one "
+                "to start anew. For a grid search make a folder and name that: it holds a file for each training."
+            )
         return state
 
     def restore(self, net: Any) -> None:
@@ -99,7 +100,9 @@ class Checkpoint(Callback):
                 f"checkpoint={str(self.file)!r} is of other networks: {what} Name another file, or delete this one to "
                 "start anew."
             ) from error
-        net.history_[:] = self.state["history"]
+        for name, parameter in net.module_.named_parameters():  # a callback may have frozen some
+            parameter.requires_grad_(self.state["trainable"][name])
+        net.history_[:] = map(_as_it_was, self.state["history"])
         net.stop_requested = self.state["stopped"]
         waiting = list(self.state["callbacks"])
         for callback in self.others:
@@ -115,10 +118,11 @@ class Checkpoint(Callback):
             "riskvae": version("riskvae"),
             "made_of": self.made_of,
             "seed": net.seed,
-            "module": net.module_.state_dict(),
-            "criterion": net.criterion_.state_dict(),
-            "optimizer": net.optimizer_.state_dict(),
-            "history": _plain(list(net.history)),
+            "module": dict(net.module_.state_dict()),
+            "criterion": dict(net.criterion_.state_dict()),
+            "optimizer": _plain(net.optimizer_.state_dict()),
+            "trainable": {name: p.requires_grad for name, p in net.module_.named_parameters()},
+            "history": _history(net.history),
             "stopped": net.stop_requested,
             "callbacks": [(type(callback).__name__, _state(callback)) for callback in self.others],
         }
@@ -130,17 +134,57 @@ class Checkpoint(Callback):
             part.unlink(missing_ok=True)
 
 
+def _change(name: str, before: str, now: str) -> str:
+    return f"{name} is {now} here, and was {before}" if now != before else f"{name} is {now} here, of other contents"
+
+
 def _plain(value: Any) -> Any:
     """A value made of tensors, numbers and texts alone; a TypeError where there is more to it."""
-    if value is None or isinstance(value, bool | int | float | str | Tensor):
-        return value
     if isinstance(value, np.generic):
-        return value.item()
+        return _plain(value.item())
+    if value is None or isinstance(value, Tensor):
+        return value
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # subclasses lose what they add
+    if isinstance(value, np.ndarray):
+        return {_KIND: "array", "of": torch.from_numpy(np.array(value))}
+    if isinstance(value, set | frozenset | deque):
+        return {_KIND: "deque" if isinstance(value, deque) else "set", "of": [_plain(part) for part in value],
+                "maxlen": getattr(value, "maxlen", None)}  # fmt: skip
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {_plain(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else [_plain(part) for part in value]
+        parts = [_plain(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     raise TypeError(f"no plain value: {type(value).__name__}")
+
+
+_KIND = "<kind>"
+
+
+def _as_it_was(value: Any) -> Any:
+    """What :func:`_plain` was given."""
+    if isinstance(value, dict):
+        kind = value.get(_KIND)
+        if kind == "array":
+            return value["of"].numpy()
+        if kind is not None:
+            parts = map(_as_it_was, value["of"])
+            return deque(parts, value["maxlen"]) if kind == "deque" else set(parts)
+        return {key: _as_it_was(part) for key, part in value.items()}
+    return type(value)(map(_as_it_was, value)) if isinstance(value, list | tuple) else value
+
+
+def _history(rows: Any) -> list[dict[str, Any]]:
+    """Rows of a history, without what a callback recorded that is no plain value."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        kept.append({})
+        for name, value in row.items():
+            with suppress(TypeError):
+                kept[-1][name] = _plain(value)
+    return kept
 
 
 def _state(callback: Callback) -> dict[str, Any]:
@@ -157,6 +201,6 @@ def _restore(callback: Callback, state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         load = getattr(getattr(callback, name, None), "load_state_dict", None)
         if load is not None:
-            load(value)
+            load(_as_it_was(value))
         else:
-            setattr(callback, name, value)
+            setattr(callback, name, _as_it_was(value))

@@ -11,9 +11,9 @@ __all__ = ["check_monitors"]
 def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
     """Raise where a skorch callback watches what nobody records, or needs held-out rows or labels that are missing."""
     made = [_made(entry) for entry in callbacks]
-    recorded = set(_RECORDED) | {name.replace("train", "valid") for name in _RECORDED if held_out}
+    recorded = {*_RECORDED, *_ALWAYS} | {name.replace("train", "valid") for name in _RECORDED if held_out}
     for callback in made:
-        if isinstance(callback, EpochScoring):
+        if "Scoring" in type(callback).__name__:
             recorded |= {f"{_scored(callback)}", f"{_scored(callback)}_best"}
     known = all(type(callback).__module__.startswith(("skorch.", "riskvae.")) for callback in made)
     for callback in made:
@@ -30,7 +30,7 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
                     f"{name}: {_scored(callback)!r} is computed on held-out rows, and there are none. Set "
                     "early_stopping=True, or on_train=True."
                 )
-        elif isinstance(monitor, str) and monitor.startswith("valid_") and not held_out:
+        elif monitor in _OF_HELD_OUT and monitor not in recorded:
             raise ValueError(
                 f"{name} watches {monitor!r}, which is recorded where rows are held out. Set early_stopping=True, or "
                 f"let it watch the training, as by {type(callback).__name__}("
@@ -45,13 +45,19 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
 
 
 # What the history has of each epoch that skorch's callbacks could watch.
-_RECORDED = ("train_loss", "train_loss_best", "train_reconstruction", "train_kl")
+_RECORDED = ("train_loss", "train_loss_best", "train_reconstruction", "train_kl", "train_batch_count")
+_ALWAYS = ("epoch", "dur", "beta", "eps")
+_OF_HELD_OUT = [name.replace("train", "valid") for name in _RECORDED]
 
 
 def _made(entry: Any) -> Any:
     callback = entry[-1] if isinstance(entry, tuple) else entry
-    return callback() if isinstance(callback, type) else callback
+    try:
+        return callback() if isinstance(callback, type) else callback
+    except TypeError:  # it needs to be told something, as skorch will say
+        return None
 
 
-def _scored(callback: EpochScoring) -> str:
-    return callback.name or getattr(callback.scoring, "__name__", str(callback.scoring))
+def _scored(callback: Any) -> str:
+    scoring = getattr(callback, "scoring", None)
+    return str(getattr(callback, "name", None) or getattr(scoring, "__name__", scoring))

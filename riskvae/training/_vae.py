@@ -151,8 +151,8 @@ def _follows_its_input(made: str, module: nn.Module, rows: Tensor) -> bool:
         twin = copy.deepcopy(module)
     except Exception as error:
         raise ValueError(
-            f"{made} cannot be copied, which predicting and pickling need: {error} In place of "
-            "torch.nn.utils.weight_norm or spectral_norm take those of torch.nn.utils.parametrizations."
+            f"{made} cannot be copied, which predicting and pickling need. Use the weight_norm or spectral_norm of "
+            f"torch.nn.utils.parametrizations, not those of torch.nn.utils. ({error})"
         ) from error
     try:
         with torch.no_grad():
