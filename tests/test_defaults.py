@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import riskvae
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
-from riskvae.estimators._diagnosis import Diagnosis
+from riskvae.estimators._diagnosis import Diagnosis, _of_collapse
 from riskvae.training import Objective, Terms, TotalCorrelationELBO, WeightedELBO
 
 ALL = [BetaVAE, BetaTCVAE, RiskAwareVAE, QuantileVAE]
@@ -284,3 +284,13 @@ def test_calibration_rows_that_are_no_rows_are_told(X):
         UserWarning, match="12 of 200 rows score as low as .*hardly anything will be flagged. Leave such rows"
     ):
         vae.conformalize(held_out)
+
+
+def test_spare_coordinates_are_no_collapse(X):
+    """Of as many coordinates as there are features, the KL term leaves those that help: fewer than half may be in use."""
+    rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    found = Diagnosis(2, 8, 0.3, torch.ones(8) > 0, torch.zeros(8) > 0, torch.zeros(8), torch.ones(8))
+    vae = small(QuantileVAE, n_components=8).fit(X)
+    assert "2 of 8 latent coordinates are active" in _of_collapse(vae, found, rows)
+    assert not _of_collapse(vae.set_params(n_components="auto"), found, rows)
+    assert _of_collapse(vae, found._replace(explained=0.05), rows)

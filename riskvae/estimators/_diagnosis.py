@@ -114,7 +114,10 @@ def _of_features(estimator: Any, found: Diagnosis) -> str:
 
 def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
     few = 2 * found.active < found.n_components
-    if (found.explained >= EXPLAINED and not few) or found.explained > 0.5 * _principal(x, found.n_components):
+    spare = estimator.n_components == "auto"  # as many as there are features: not all are needed
+    if (found.explained >= EXPLAINED and (spare or not few)) or found.explained > 0.5 * _principal(
+        x, found.n_components
+    ):
         return ""
     what = "posterior collapse" if few else "hardly anything was learned"
     longer = f"train longer (max_epochs; {_steps(estimator)})"
