@@ -12,6 +12,13 @@ from scipy.optimize import brentq
 from scipy.stats import ncx2
 from torch import nn
 
+try:
+    import cloudpickle
+except ImportError:  # which older versions of joblib bring along
+    from joblib.externals import cloudpickle
+
+__all__ = ["Block", "cloudpickle", "run_blocks", "set_up", "small"]
+
 
 def small(cls, **parameters):
     """Estimator that fits in milliseconds."""

@@ -287,7 +287,7 @@ def test_calibration_rows_that_are_no_rows_are_told(X):
 
 
 def test_spare_coordinates_are_no_collapse(X):
-    """Of as many coordinates as there are features, the KL term leaves those that help: fewer than half may be in use."""
+    """Of as many coordinates as there are features, the KL term leaves those that help: fewer than half may be used."""
     rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     found = Diagnosis(2, 8, 0.3, torch.ones(8) > 0, torch.zeros(8) > 0, torch.zeros(8), torch.ones(8))
     vae = small(QuantileVAE, n_components=8).fit(X)

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import textwrap
 
-import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import small
+from helpers import cloudpickle, small
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
@@ -25,7 +24,10 @@ from riskvae.training._net import Net
 NOTEBOOK = textwrap.dedent("""
     import pickle, sys, warnings
     warnings.simplefilter("ignore")
-    import cloudpickle
+    try:
+        import cloudpickle
+    except ImportError:  # which older versions of joblib bring along
+        from joblib.externals import cloudpickle
     import numpy as np
     from sklearn.model_selection import cross_validate
     from sklearn.pipeline import FeatureUnion
