@@ -26,7 +26,6 @@ __all__ = [
     "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
     "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
     "level_of_the_user", "limited", "real", "to_float32",
-    
 ]  # fmt: skip
 
 
@@ -128,7 +127,9 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
             estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
         )
     except (TypeError, ValueError) as error:
-        raise _named(X, error) from error
+        if column := _column_at_fault(X, error):
+            raise ValueError(f"{column} ({error})") from error
+        raise
     return array if array.dtype.kind in "fiub" else array.astype(np.float64)
 
 
@@ -146,19 +147,19 @@ def _is_plain(estimator: Any, X: Any) -> bool:
         )
 
 
-def _named(X: Any, error: Exception) -> Exception:
-    """An error of a table's column that is no column of numbers, with the column's name; others as they are."""
+def _column_at_fault(X: Any, error: Exception) -> str:
+    """Which column of a table is no column of numbers, and what to do; nothing where that is not the error."""
     if hasattr(X, "columns") and ("convert string" in str(error) or "must be a string or a" in str(error)):
         for name in X.columns:
             values = [value for value in np.asarray(X[name], dtype=object) if not isinstance(value, numbers.Number)]
             try:
                 np.asarray(values, dtype=np.float64)
             except (TypeError, ValueError):
-                return ValueError(
+                return (
                     f"X holds {type(values[0]).__name__} values in {name!r}, such as {values[0]!r}, which are not "
-                    f"numbers. Encode them first (OneHotEncoder, OrdinalEncoder), or leave them out. ({error})"
+                    "numbers. Encode them first (OneHotEncoder, OrdinalEncoder), or leave them out."
                 )
-    return error
+    return ""
 
 
 def _refuse_dates(X: Any) -> None:

@@ -126,10 +126,10 @@ class RowDensity(nn.Module):
 
         After :meth:`join` few of the prior's parts are of these rows, and none is left out.
         """
-        if self.share < 1:
-            return torch.cat([self.bound(vae, part) for part in x.split(max(1, _CHUNK // self.values_per_row(vae)))])
-        places = torch.arange(len(self.prior_mean), device=x.device)
         size = max(1, _CHUNK // self.values_per_row(vae))
+        if self.share < 1:
+            return torch.cat([self.bound(vae, part) for part in x.split(size)])
+        places = torch.arange(len(self.prior_mean), device=x.device)
         return torch.cat([self.bound(vae, x[i], i if len(places) > 1 else None) for i in places.split(size)])
 
     def _mixture(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,12 +15,7 @@ from riskvae._machine import prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng
 from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
-from riskvae.estimators._fit_checks import (
-    check_batch_norm,
-    check_epochs,
-    check_needs,
-    known_arguments,
-)
+from riskvae.estimators._fit_checks import check_batch_norm, check_epochs, check_needs, known_arguments
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._resuming import open_checkpoint

@@ -25,7 +25,8 @@ _FREE = frozenset(
 
 def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -> Checkpoint:
     """Checkpoint of a fit to some rows, in the file that ``checkpoint`` names, or in the folder."""
-    name = type(estimator).__name__
+    kind = type(estimator)
+    name = kind.__name__
     if estimator.warm_start:
         raise ValueError(
             f"{name}: checkpoint={str(estimator.checkpoint)!r} is for fits from the start, and "
@@ -33,7 +34,6 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
             "goes on, too."
         )
     seed = draw_seed(estimator.random_state)
-    kind = type(estimator)
     made_of = {
         "class": _part((key_of(kind), key_of(type(objective))), name),
         **_parameters(estimator, seed),
@@ -51,9 +51,10 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
         made_of["max_epochs"] = _part(estimator.max_epochs, estimator.max_epochs)  # a grid may search over them
         key = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:16]
         path = path / f"{name}-{key}.pt"
-    elif given.endswith(("/", os.sep)) or not path.parent.is_dir():
+    else:
         folder = given if given.endswith(("/", os.sep)) else str(path.parent)
-        raise ValueError(f"{where} needs the folder {folder!r}, which does not exist. Create it first.")
+        if not os.path.isdir(folder):
+            raise ValueError(f"{where} needs the folder {folder!r}, which does not exist. Create it first.")
     if not os.access(path.parent, os.W_OK):
         raise ValueError(f"{where} is in a folder that cannot be written to. Name a file elsewhere.")
     kept = Checkpoint(path, made_of, seed)

@@ -6,13 +6,12 @@ all sets. A file of the folder "adbench" is an npz with X and y (1: anomaly), as
 """
 
 import importlib.util
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -106,12 +105,11 @@ def conformal_coverage(vae: QuantileVAE, normal: Array) -> dict[str, float]:
     return found
 
 
-def beta_vae(train: Array, test: Array, seed: int, epochs: int | str, device: str) -> Scores:
+def beta_vae(train: Array, test: Array, seed: int, epochs: int | Literal["auto"], device: str) -> Scores:
     """Scores of a BetaVAE that is as large, and as long trained, as the default QuantileVAE."""
-    n, d = train.shape
-    n_epochs = min(max(30, math.ceil(2000 / math.ceil(n / 256))), 200) if epochs == "auto" else int(epochs)
+    d = train.shape[1]
     vae = BetaVAE(
-        min(d, 64), beta=1.0, hidden_layer_sizes=(256, 128), max_epochs=n_epochs, random_state=seed, device=device
+        min(d, 64), beta=1.0, hidden_layer_sizes=(256, 128), max_epochs=epochs, random_state=seed, device=device
     ).fit(train)
     error = np.square(test - vae.reconstruct(test)).sum(1)
     return {"BetaVAE": -vae.score_samples(test), "BetaVAE, squared error": error}
