@@ -211,7 +211,7 @@ def test_images_that_cannot_be_drawn(X, vae, margin):
 
 @pytest.fixture(scope="module")
 def quantile_vae(X):
-    return small(QuantileVAE, max_epochs=20).fit(X[:200])
+    return small(QuantileVAE, max_epochs=20).fit(X[:100])
 
 
 def test_coverage_is_drawn_against_the_nominal_one(X, quantile_vae):

@@ -109,11 +109,11 @@ def test_scores_are_finite_and_in_order_for_every_finite_row(make, dtype, sign, 
             assert model.detect(rows, fdr=0.2).all()
 
 
-@pytest.mark.filterwarnings("ignore:.*score as low as")
+@pytest.mark.filterwarnings("ignore:.*look like anomalies")
 def test_absurd_calibration_rows_leave_thresholds_and_p_values_in_agreement(X):
     held_out = np.random.default_rng(0).permutation(X)[:200].copy()
     held_out[:12, 1] = 9.96921e36
-    model = small(QuantileVAE).fit(X[200:]).conformalize(held_out)
+    model = small(QuantileVAE).fit(X + 1e-3).conformalize(held_out)
     assert np.isfinite(model.offset_)
     new = X.copy()
     new[:10] += 8
@@ -123,5 +123,5 @@ def test_absurd_calibration_rows_leave_thresholds_and_p_values_in_agreement(X):
 def test_p_values_of_infinite_scores_are_the_smallest_and_the_largest():
     from riskvae.detection._calibration import Calibration
 
-    calibration = Calibration(np.arange(9.0), np.zeros((9, 1)), np.zeros((9, 1, 3)))
+    calibration = Calibration(np.arange(9.0), np.zeros((9, 1, 3)))
     np.testing.assert_allclose(calibration.p_values(np.array([-np.inf, np.inf])), [0.1, 1.0])

@@ -2,18 +2,23 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
+from scipy.stats import beta, false_discovery_control
 
-__all__ = ["Calibration", "benjamini_hochberg", "score_at"]
+__all__ = ["Calibration", "benjamini_hochberg", "discoveries", "excess", "quantile_at", "score_at"]
 
 Array = NDArray[np.floating]
 
 # Ranks are whole numbers of products such as 10 * 0.9.
 _ROUNDING = 1e-9
+# Rows that tell of the tail of scores, and simulated calibration sets.
+_ENOUGH, _SIMULATED = 50, 2_000
 # Scores closer than this, relatively, are the same.
 _SAME = 1e-5
 
@@ -26,60 +31,72 @@ def benjamini_hochberg(p: Array, fdr: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a fitted model said about rows that it was not trained on.
+    """What a fitted model said about rows that it was not trained on; the rows themselves are not kept.
 
     Parameters
     ----------
     scores : ndarray of shape (n,)
         Scores of the rows, ascending; small is unusual.
-    rows : ndarray of shape (n, n_features)
-        The rows.
-    quantiles : ndarray of shape (n, n_features, n_levels)
-        Their predicted quantiles.
+    residuals : ndarray of shape (m, n_features, n_levels)
+        Values minus their predicted quantiles, in single precision; of all rows, or of some where they are many.
+    left_out : int
+        Rows that were taken to be anomalies, and are not among the n; their residuals are there.
+    groups : dict of label to ndarray
+        Ascending scores of the rows of each group.
     """
 
     scores: Array
-    rows: Array
-    quantiles: Array
+    residuals: Array
+    left_out: int = 0
+    groups: Mapping[Any, Array] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
         """Number of rows."""
         return len(self.scores)
 
-    def p_values(self, scores: Array) -> NDArray[np.float64]:
+    def p_values(
+        self, scores: Array, groups: NDArray[Any] | None = None, confidence: float | None = None
+    ) -> NDArray[np.float64]:
         r"""Share of the calibration rows, and the row itself, that score at most as much as each row.
 
         .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}
-        """
-        # Equal rows may score differently by rounding, in other company or another dtype.
-        finite = np.where(np.isfinite(scores), scores, 0.0)
-        equal = np.where(np.isfinite(scores), finite + _SAME * (1.0 + np.abs(finite)), scores)
-        count: NDArray[np.intp] = np.searchsorted(self.scores, equal, side="right")
-        return (1.0 + count.astype(np.float64)) / (self.n + 1.0)
 
-    def widen(self, ends: Array, own_ends: Array, alpha: float) -> Array:
-        """Intervals (m, n_features, 2) of other rows, moved as far as those of the calibration rows need."""
-        rank = max(math.ceil((self.n + 1) * (1.0 - alpha) - _ROUNDING), 1)
-        if rank > self.n:
+        With ``groups``, among the rows of the same group; with ``confidence``, upper bounds of the share of all rows.
+        """
+        if groups is None:
+            return _p_values(self.scores, scores, confidence)
+        p = np.empty(len(scores))
+        for label in np.unique(groups):
+            here = groups == label
+            p[here] = _p_values(self.groups[label.item()], scores[here], confidence)
+        return p
+
+    def widen(self, ends: Array, own_misses: Array, alpha: float) -> Array:
+        """Intervals (m, n_features, 2) of other rows, moved as far as those of the calibration rows need.
+
+        ``own_misses`` (n, n_features) is how far their values lie outside of their own intervals.
+        """
+        n = len(own_misses)
+        rank = max(math.ceil((n + 1) * (1.0 - alpha) - _ROUNDING), 1)
+        if rank > n:
             warnings.warn(
                 f"predict_interval: alpha={alpha:g} needs at least {math.ceil(1.0 / alpha - 1.0 - _ROUNDING)} "
-                f"calibration rows, and there are {self.n}, so the intervals are infinite. Calibrate with more rows, "
+                f"calibration rows, and there are {n}, so the intervals are infinite. Calibrate with more rows, "
                 "or ask for a larger alpha.",
                 UserWarning,
                 stacklevel=3,
             )
             return np.broadcast_to(np.array([-np.inf, np.inf], ends.dtype), ends.shape).copy()
-        misses = np.maximum(own_ends[..., 0] - self.rows, self.rows - own_ends[..., 1])
-        c = np.partition(misses, rank - 1, axis=0)[rank - 1]
+        c = np.partition(own_misses, rank - 1, axis=0)[rank - 1]
         # Values that are repeated lie on the ends themselves: they must not fall out by rounding.
         slack = 4 * np.finfo(np.float32).eps * (np.abs(ends).max(-1) + np.abs(c))
         # Ends that would cross meet: an interval that holds more than the empty one.
         c = np.maximum(c, 0.5 * (ends[..., 0] - ends[..., 1])) + slack
         return np.stack((ends[..., 0] - c, ends[..., 1] + c), axis=-1).astype(ends.dtype)
 
-    def warn_if_too_small(self, fdr: float, n_rows: int) -> None:
-        """Say so where the Benjamini-Hochberg procedure cannot find a tenth of some rows, let alone one."""
+    def warn_if_too_small(self, fdr: float, n_rows: int) -> bool:
+        """Say so, and return True, where Benjamini and Hochberg cannot find a tenth of some rows, let alone one."""
         # k rows are found with the smallest p-value there is if 1 / (n + 1) <= fdr k / n_rows.
         least = math.ceil(n_rows / (fdr * (self.n + 1)) - _ROUNDING)
         if least > max(1, n_rows / 10):
@@ -95,6 +112,78 @@ class Calibration:
                 UserWarning,
                 stacklevel=3,
             )
+            return True
+        return False
+
+
+def _p_values(ascending: Array, scores: Array, confidence: float | None) -> NDArray[np.float64]:
+    # Equal rows may score differently by rounding, in other company or another dtype.
+    finite = np.where(np.isfinite(scores), scores, 0.0)
+    equal = np.where(np.isfinite(scores), finite + _SAME * (1.0 + np.abs(finite)), scores)
+    count: NDArray[np.intp] = np.searchsorted(ascending, equal, side="right")
+    if confidence is not None:
+        return _upper_bounds(len(ascending), confidence)[count]
+    return (1.0 + count.astype(np.float64)) / (len(ascending) + 1.0)
+
+
+def discoveries(p: Array, fdr: float) -> NDArray[np.bool_]:
+    """Discoveries in each row of p-values (n, m) by the Benjamini-Hochberg procedure; NaN are not counted."""
+    m = (~np.isnan(p)).sum(1, keepdims=True)
+    order = np.sort(p, axis=1)  # NaN come last
+    ranks = np.arange(1, p.shape[1] + 1)
+    with np.errstate(invalid="ignore"):
+        good = order <= fdr * (1.0 + _ROUNDING) * ranks / np.maximum(m, 1)
+        last = np.where(good.any(1), p.shape[1] - 1 - good[:, ::-1].argmax(1), 0)
+        line = np.where(good.any(1), order[np.arange(len(p)), last], -1.0)
+        found: NDArray[np.bool_] = p <= line[:, None]
+    return found
+
+
+def excess(scores: Array) -> int:
+    """How many of the lowest of ascending scores are too many: rows of another kind, such as anomalies.
+
+    A tail is taken to fall at least exponentially, nearly as fast as between the lowest fifth and the median. So many
+    rows are in excess as there are beyond any score more than that, by four standard errors and five rows; all of them
+    where hardly one is to be expected.
+    """
+    n = len(scores)
+    low, middle = np.quantile(scores, (0.2, 0.5))
+    length = 1.1 * (middle - low) / math.log(2.5)
+    if n < _ENOUGH or not length > 0:
+        return 0
+    lowest = scores[: n // 5]
+    expected = 0.2 * n * np.exp(-np.maximum(low - lowest, 0.0) / length)
+    more = np.arange(1, len(lowest) + 1) - expected - 4.0 * np.sqrt(expected) - 5.0
+    most = int(more.argmax())
+    if more[most] < 1:
+        return 0
+    return most + 1 if expected[most] < 0.5 else math.floor(more[most])
+
+
+@lru_cache(maxsize=32)
+def _upper_bounds(n: int, confidence: float) -> NDArray[np.float64]:
+    """For counts 0 to n of calibration rows below: shares of all rows below that hold together, with a confidence.
+
+    The k-th smallest of n uniform numbers is Beta(k, n + 1 - k). Each of the smallest fifth has the same chance to be
+    beyond its bound, such that none is with the confidence, by simulation; beyond those nothing is said.
+    """
+    m = max(1, n // 5)
+    k = np.arange(1, m + 1)
+    spacings = np.random.default_rng(0).exponential(size=(_SIMULATED, n + 1))
+    order = np.cumsum(spacings, axis=1)
+    uniform = order[:, :m] / order[:, -1:]
+    level = np.quantile(beta.sf(uniform, k, n + 1 - k).min(1), 1.0 - confidence)
+    bounds = np.ones(n + 1)
+    bounds[:m] = beta.isf(level, k, n + 1 - k)
+    return bounds
+
+
+def quantile_at(scores: Array, alpha: float) -> float:
+    """Quantile below which a share ``alpha`` of rows like these lies on average, whatever their distribution.
+
+    Between the ascending scores number k and k + 1 where alpha (n + 1) is; there are none below the first.
+    """
+    return float(np.quantile(scores, alpha, method="weibull"))
 
 
 def score_at(scores: Array, alpha: float) -> float:

@@ -33,8 +33,8 @@ from riskvae.training._vae import build_vae
 
 __all__ = ["BaseVAE"]
 
-# max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
-_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 2_000, 30, 200
+# Epochs of max_epochs="auto" where nobody knows how many rows there are.
+_UNKNOWN_EPOCHS = 30
 
 
 class BaseVAE(CallbackSupportMixin, InferenceMixin):
@@ -96,24 +96,40 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         """Latent dimensions for rows of some width."""
         return self.n_components
 
+    # max_epochs="auto" makes so many gradient steps, within these numbers of epochs.
+    _epochs_by_steps: ClassVar[tuple[int, int, int]] = (2_000, 30, 200)
+
     def _n_epochs(self, n_rows: int | None) -> int:
         """Epochs of a fit to some rows; their number is None where it is not known."""
         if self.max_epochs != "auto":
             return self.max_epochs
         if n_rows is None:
-            return _LEAST_EPOCHS
-        epochs = math.ceil(_STEPS / math.ceil(n_rows / self.batch_size))
-        return min(max(epochs, _LEAST_EPOCHS), _MOST_EPOCHS)
+            return _UNKNOWN_EPOCHS
+        steps, least, most = self._epochs_by_steps
+        return min(max(math.ceil(steps / math.ceil(n_rows / self.batch_size)), least), most)
 
-    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
-        """Rows to train on, and rows to keep for :meth:`_after_training`."""
+    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Any]:
+        """Rows to train on, and what to keep for :meth:`_after_training`."""
         return rows, None
 
-    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None, *, part: bool) -> None:
+    def _after_training(self, X: Any, rows: Rows | Stream, kept: Any, *, part: bool) -> None:
         """Fit what the networks alone do not provide; ``rows`` are those of X that they were trained on.
 
         With ``part`` they are a further part of the data, whose other parts an earlier call has seen.
         """
+
+    def _own_callbacks(self, n_epochs: int) -> list[Any]:
+        """Callbacks that a fit of some epochs brings along."""
+        return []
+
+    def _default_networks(self, make: Any) -> tuple[Any, Any]:
+        """Factories of the encoder and the decoder, where the user has none, from one of multilayer perceptrons."""
+        widths = tuple(int(width) for width in self.hidden_layer_sizes)
+        return partial(make, hidden_layer_sizes=widths), partial(make, hidden_layer_sizes=widths[::-1])
+
+    def _fit_units(self, module: Any, x: Tensor) -> None:
+        """Learn from rows to train on in which units they come."""
+        module.likelihood.fit_scale(x)
 
     # ------------------------------------------------------------------------------------ training
 
@@ -191,10 +207,10 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         )
         net, seed = self._resume(device) if go_on else self._begin(device, None if kept is None else kept.seed)
         check_needs(self, net.criterion_, rows, groups)
-        train_rows, held_out = (rows, None) if partial_fit else self._set_aside(rows, seed)
+        train_rows, kept_aside = (rows, None) if partial_fit else self._set_aside(rows, seed)
         if go_on:
             warn_of_other_units(self, train_rows.head())
-        net.module_.likelihood.fit_scale(train_rows.head())
+        self._fit_units(net.module_, train_rows.head())
         try_model(net, train_rows.first(self.batch_size, net.draws(epoch=0)))
         check_batch_norm(self, net, train_rows)
         net.isolate_rng = isinstance(rows, Stream) or self._has_foreign_parts(net.criterion_)
@@ -202,7 +218,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         n_epochs = epochs or self._n_epochs(train_rows.n_rows)
         if not partial_fit and not self.warm_start:
             check_epochs(self, net.criterion_, n_epochs, kept)
-        callbacks, valid = list(self.callbacks or ()), None
+        callbacks, valid = [*(self.callbacks or ()), *([] if partial_fit else self._own_callbacks(n_epochs))], None
         if self.early_stopping and not partial_fit:
             train_rows, valid = self._hold_out(
                 train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
@@ -214,7 +230,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         verbose = bool(self.verbose)
         train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=verbose, checkpoint=kept)
         self.__dict__.update(fitted)
-        self._after_training(X, train_rows, held_out, part=partial_fit and go_on)
+        self._after_training(X, train_rows, kept_aside, part=partial_fit and go_on)
         return train_rows
 
     def _load(self, X: Any, groups: Any, device: torch.device, go_on: bool, *, min_samples: int) -> Rows | Stream:
@@ -253,17 +269,18 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         """Net with new weights, and the seed that decides all that is random about it."""
         seed = draw_seed(self.random_state) if seed is None else seed
         start = derive_seed(seed, "weights")
-        widths = tuple(int(width) for width in self.hidden_layer_sizes)
         generator = torch.Generator().manual_seed(start)
-        default = partial(nets.mlp, activation=self.activation, generator=generator, dtype=torch.float32)
+        encoder, decoder = self._default_networks(
+            partial(nets.mlp, activation=self.activation, generator=generator, dtype=torch.float32)
+        )
         isolated = isolated_rng(derive_seed(seed, "modules"), torch.device("cpu"))
         # On the CPU, whatever the device: the same initial weights everywhere.
         with isolated if self._has_foreign_parts() else nullcontext():
             module = build_vae(
                 self.n_features_in_,
                 self._n_latent(self.n_features_in_),
-                encoder=self.encoder or partial(default, hidden_layer_sizes=widths),
-                decoder=self.decoder or partial(default, hidden_layer_sizes=widths[::-1]),
+                encoder=self.encoder or encoder,
+                decoder=self.decoder or decoder,
                 likelihood=self._make_likelihood(),
                 scale_offset=self.scale_offset,
             )

@@ -53,8 +53,9 @@ class BetaTCVAE(BetaVAE):
         Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
         the decoder learns to bear, where the encoder's own would be smaller.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
-        for an iterable Dataset, whose rows nobody knows).
+        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least (one of QuantileVAE, and of more
+        rows than those steps take, as many at random) and 200 at most (30 for an iterable Dataset, whose rows nobody
+        knows).
     beta_warmup : int, default=0
         Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
         are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;

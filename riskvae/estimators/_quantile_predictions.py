@@ -10,8 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from riskvae._validation import check_parameters, choice, real
-from riskvae.detection._calibration import Calibration, benjamini_hochberg
-from riskvae.detection._density import RowDensity
+from riskvae.detection._calibration import Calibration, discoveries
+from riskvae.detection._noise import LEAST
+from riskvae.detection._score import RowScore
 from riskvae.estimators._inference import InferenceMixin
 
 __all__ = ["QuantilePredictionsMixin"]
@@ -25,7 +26,7 @@ _TAILS = ("two-sided", "greater", "less")
 class QuantilePredictionsMixin(InferenceMixin):
     """Methods of a fitted estimator whose likelihood is of quantiles."""
 
-    _density: RowDensity
+    _row_score: RowScore
     _calibration: Calibration | None
 
     def predict_quantiles(self, X: Any) -> Array:
@@ -95,16 +96,19 @@ class QuantilePredictionsMixin(InferenceMixin):
         ends = self._at(self._predict_quantiles(rows), alpha / 2, 1 - alpha / 2)
         if calibration is None:
             return ends
-        return calibration.widen(ends, self._at(calibration.quantiles, alpha / 2, 1 - alpha / 2), alpha)
+        # Quantiles of other levels are affine in the trained ones, and so is what is left of a value without them.
+        below, above = np.moveaxis(self._at(calibration.residuals, alpha / 2, 1 - alpha / 2), -1, 0)
+        return calibration.widen(ends, np.maximum(-below, above), alpha)
 
     def predict_scale(self, X: Any) -> Array:
         r"""Standard deviation of each feature around its median, where it is normal.
 
-        .. math:: \sigma_j = \frac{q_{j,b} - q_{j,a}}{\Phi^{-1}(b) - \Phi^{-1}(a)}
+        .. math:: \sigma_j = \kappa_j \frac{q_{j,b} - q_{j,a}}{\Phi^{-1}(b) - \Phi^{-1}(a)}
 
-        with the outermost levels a and b; never below a tenth of the feature's root mean squared error in training, as
-        quantiles may collapse where the decoder extrapolates, far from all training rows. Of the model: nothing
-        calibrates it.
+        with the outermost levels a and b; never below a tenth of the feature's root mean squared error on rows
+        that the model has not seen, as quantiles may collapse where the decoder extrapolates, far from all training
+        rows. The factor :math:`\kappa` is 1, but for features whose values repeat, such as categories: there levels do
+        not tell of what is rare, and it makes 99.5 % of the unseen rows have :math:`|z_j| \le 2.8`.
 
         Parameters
         ----------
@@ -125,13 +129,15 @@ class QuantilePredictionsMixin(InferenceMixin):
         return self._scale(self._predict_quantiles(self._check_rows(X)))
 
     def z_scores(self, X: Any) -> Array:
-        r"""How many standard deviations each value lies above its median.
+        r"""Normal score of each value: where it lies among its predicted quantiles, in standard deviations.
 
-        .. math:: z_j = (x_j - m_j) / \sigma_j
+        .. math:: z_j = \Phi^{-1}(a) / \kappa_j \quad\text{where}\quad q_{j,a}(x) = x_j
 
-        with the median of :meth:`reconstruct` and the standard deviation of :meth:`predict_scale`. Both are decoded
-        from what the encoder made of the whole row: an anomaly in one feature moves the latent point, and so
-        the z-scores of features that usually go with it. Read them as where the row and its reconstruction part.
+        with quantiles of all levels a linear in the normal score, between the trained levels and beyond, and
+        :math:`\kappa` as in :meth:`predict_scale`. Where quantiles lie evenly around the median that is
+        :math:`(x_j - m_j) / \sigma_j`; where noise is skewed, each side has its own scale. Quantiles are decoded from
+        what the encoder made of the whole row: an anomaly in one feature moves the latent point, and so the z-scores of
+        features that usually go with it. Read them as where the row and its reconstruction part.
 
         Parameters
         ----------
@@ -150,17 +156,23 @@ class QuantilePredictionsMixin(InferenceMixin):
         """
         self._check_two_levels("z_scores")
         rows = self._check_rows(X)
-        quantiles = self._predict_quantiles(rows)
-        return (rows - self._at(quantiles, 0.5)[..., 0]) / self._scale(quantiles)
+        return self._z_of(rows, self._predict_quantiles(rows))
 
     def p_values(self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None) -> Array:
-        r"""Probability of a value at least as far from its median, under the model, feature by feature.
+        r"""Probability of a value at least as far from its median, feature by feature.
+
+        After calibration (``calibration_fraction`` or :meth:`conformalize`) the share of values of the calibration rows
+        that are as far out, over all d features that are looked at,
+
+        .. math:: p_j = \frac{1 + \#\{(i, l) : |z_{il}| \ge |z_j|\}}{1 + n d}
+
+        (for one side, z or -z in place of :math:`|z|`): for rows exchangeable with those it holds whatever the model is
+        worth, on average over features. Without calibration it is that of the model,
 
         .. math:: 2 \Phi(-|z_j|) \text{ (two-sided)}, \qquad \Phi(-z_j) \text{ (greater)}, \qquad
                   \Phi(z_j) \text{ (less)}
 
-        of the :meth:`z_scores`: uniform where the model is right and features are normal around their medians. That
-        is an assumption, and nothing calibrates it; :meth:`conformal_p_values`, of whole rows, needs none.
+        of the :meth:`z_scores`: uniform where the model is right and features are normal around their medians.
 
         Parameters
         ----------
@@ -179,7 +191,12 @@ class QuantilePredictionsMixin(InferenceMixin):
         check_parameters("p_values", {"alternative": alternative}, {"alternative": choice(*_TAILS)})
         z = self.z_scores(X)
         where = _checked_mask(mask, z.shape)
-        p = 2.0 * norm.sf(np.abs(z)) if alternative == "two-sided" else norm.sf(z if alternative == "greater" else -z)
+        far = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}[alternative]
+        if self._calibration is None:
+            p = norm.sf(far(z)) * (2.0 if alternative == "two-sided" else 1.0)
+        else:
+            pool = np.sort(far(self._z_of_residuals()[:, where.any(0)]), axis=None)
+            p = (1.0 + len(pool) - np.searchsorted(pool, far(z))) / (1.0 + len(pool))
         return np.where(where, p, np.nan).astype(z.dtype)
 
     def detect_features(
@@ -187,10 +204,9 @@ class QuantilePredictionsMixin(InferenceMixin):
     ) -> NDArray[np.bool_]:
         """Values that stand out from the reconstruction of their row: discoveries among its features, or pixels.
 
-        The Benjamini-Hochberg procedure over the :meth:`p_values` of each row by itself, and so as good as the
-        model: the false discovery rate is ``fdr`` where those are uniform on rows without anomalies. No calibration
-        mends them; look at the spread of :meth:`z_scores` on held-out rows, which should be near 1. A model that
-        was trained too long has too small scales, and finds too much.
+        The Benjamini-Hochberg procedure over the :meth:`p_values` of each row by itself. After calibration those are
+        what calibration rows say, and of rows like these about ``fdr`` have a discovery at most. Without it they are as
+        good as the model: look at the spread of :meth:`z_scores` on held-out rows, which should be near 1.
 
         Parameters
         ----------
@@ -208,12 +224,7 @@ class QuantilePredictionsMixin(InferenceMixin):
         """
         check_parameters("detect_features", {"fdr": fdr}, {"fdr": _share})
         p = self.p_values(X, alternative=alternative, mask=mask)
-        found = np.zeros(p.shape, dtype=bool)
-        for row, values in zip(found, p, strict=True):
-            here = ~np.isnan(values)
-            if here.any():
-                row[here] = benjamini_hochberg(values[here], fdr)
-        return found
+        return discoveries(p, fdr)
 
     @property
     def _levels(self) -> tuple[float, ...]:
@@ -233,9 +244,22 @@ class QuantilePredictionsMixin(InferenceMixin):
         return torch.stack([self.module_.likelihood.at(given, score) for score in scores], -1).numpy()
 
     def _scale(self, quantiles: Array) -> Array:
-        low, high = norm.ppf([self._levels[0], self._levels[-1]])
-        scale = (quantiles[..., -1] - quantiles[..., 0]) / (high - low)
-        return np.maximum(scale, 0.1 * self._density.error_scale.numpy(force=True)).astype(quantiles.dtype)
+        noise = self._row_score.noise
+        scale = self.module_.likelihood.scales(torch.from_numpy(quantiles)).numpy()
+        least, inflation = (part.numpy(force=True) for part in (LEAST * noise.error_scale, noise.inflation))
+        return (np.maximum(scale, least) * inflation).astype(quantiles.dtype)
+
+    def _z_of(self, rows: Array, quantiles: Array) -> Array:
+        """Normal scores of values among their quantiles; those of residuals are among quantiles around 0."""
+        given, noise = torch.from_numpy(quantiles), self._row_score.noise
+        least, inflation = (part.to(given) for part in (LEAST * noise.error_scale.cpu(), noise.inflation.cpu()))
+        x = torch.from_numpy(np.array(rows, quantiles.dtype))
+        return (self.module_.likelihood.normal_score(x, given, least) / inflation).numpy()
+
+    def _z_of_residuals(self) -> Array:
+        """z-scores (n, n_features) of the calibration rows."""
+        residuals = self._calibration.residuals  # type: ignore[union-attr]  # asked for after calibration only
+        return self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals)
 
     def _check_two_levels(self, method: str) -> None:
         check_is_fitted(self)

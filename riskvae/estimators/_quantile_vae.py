@@ -2,22 +2,23 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
+from riskvae import nets
 from riskvae._sklearn import OutlierMixin
-from riskvae._validation import choice, derive_seed, integer, real
-from riskvae.detection._density import RowDensity
+from riskvae._validation import choice, integer, real
 from riskvae.estimators._base import BaseVAE
-from riskvae.estimators._detection import DetectionMixin
+from riskvae.estimators._judged_fit import JudgedFit
+from riskvae.estimators._risk_parameters import Risk, RiskParametersMixin
 from riskvae.estimators._types import Activation, Auto, Device, Network, RandomState
 from riskvae.likelihoods import Likelihood, Quantiles
 from riskvae.likelihoods._quantiles import LEVELS
-from riskvae.training._rows import Rows
-from riskvae.training._stream import Stream
+from riskvae.risk import CVaR
+from riskvae.training import Objective, RiskObjective
+from riskvae.training._objective import NearELBO
 
 # Parameters of the other estimators that choose a likelihood.
 _NOT_HERE = ("likelihood", "noise_scale", "output_activation")
@@ -25,7 +26,7 @@ _NOT_HERE = ("likelihood", "noise_scale", "output_activation")
 _MOST_LATENT = 64
 
 
-class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
+class QuantileVAE(OutlierMixin, JudgedFit):
     r"""Variational autoencoder whose decoder gives quantiles of each feature; a detector of anomalies.
 
     Minimizes, over the encoder q, the decoded quantiles and their scale s,
@@ -40,19 +41,19 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
 
     Three kinds of statements, from what the model says to what holds whatever it is worth:
 
-    - of the model: :meth:`predict_quantiles`, :meth:`predict_scale`, :meth:`z_scores`, :meth:`p_values`,
-      :meth:`detect_features`;
+    - of the model: :meth:`predict_quantiles`, :meth:`predict_scale`, :meth:`z_scores`;
     - marginal, once calibrated with held-out rows (``calibration_fraction`` or :meth:`conformalize`):
       the coverage of :meth:`predict_interval`, :meth:`conformal_p_values`, the false discovery rate of
-      :meth:`detect`. They hold on average over rows and calibration sets;
+      :meth:`detect`, the :meth:`p_values` of single values. They hold on average over rows and calibration sets;
     - nothing is promised conditionally: for rows of one kind, or given a row's content.
 
-    Rows are scored by their evidence bound under the fitted density (:meth:`score_samples`), and
-    :meth:`predict` compares that with ``offset_``. Scale X first (StandardScaler): features count by their
-    errors in the units that they come in.
+    Rows are scored by their evidence bound under the fitted density, or by their values one by one if those are more
+    unusual (:meth:`score_samples`), and :meth:`predict` compares that with ``offset_``. Training on everything that
+    there is, anomalies and all, is what the default is made for. Scale X first (StandardScaler): features count by
+    their errors in the units that they come in.
 
-    Parameters stand in groups: what is learned (``n_components`` to ``scale_offset``), which rows are anomalies
-    (``contamination`` to ``calibration_fraction``), how it trains (``max_epochs`` to ``random_state``), what it
+    Parameters stand in groups: what is learned (``n_components`` to ``scale_offset``), which rows count and which are
+    anomalies (``eps`` to ``n_folds``), how it trains (``max_epochs`` to ``random_state``), what it
     runs on (``n_score_samples`` to ``compile``).
 
     Parameters
@@ -78,20 +79,35 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     scale_offset : float, default=0.0
         Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
         the decoder learns to bear, where the encoder's own would be smaller.
+    eps : float, default=1.0
+        Share of each batch that trains, in (0, 1], by the rows' whole bounds; which rows is said by ``risk``. 1 trains
+        on all but those that lie far off (by ten interquartile ranges of the batch). Lower it, to .9 or .8, where you
+        know that X holds many anomalies: rows of a rare but normal kind are left out, too.
+    risk : {"seeking", "averse", "neutral"}, default="seeking"
+        Train on the best rows, on the worst, or on all; of no effect at ``eps=1``.
     contamination : float or "auto", default="auto"
         Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of all rows given to fit is flagged, and
-        more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms: of rows like the calibration rows
-        5 % are flagged; without calibration the line is where 5 % of the training rows would lie if they were new to
-        the prior, which flags somewhat more of new ones. Set ``offset_`` to draw it by hand. Threshold and density
-        are those of the last call's rows; of a torch Dataset, those of 10,000 items at random (of an iterable one,
-        of the first thousand). A part given to ``partial_fit`` that is smaller than the largest so far counts by its
-        share of that one, so a single row may be learned without deciding what is normal.
-    calibration_fraction : float, default=0.0
-        Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). Training on,
-        by ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
+        more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms, by rows that the model has not
+        seen (``n_folds``, or those that calibrate). Set ``offset_`` to draw it by hand. After ``partial_fit``, under
+        ``warm_start`` and of a torch Dataset all rows were seen: the line is where 5 % of them would lie if they were
+        new to the prior, which flags somewhat more of new ones. It is that of the last call's rows; of a Dataset of
+        10,000 items at random (of an iterable one, of the first thousand). A part given to ``partial_fit`` that is
+        smaller than the largest so far counts by its share of that one, so a single row may be learned without deciding
+        what is normal.
+    calibration_fraction : float or "cross", default=0.0
+        Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). "cross" gives none
+        away: it calibrates with the rows of ``n_folds``, by models that have not seen them; as those are not quite the
+        model itself, its promises hold nearly. Training on, by ``partial_fit``, ends a calibration; under
+        ``warm_start`` a fit that goes on cannot keep any.
+    n_folds : int or "auto", default="auto"
+        Where the error scales and the threshold come from: of n_folds parts of the rows each is judged by a model that
+        was trained on the others, while the model itself trains on all. 1 holds a fifth of the rows out, at most 2,000,
+        and trains no further model; 0 judges by the training rows, whose errors are too small. "auto" takes 5 for fewer
+        than 1,000 rows (six times the work), else 1. Equal rows and those of one of the ``groups`` stay together.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least and 200 at most (30
-        for an iterable Dataset, whose rows nobody knows).
+        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least (one of QuantileVAE, and of more
+        rows than those steps take, as many at random) and 200 at most (30 for an iterable Dataset, whose rows nobody
+        knows).
     beta_warmup : int, default=0
         Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
         are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
@@ -124,9 +140,9 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     random_state : int, RandomState or None, default=None
         Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
         NumPy's global generator.
-    n_score_samples : int or "auto", default=4
-        Latent draws per row in :meth:`score_samples`, as they were in fit; "auto" takes whole sets of
-        2 ``n_components``, at least 16 draws.
+    n_score_samples : int or "auto", default=1
+        Latent draws per row in :meth:`score_samples`, as they were in fit. 1 takes the posterior mean alone, which
+        ranks rows as well as draws do, and faster; "auto" takes whole sets of 2 ``n_components``, at least 16 draws.
     verbose : int, default=0
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
@@ -197,17 +213,19 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
     likelihood: Any = "quantiles"
 
     quantiles: Sequence[float]
-    calibration_fraction: float
+    eps: float
+    risk: Risk
     offset_: float
 
     _made_of: ClassVar = (*(name for name in BaseVAE._made_of if name not in _NOT_HERE), "quantiles")
-    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_line", "_calibration", "_density")
     _rules: ClassVar = {
         **{name: rule for name, rule in BaseVAE._rules.items() if name not in _NOT_HERE},
         "n_components": choice("auto") | integer(1),
         "quantiles": LEVELS,
+        **{name: RiskParametersMixin._rules[name] for name in ("eps", "risk")},
         "contamination": choice("auto") | real(0.0, 0.5, closed="right"),
-        "calibration_fraction": real(0.0, 1.0, closed="left"),
+        "n_folds": choice("auto") | integer(0),
+        "calibration_fraction": choice("cross") | real(0.0, 1.0, closed="left"),
     }
 
     def __init__(
@@ -222,9 +240,12 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         encoder: Network | None = None,
         decoder: Network | None = None,
         scale_offset: float = 0.0,
-        # Which rows are anomalies.
+        # Which rows count, and which are anomalies.
+        eps: float = 1.0,
+        risk: Risk = "seeking",
         contamination: float | Auto = "auto",
-        calibration_fraction: float = 0.0,
+        calibration_fraction: float | Literal["cross"] = 0.0,
+        n_folds: int | Auto = "auto",
         # How it trains.
         max_epochs: int | Auto = "auto",
         beta_warmup: int = 0,
@@ -240,7 +261,7 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
         checkpoint: str | os.PathLike[str] | None = None,
         random_state: RandomState = None,
         # What it runs on.
-        n_score_samples: int | Auto = 4,
+        n_score_samples: int | Auto = 1,
         verbose: int = 0,
         device: Device = "auto",
         compile: bool = False,
@@ -249,49 +270,33 @@ class QuantileVAE(OutlierMixin, DetectionMixin, BaseVAE):
 
     # -------------------------------------------------------------------------------------- training
 
+    _epochs_by_steps: ClassVar = (2_000, 1, 200)
+
+    def make_objective(self) -> Objective:
+        if self.risk == "neutral" or self.eps == 1:
+            return NearELBO(self.beta, beta_warmup=self.beta_warmup)
+        tail, measure = "best" if self.risk == "seeking" else "worst", CVaR().with_eps(self.eps)
+        return RiskObjective(self.beta, measure, measure, tail=tail, on="elbo", beta_warmup=self.beta_warmup)
+
+    def _counted_share(self) -> float:
+        return self.eps if self.risk == "seeking" else 1.0
+
     def _make_likelihood(self) -> Likelihood:
         return Quantiles(tuple(float(level) for level in self.quantiles))
 
     def _n_latent(self, n_features: int) -> int:
         return min(n_features, _MOST_LATENT) if self.n_components == "auto" else self.n_components
 
-    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Rows | None]:
-        if self.calibration_fraction == 0:
-            return rows, None
-        if self.__sklearn_is_fitted__() and self.warm_start:
-            raise ValueError(
-                f"QuantileVAE: calibration_fraction={self.calibration_fraction:g} cannot keep rows from a training "
-                "that goes on (warm_start=True): earlier fits may have seen them. Set calibration_fraction=0.0, and "
-                "call conformalize(X_cal) with rows that were never trained on."
-            )
-        train, held_out = self._hold_out(
-            rows, self.calibration_fraction, derive_seed(seed, "calibration"), "calibration_fraction", 0.0
-        )
-        if len(held_out) < 2 or len(train) < 2:
-            raise ValueError(
-                f"QuantileVAE: calibration_fraction={self.calibration_fraction:g} of {len(train) + len(held_out)} "
-                f"rows sets {len(held_out)} aside and leaves {len(train)} to train on; both need 2 at least. Pass "
-                "more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
-            )
-        return train, held_out
+    def _default_networks(self, make: Any) -> tuple[Any, Any]:
+        encoder, decoder = super()._default_networks(make)
+        return partial(_standardized, encoder), decoder
 
-    @torch.no_grad()
-    def _after_training(self, X: Any, rows: Rows | Stream, held_out: Rows | None, *, part: bool) -> None:
-        seed, n = derive_seed(self._seed, "density"), max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_)
-        some = rows.sample(min(n, RowDensity.N_ROWS), seed)
-        density = RowDensity(self.module_, some, self._score_draws().to(some), seed, rows.n_rows)
-        earlier = self._density if part else None
-        if earlier is not None:
-            density.join(earlier.to(some.device), seed)
-        self._density = density
-        self._calibration = self._line = None  # earlier ones are of other weights
-        if held_out is not None and held_out.index is not None:
-            self._calibrate(self._check_rows(X)[held_out.index.numpy()])
-        if self.contamination != "auto":
-            seen = some.numpy(force=True) if isinstance(X, Dataset | DataLoader) else self._check_rows(X)
-            scores = density.remember(torch.from_numpy(self._score(seen)), earlier, seed)
-            self._draw_line(float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination)))
-        elif held_out is None:
-            scores = density.remember(density.left_out(self.module_, some), earlier, seed)
-            self._allow_false_alarms(scores.sort().values.numpy(force=True))
-        density.cpu()  # from where a model can be loaded anywhere
+    def _fit_units(self, module: Any, x: Tensor) -> None:
+        first = not module.likelihood.started
+        super()._fit_units(module, x)
+        if first and module.likelihood.started and self.encoder is None:
+            module.encoder[0].set(module.likelihood.center, module.likelihood.unit)
+
+
+def _standardized(encoder: Any, n_in: int, n_out: int) -> nn.Module:
+    return nn.Sequential(nets.Standardize(n_in), *encoder(n_in, n_out))

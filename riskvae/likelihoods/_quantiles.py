@@ -136,6 +136,29 @@ class Quantiles(ScaledLikelihood):
         low, high = (quantiles.gather(-1, i[..., None])[..., 0] for i in (right - 1, right))
         return low + (high - low) * ((score - t[right - 1]) / (t[right] - t[right - 1]))
 
+    def scales(self, quantiles: Tensor) -> Tensor:
+        """Standard deviations (..., n_features) by the outermost levels, of normal values; NaN with one level."""
+        if len(self.normal_scores) == 1:
+            return torch.full_like(quantiles[..., 0], torch.nan)
+        return (quantiles[..., -1] - quantiles[..., 0]) / float(self.normal_scores[-1] - self.normal_scores[0])
+
+    def normal_score(self, x: Tensor, quantiles: Tensor, least: Tensor | float = 0.0) -> Tensor:
+        """Scores (..., n_features) at which :meth:`at` gives the values x: its inverse.
+
+        ``least`` is the smallest standard deviation beyond the outermost levels.
+        """
+        t = torch.tensor(self.normal_scores).to(quantiles)
+        if len(t) == 1:
+            return torch.full_like(x, torch.nan)
+        tiny = torch.finfo(x.dtype).tiny
+        slopes = (quantiles.diff(dim=-1) / t.diff()).clamp(min=tiny)
+        segment = (x[..., None] >= quantiles[..., 1:-1]).sum(-1, keepdim=True)
+        low = quantiles.gather(-1, segment)[..., 0]
+        z = t[segment[..., 0]] + (x - low) / slopes.gather(-1, segment)[..., 0]
+        below, above = quantiles[..., 0], quantiles[..., -1]
+        z = torch.where(x > above, t[-1] + (x - above) / slopes[..., -1].clamp(min=least), z)
+        return torch.where(x < below, t[0] + (x - below) / slopes[..., 0].clamp(min=least), z)
+
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         if self.values_per_feature == 1:
             raise ValueError(

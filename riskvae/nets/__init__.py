@@ -17,5 +17,6 @@ from riskvae.nets._convolutions import conv_decoder, conv_encoder
 from riskvae.nets._linear import Linear
 from riskvae.nets._mlp import ACTIVATIONS, mlp
 from riskvae.nets._posterior import Posterior, unit_softplus
+from riskvae.nets._standardize import Standardize
 
-__all__ = ["ACTIVATIONS", "Linear", "Posterior", "conv_decoder", "conv_encoder", "mlp", "unit_softplus"]
+__all__ = ["ACTIVATIONS", "Linear", "Posterior", "Standardize", "conv_decoder", "conv_encoder", "mlp", "unit_softplus"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riskvae.nets import Linear
+from riskvae.nets import Linear, Standardize
 from riskvae.robustness._coder import CHUNK
 
 # Largest slope of each activation; that of GELU is 1.12898..., of SiLU 1.09983...
@@ -15,8 +15,8 @@ _SLOPES: dict[type[nn.Module], float] = {
     nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.Dropout: 1.0, nn.ReLU: 1.0, nn.Tanh: 1.0,
     nn.Softplus: 1.0, nn.Sigmoid: 0.25, nn.GELU: 1.129, nn.SiLU: 1.1,
 }  # fmt: skip
-_EXACT = (nn.Linear, Linear, nn.Conv2d, nn.LeakyReLU, nn.ELU)  # by their own parameters
-_AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, nn.Conv2d)
+_EXACT = (nn.Linear, Linear, Standardize, nn.Conv2d, nn.LeakyReLU, nn.ELU)  # by their own parameters
+_AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, Standardize, nn.Conv2d)
 _KINKED = (nn.ReLU, nn.LeakyReLU)
 
 
@@ -51,6 +51,8 @@ def _slope(layer: nn.Module) -> float | None:
         return None
     if isinstance(layer, nn.Linear):
         return float(torch.linalg.matrix_norm(layer.weight.detach().cpu().double(), 2))
+    if isinstance(layer, Standardize):
+        return 1.0 / float(layer.scale)
     if isinstance(layer, nn.Conv2d):
         # A pixel lies in at most this many windows, and on each window the kernel acts as one matrix.
         windows = math.prod(math.ceil(k / s) for k, s in zip(layer.kernel_size, layer.stride, strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 
 from skorch.callbacks import Callback
 
-__all__ = ["Callback", "EarlyStopping", "Progress"]
+__all__ = ["Callback", "EarlyStopping", "Progress", "Snapshot"]
 
 
 class EarlyStopping(Callback):
@@ -40,6 +40,20 @@ class EarlyStopping(Callback):
             net.module_.load_state_dict(self.states_[0])
             net.criterion_.load_state_dict(self.states_[1])
             net.best_epoch = self.best_epoch_
+
+
+class Snapshot(Callback):
+    """Keep the weights of one epoch, counted from 1, that training goes on from."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.state_: dict[str, Any] | None = None
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if net.history[-1, "epoch"] == self.epoch:
+            self.state_ = {name: value.detach().cpu().clone() for name, value in net.module_.state_dict().items()}
 
 
 class Progress(Callback):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from riskvae.losses import total_correlation
 from riskvae.training._vae import Terms
 
-__all__ = ["Objective", "TotalCorrelationELBO", "WeightedELBO"]
+__all__ = ["NearELBO", "Objective", "TotalCorrelationELBO", "WeightedELBO"]
 
 
 class Objective(nn.Module):
@@ -92,6 +92,7 @@ class WeightedELBO(Objective):
         self.beta = beta
         self.beta_warmup = beta_warmup
         self.warmup = beta_warmup
+        self._counts: Tensor | None = None  # what the rows of a batch count
         # A tensor, so that a compiled step does not hang on its value.
         self.register_buffer("share", torch.tensor(1.0), persistent=False)
 
@@ -112,6 +113,30 @@ class WeightedELBO(Objective):
 
     def forward(self, terms: Terms) -> Tensor:
         return terms.nll.mean() + self.weighted(terms.kl.mean())
+
+
+class NearELBO(WeightedELBO):
+    r"""The same of the rows of a batch that do not lie far off, in the loss and in a learned noise.
+
+    A row is far off where its bound exceeds the upper quartile of the batch by ten interquartile ranges (of a nat at
+    least). Of rows of one kind, however hard some of them are, hardly any is; a corrupted one is from the start.
+    """
+
+    REACH = 10.0
+
+    def forward(self, terms: Terms) -> Tensor:
+        nll, kl = terms.nll.mean(0), self.weighted(terms.kl)
+        total = (nll + kl).detach()
+        low, high = torch.quantile(total, torch.tensor([0.25, 0.75], dtype=total.dtype, device=total.device))
+        near = (total <= high + self.REACH * (high - low).clamp(min=1.0)).to(nll)
+        self._counts = near / near.sum() if self.training else None
+        return torch.where(near > 0, (nll + kl) * near, torch.zeros_like(nll)).sum() / near.sum()
+
+    def counted(self, terms: Terms) -> Tensor | None:
+        if self._counts is None:
+            return None
+        nll = terms.nll.detach().mean(0)
+        return torch.where(self._counts > 0, nll * self._counts, torch.zeros_like(nll)).sum()
 
 
 class TotalCorrelationELBO(WeightedELBO):

@@ -70,6 +70,12 @@ class Rows(Dataset[Tensor]):
         train.index, valid.index = parts
         return train, valid
 
+    def only(self, places: Tensor) -> Self:
+        """The rows at some places, counted among these, in that order where they are not shuffled."""
+        part = copy.copy(self)
+        part.index = places if self.index is None else self.index[places]
+        return part
+
     def head(self) -> Tensor:
         """Rows that show the scale of the data: all of them; of a selection, at most a hundred thousand."""
         return self.data.x if self.index is None else self.sample(100_000, 0)

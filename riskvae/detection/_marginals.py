@@ -1,0 +1,81 @@
+"""How unusual the values of a row are, each by itself: tails of the features' own distributions."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Marginals"]
+
+# Numbers that are kept of all features together.
+_KEPT = 2**20
+# Features of no more values are taken as categories.
+FEW_VALUES = 10
+
+
+class Marginals(nn.Module):
+    r"""Features one by one: sum of the log-shares of values that lie as far out as those of a row.
+
+    .. math:: t(x) = \sum_j \log \min\Bigl(1,\; 2 \min\Bigl(\frac{1 + \#\{i : x_{ij} \le x_j\}}{n + 2},\;
+              \frac{1 + \#\{i : x_{ij} \ge x_j\}}{n + 2}\Bigr)\Bigr)
+
+    Ranks do not hang on units, no row counts for more than one, and none is memorized. Beyond the outermost value the
+    share shrinks as one over the distance in spreads, so that a more extreme value has a smaller one.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_features)
+        Rows, in random order; at most some million of their values are kept, sorted by feature.
+
+    References
+    ----------
+    Li, Zhao, Hu, Botta, Ionescu and Chen, "ECOD: unsupervised outlier detection using empirical cumulative
+    distribution functions" (2022), for sums of log tail probabilities.
+    """
+
+    values: Tensor
+    spread: Tensor
+
+    N_ROWS = 2_000  # so that a tail of a thousandth is seen
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        kept = x[: min(self.N_ROWS, max(2, _KEPT // x.shape[1]))]
+        self.register_buffer("values", kept.T.sort(-1).values.contiguous())
+        self.register_buffer("spread", self._spread())
+
+    def _spread(self) -> Tensor:
+        n = self.values.shape[1]
+        middle = self.values[:, min(n - 1, (3 * n) // 4)] - self.values[:, n // 4]
+        whole = self.values[:, -1] - self.values[:, 0]
+        spread = torch.where(middle > 0, middle, whole)
+        return torch.where(spread > 0, spread, 1e-3 * spread.square().mean().sqrt() + 1e-12)
+
+    @property
+    def discrete(self) -> Tensor:
+        """Features whose values repeat: no more than half as many values as rows."""
+        n = self.values.shape[1]
+        return (self.values.diff(dim=1) != 0).sum(1) + 1 <= n / 2
+
+    @property
+    def gap(self) -> Tensor:
+        """Smallest distance between the values of each feature that has few of them, such as a category; else 0."""
+        steps = self.values.diff(dim=1)
+        few = (steps > 0).sum(1) < FEW_VALUES
+        least = torch.where(steps > 0, steps, torch.inf).amin(1) if steps.shape[1] else torch.full_like(few, torch.inf)
+        return torch.where(few & torch.isfinite(least), least, torch.zeros_like(self.spread))
+
+    def forward(self, x: Tensor, *, seen: bool = False) -> Tensor:
+        """Sums (n,) for rows; ``seen`` rows are among those kept, and do not count for themselves."""
+        n, own = self.values.shape[1] - seen, int(seen)
+        columns = x.float().to(self.values).T.contiguous()  # rounded as the values are: ties must stay ties
+        below = torch.searchsorted(self.values, columns, right=True) - own
+        above = self.values.shape[1] - torch.searchsorted(self.values, columns) - own
+        share = (2.0 * (torch.minimum(below, above) + 1) / (n + 2)).to(columns).clamp(max=1.0)
+        out = torch.maximum(self.values[:, :1] - columns, columns - self.values[:, -1:]).clamp(min=0.0)
+        return (share.log() - (out / self.spread[:, None]).log1p()).sum(0).to(x.dtype)
+
+    def join(self, earlier: "Marginals", kept: tuple[Tensor, Tensor]) -> None:
+        """Take some rows' worth of values of an earlier part, and of this one, by their places (old, new)."""
+        old, new = (places.to(self.values.device) for places in kept)
+        new = new[new < self.values.shape[1]]
+        self.values = torch.cat((earlier.values[:, old], self.values[:, new]), 1).sort(-1).values.contiguous()
+        self.spread = self._spread()

@@ -1,0 +1,164 @@
+"""How rows that a model has not seen differ from what it makes of them, and the noise that follows from that."""
+
+import math
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from riskvae.detection._marginals import Marginals
+from riskvae.losses import LOG_2PI
+
+__all__ = ["CHUNK", "LEAST", "Errors", "Noise"]
+
+# Values that are computed at once.
+CHUNK = 2**22
+# Of so many rows, the one that fits worst does not count (at least one, from twenty rows on).
+_WORST, _FEW = 100, 20
+# An error of a feature's own spread is taken to have been seen in so many rows before any: scales are never 0.
+_PRIOR = 0.1
+# A feature's own scales are used where they are better by so many standard errors.
+_SURE = 2.0
+# Least scale of a value, in units of its feature's: quantiles may collapse where the decoder extrapolates.
+LEAST = 0.1
+# Tail of |z| by which scales of features with repeated values are measured, and what it is of a normal variable.
+_TAIL, _NORMAL_TAIL = 0.995, 2.807
+
+
+class Errors(NamedTuple):
+    """Errors of n rows with d features.
+
+    Parameters
+    ----------
+    squares : Tensor of shape (n, d)
+        Squared errors of the medians, mean of two opposite draws from the posterior.
+    scales : Tensor of shape (n, d)
+        Standard deviations by the decoded quantiles at the posterior mean; NaN where there are no two.
+    z : Tensor of shape (n, d)
+        Normal scores of the values under these quantiles.
+    loss : Tensor of shape (n,)
+        Reconstruction losses, in nats.
+    """
+
+    squares: Tensor
+    scales: Tensor
+    z: Tensor
+    loss: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, vae: Any, x: Tensor, seed: int) -> Self:
+        """Errors of rows."""
+        generator, found = torch.Generator().manual_seed(seed), []
+        for rows in x.split(max(1, CHUNK // max(vae.likelihood.n_values, vae.widest))):
+            posterior = vae.encode(rows)
+            step = posterior.scale * torch.randn(posterior.scale.shape, generator=generator).to(rows)
+            squares = sum((rows - vae.decode(z)).square() for z in (posterior.mean + step, posterior.mean - step))
+            raw = vae.decoder(posterior.mean)
+            quantiles = vae.likelihood.quantiles(raw)
+            found.append((
+                0.5 * squares, vae.likelihood.scales(quantiles), vae.likelihood.normal_score(rows, quantiles),
+                vae.likelihood.nll(rows, raw),
+            ))  # fmt: skip
+        return cls(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+    @classmethod
+    def join(cls, parts: "list[Errors]") -> Self:
+        """Errors of all rows of some parts."""
+        return cls(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
+class Noise(nn.Module):
+    r"""Density of a row's values around their medians, of each feature's own scale.
+
+    .. math:: p(x_j) = \frac{n}{n+1} N(x_j; m_j, s_j^2) + \frac{1}{n+1} N(x_j; m_j, (3 u_j)^2)
+
+    Scales s are root mean squared errors of n rows, but for the hundredth that fits worst. The second part gives every
+    value the chance of one row in n + 1 to be anything that the feature, of spread u, can be: what was never seen
+    among n rows, such as a level of a category, is as unusual as that, and not beyond all bounds. A feature whose
+    errors follow the decoded quantiles has s of these, times a constant, where that makes the rows likelier. Of a
+    feature with few values, g apart, a miss costs as many nats as it is rare: s is at least
+    :math:`g / \sqrt{2 \log(1/p)}` with p the share of errors larger than g / 2.
+
+    Parameters
+    ----------
+    errors : Errors
+        Of rows that the model has not seen, if there are any.
+    unit : Tensor of shape (n_features,)
+        Spread u of each feature.
+    marginals : Marginals
+        Of the features, which tells whose values repeat, and how far they are apart.
+    n_rows : int
+        Rows that were trained on.
+    """
+
+    error_scale: Tensor
+    broad: Tensor
+    own: Tensor
+    factor: Tensor
+    inflation: Tensor
+
+    def __init__(self, errors: Errors, unit: Tensor, marginals: Marginals, n_rows: int) -> None:
+        super().__init__()
+        gap, discrete = marginals.gap, marginals.discrete
+        self.n_rows = n_rows
+        n = len(errors.loss)
+        leave = 0 if n < _FEW else math.ceil(n / _WORST)
+        self._counts = errors.loss.argsort().argsort() < n - leave
+        squares, scales = errors.squares[self._counts], errors.scales[self._counts]
+        typical = unit.square().mean()
+        self._prior = _PRIOR * torch.where(unit.square() < 1e-4 * typical, typical, unit.square())
+        self._sum, self._n = squares.sum(0) + self._prior, len(squares) + _PRIOR
+        missed = 1 + (squares > (0.5 * gap).square()).sum(0)
+        self._floor = gap / (2.0 * ((len(squares) + 2) / missed).log()).sqrt()
+        self.register_buffer("error_scale", torch.maximum((self._sum / self._n).sqrt(), self._floor))
+        self.register_buffer("broad", 3.0 * torch.maximum(unit.square(), self._prior / _PRIOR).sqrt())
+        ratio = squares / torch.maximum(scales, LEAST * self.error_scale).square()
+        self.register_buffer("factor", ratio.mean(0).sqrt())
+        self.register_buffer("own", self._where_better(squares, scales) & (gap == 0) & (unit.square() > 1e-4 * typical))
+        z = errors.z[self._counts].abs()
+        tail = z.sort(0).values[min(len(z) - 1, math.ceil(_TAIL * len(z)))] / _NORMAL_TAIL
+        self.register_buffer("inflation", torch.where(discrete, tail.clamp(min=1.0), torch.ones_like(tail)))
+
+    def _where_better(self, squares: Tensor, scales: Tensor) -> Tensor:
+        """Features whose errors follow the decoded scales: rows are likelier, beyond chance."""
+        if len(squares) < _FEW or not torch.isfinite(scales).all():
+            return torch.zeros_like(self.error_scale, dtype=torch.bool)
+        own, s = torch.maximum(self.factor * scales, LEAST * self.error_scale), self.error_scale
+        gain = 0.5 * squares * (s**-2 - own**-2) + (s / own).log()
+        sure = gain.mean(0) > _SURE * gain.std(0) / math.sqrt(len(gain))
+        return sure & torch.isfinite(own).all(0)
+
+    def without(self, errors: Errors) -> Tensor:
+        """Scales (n, d) that each of the rows has by all others."""
+        own = torch.where(self._counts[:, None], errors.squares, torch.zeros_like(errors.squares))
+        rest = (self._sum - own).clamp(min=0.0) + 1e-3 * self._prior
+        return torch.maximum((rest / (self._n - self._counts[:, None].to(rest))).sqrt(), self._floor)
+
+    def forget(self) -> None:
+        """Drop what only :meth:`without` needs."""
+        del self._counts, self._sum, self._prior, self._floor
+
+    def log_density(self, vae: Any, x: Tensor, raw: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Log-density (n_draws, n) of rows (n, d) whose decoded values are ``raw`` (n_draws, n, ...)."""
+        s = self.error_scale if scale is None else scale
+        if self.own.any():
+            quantiles = vae.likelihood.quantiles(raw)
+            median = vae.likelihood.at(quantiles, quantiles.new_zeros(()))
+            own = torch.maximum(self.factor * vae.likelihood.scales(quantiles), LEAST * self.error_scale)
+            s = torch.where(self.own, own, s)
+        else:
+            median = vae.likelihood.mean(raw)
+        square = (x - median).square()
+        known = torch.addcmul(-s.log(), square, s**-2, value=-0.5)
+        other = torch.addcmul(-self.broad.log() - math.log(self.n_rows), square, self.broad**-2, value=-0.5)
+        constant = 0.5 * LOG_2PI + math.log1p(1.0 / self.n_rows)
+        return torch.logaddexp(known, other).sum(-1) - constant * x.shape[-1]
+
+    def blend(self, earlier: "Noise", share: float) -> None:
+        """Go on from the noise of an earlier part of the data, with a share of what is new."""
+        squares = share * self.error_scale.square() + (1 - share) * earlier.error_scale.square()
+        self.error_scale = squares.sqrt()
+        self.own, self.factor, self.broad = earlier.own, earlier.factor, earlier.broad
+        self.inflation = torch.maximum(self.inflation, earlier.inflation)
+        self.n_rows = max(self.n_rows, earlier.n_rows)

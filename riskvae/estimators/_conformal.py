@@ -1,0 +1,255 @@
+"""Calibration with held-out rows: p-values of rows, and discoveries with the share of false ones controlled."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from riskvae._validation import check_parameters, host_array, level_of_the_user, real
+from riskvae.detection._calibration import Calibration, benjamini_hochberg, excess
+from riskvae.detection._parts import row_keys
+from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
+
+__all__ = ["FALSE_ALARMS", "ConformalMixin"]
+
+Array = NDArray[Any]
+
+_share = real(0.0, 1.0, closed="neither")
+
+# Share of rows like those of the training that contamination="auto" flags.
+FALSE_ALARMS = 0.05
+
+
+class ConformalMixin(QuantilePredictionsMixin):
+    """Methods of a fitted estimator that held-out rows calibrate; its score and threshold come from a subclass."""
+
+    contamination: Any
+    offset_: float
+    _score: Callable[[Array], Array]
+    _is_set_by_hand: Callable[[], bool]
+    _allow_false_alarms: Callable[..., None]
+    _trained: Any  # keys of the rows that were trained on
+    _line: Any  # the contamination that fit drew the line for, and where
+
+    def conformalize(self, X_cal: Any, *, groups: Any = None) -> Self:
+        """Calibrate with rows that were not trained on; replaces an earlier calibration, and trains nothing.
+
+        Where ``contamination="auto"`` it also sets ``offset_``, unless you have set it by hand, so that 5 % of rows
+        like these are flagged. The rows themselves are not kept, but their scores, and by how much their values
+        miss their predicted quantiles.
+
+        Anomalies among the calibration rows hide others of their kind: what is as unusual as they are is no discovery.
+        Where the lowest scores are too many to be the tail of the others, as many as are in excess are left out, with a
+        warning. That finds clear cases alone: look through the rows before you calibrate with them.
+
+        Parameters
+        ----------
+        X_cal : array-like of shape (n_calibration, n_features)
+            Held-out rows, two at least, exchangeable with those to come (the inliers among them, for
+            :meth:`detect`).
+        groups : array-like of shape (n_calibration,), default=None
+            A label of each row, for promises that hold in each group by itself: :meth:`detect` with ``groups`` compares
+            a row with calibration rows of its own group.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If rows of X_cal were trained on.
+
+        Warns
+        -----
+        UserWarning
+            Where rows are too few to show where 5 % of them lie; where some look like anomalies.
+        """
+        rows = self._check_rows(X_cal).copy()
+        if len(rows) < 2:
+            raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
+        self._refuse_trained(rows)
+        self._calibrate(rows, None if groups is None else labels_of(groups, len(rows), "X_cal"))
+        if self.contamination == "auto" and len(rows) < 1 / FALSE_ALARMS - 1:
+            warnings.warn(
+                f"conformalize: {len(rows)} rows cannot show where {FALSE_ALARMS:.0%} of them lie, so predict flags "
+                "what is more unusual than all of them. Calibrate with "
+                f"{math.ceil(1 / FALSE_ALARMS) - 1} rows or more.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def conformal_p_values(self, X: Any, *, groups: Any = None, confidence: float | None = None) -> NDArray[np.float64]:
+        r"""Share of calibration rows that are at least as unusual as each row.
+
+        .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}
+
+        with :meth:`score_samples` as s and the n calibration rows. For a row that is exchangeable with them,
+        :math:`P(p \le t) \le t`, whatever the model is worth, on average over calibration sets. For one
+        calibration set the rate scatters around t with a standard deviation of :math:`\sqrt{t (1 - t) / n}`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        groups : array-like of shape (n_samples,), default=None
+            A label of each row, as :meth:`conformalize` was given: n counts calibration rows of the same group.
+        confidence : float, default=None
+            With it p-values are larger, such that :math:`P(p \le t) \le t` for all small t (below a fifth) *given*
+            the calibration set, for this share of calibration sets.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            From 1 / (n + 1) to 1; with ``confidence`` from about :math:`-\log(1 - \text{confidence}) / n` on.
+
+        Raises
+        ------
+        ValueError
+            Before calibration.
+        """
+        if confidence is not None:
+            check_parameters("conformal_p_values", {"confidence": confidence}, {"confidence": _share})
+        calibration = self._calibrated("conformal_p_values")
+        scores = self.score_samples(X)
+        labels = None if groups is None else self._known_labels(groups, len(scores), calibration)
+        return calibration.p_values(scores, labels, confidence)
+
+    def detect(
+        self, X: Any, fdr: float = 0.05, *, groups: Any = None, confidence: float | None = None
+    ) -> NDArray[np.bool_]:
+        """Rows that are anomalies, with the expected share of false ones among them controlled.
+
+        The Benjamini-Hochberg procedure over :meth:`conformal_p_values` of the rows of X. If the
+        calibration rows and the inliers in X are exchangeable and apart, the false discovery rate is at most
+        ``fdr`` on average over calibration sets, and lower where X holds many anomalies. What counts as one depends on
+        the other rows of X: ask for all rows of interest at once.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        fdr : float, default=0.05
+            False discovery rate, in (0, 1).
+        groups : array-like of shape (n_samples,), default=None
+            A label of each row, as :meth:`conformalize` was given; each is compared with its own group.
+        confidence : float, default=None
+            Share of calibration sets for which the rate holds; None promises its mean over calibration sets.
+
+        Returns
+        -------
+        ndarray of bool, of shape (n_samples,)
+            True for discoveries: ``X[vae.detect(X)]`` are the anomalies.
+
+        Raises
+        ------
+        ValueError
+            Before calibration.
+
+        Warns
+        -----
+        UserWarning
+            Where there are too few calibration rows to find any row, or a small share of the rows; where nothing is
+            found although :meth:`predict` flags some rows.
+
+        References
+        ----------
+        Benjamini and Hochberg, "Controlling the false discovery rate" (1995).
+        Bates, Candes, Lei, Romano and Sesia, "Testing for outliers with conformal p-values", Annals of
+        Statistics 51 (2023).
+        """
+        check_parameters("detect", {"fdr": fdr}, {"fdr": _share})
+        calibration = self._calibrated("detect")
+        p = self.conformal_p_values(X, groups=groups, confidence=confidence)
+        too_small = groups is None and confidence is None and calibration.warn_if_too_small(fdr, len(p))
+        found = benjamini_hochberg(p, fdr)
+        if not found.any() and not too_small:
+            self._warn_of_hidden(X)
+        return found
+
+    def _warn_of_hidden(self, X: Any) -> None:
+        """Say so where detect finds nothing, and there is reason to think that something is there."""
+        scores = self._score(self._check_rows(X))
+        flagged, n = int((scores < self.offset_).sum()), len(scores)
+        if flagged:
+            usual = FALSE_ALARMS if self.contamination == "auto" else float(self.contamination)
+            warnings.warn(
+                f"detect found none of the {flagged} of {n} rows that predict flags. It would flag some {usual:.0%} of "
+                "rows without anomalies, too. But anomalies among the calibration rows hide others: what is as unusual "
+                "as they are is no discovery. If X holds some, call conformalize(X_cal) with rows that hold none, or "
+                "ask for a larger fdr.",
+                UserWarning,
+                stacklevel=level_of_the_user(),
+            )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there are calibration rows."""
+        return self.__sklearn_is_fitted__() and self._calibration is not None
+
+    def _calibrated(self, method: str) -> Calibration:
+        check_is_fitted(self)
+        if self._calibration is None:
+            raise ValueError(
+                f"{method} compares rows with held-out ones, and there are none. Call conformalize(X_cal) with rows "
+                "that were not trained on, or fit with calibration_fraction above 0, such as 0.2."
+            )
+        return self._calibration
+
+    def _refuse_trained(self, rows: Array) -> None:
+        """Raise where rows were trained on, or more of them equal trained ones than they would by chance."""
+        if self._trained is None:
+            return
+        known, n = self._trained.recognize(row_keys(np.asarray(rows, np.float32)))
+        chance = self._trained.repeated * n
+        if known > chance + 3 * math.sqrt(chance):
+            raise ValueError(
+                f"conformalize: {known} of the {n} rows of X_cal were trained on, or equal rows that were. The model "
+                "knows them, so that others would look unusual beside them. Pass rows that were kept from fit, or fit "
+                "with calibration_fraction=0.2 (a share of the rows) or 'cross' (none)."
+            )
+
+    def _calibrate(self, rows: Array, labels: NDArray[Any] | None = None) -> None:
+        self._calibrate_by(self._score(rows), rows[..., None] - self._predict_quantiles(rows), labels)
+
+    def _calibrate_by(self, scores: Array, residuals: Array, labels: NDArray[Any] | None = None) -> None:
+        order = np.argsort(scores, kind="stable")
+        left_out = excess(scores[order])
+        if left_out:
+            warnings.warn(
+                f"{type(self).__name__}: {left_out} of {len(scores)} calibration rows score so low that they look like "
+                "anomalies; they are left out. Look at the rows with the lowest scores: if they are as they should be, "
+                "calibrate with more rows.",
+                UserWarning,
+                stacklevel=level_of_the_user(),
+            )
+        kept = order[left_out:]
+        groups = (
+            {} if labels is None else {k.item(): np.sort(scores[kept][labels[kept] == k]) for k in np.unique(labels)}
+        )
+        self._calibration = Calibration(scores[kept], residuals.astype(np.float32), left_out, groups)
+        if self.contamination == "auto" and (self._line is None or not self._is_set_by_hand()):
+            self._allow_false_alarms(scores[kept])
+
+    def _known_labels(self, groups: Any, n: int, calibration: Calibration) -> NDArray[Any]:
+        labels = labels_of(groups, n, "X")
+        unknown = [label.item() for label in np.unique(labels) if label.item() not in calibration.groups]
+        if unknown:
+            raise ValueError(
+                f"groups: there are no calibration rows of {unknown[:5]!r}. Call conformalize(X_cal, groups=...) with "
+                "rows of all groups."
+            )
+        return labels
+
+
+def labels_of(groups: Any, n: int, name: str) -> NDArray[Any]:
+    """Labels of rows, one for each."""
+    labels = np.asarray(host_array(groups))
+    if labels.shape != (n,):
+        raise ValueError(f"groups must be one label for each of {n} rows of {name}; got shape {labels.shape}.")
+    return labels.astype(str) if labels.dtype == object else labels

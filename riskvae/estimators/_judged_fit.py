@@ -1,0 +1,129 @@
+"""A fit that judges its model by rows that the model has not seen: scores, thresholds and calibration."""
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from riskvae._validation import derive_seed
+from riskvae.detection._calibration import excess, quantile_at
+from riskvae.detection._density import RowDensity
+from riskvae.detection._score import RowScore
+from riskvae.estimators._base import BaseVAE
+from riskvae.estimators._detection import DetectionMixin
+from riskvae.estimators._judging import (
+    Aside,
+    TrainedRows,
+    judged_parts,
+    keys_of,
+    residuals_of,
+    set_aside,
+    split_by_blocks,
+    young_epoch,
+    young_of,
+)
+from riskvae.estimators._types import Auto
+from riskvae.training._callbacks import Snapshot
+from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
+
+__all__ = ["JudgedFit"]
+
+
+class JudgedFit(DetectionMixin, BaseVAE):
+    """Estimator whose fit keeps rows to judge by, and fits a score to what it makes of them."""
+
+    calibration_fraction: float | Literal["cross"]
+    n_folds: int | Auto
+
+    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_line", "_calibration", "_row_score", "_trained")
+    _may_ignore_groups = True  # they stay together wherever rows are held out
+
+    def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Aside | None]:
+        goes_on = self.__sklearn_is_fitted__() and self.warm_start
+        if self.calibration_fraction and goes_on:
+            raise ValueError(
+                f"QuantileVAE: calibration_fraction={self.calibration_fraction!r} cannot keep rows from a training "
+                "that goes on (warm_start=True): earlier fits may have seen them. Set calibration_fraction=0.0, and "
+                "call conformalize(X_cal) with rows that were never trained on."
+            )
+        if isinstance(rows, Stream):
+            if self.calibration_fraction:
+                self._hold_out(rows, 0.0, seed, "calibration_fraction", 0.0)
+            return rows, None
+        train, aside = set_aside(self, rows, seed, judge=not goes_on)
+        n_calibration = 0 if aside.calibration is None else len(aside.calibration)
+        if self.calibration_fraction == "cross" and not aside.judges:
+            raise ValueError(
+                "QuantileVAE: calibration_fraction='cross' calibrates with rows that judge the model, and of "
+                f"{len(rows)} rows with n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
+            )
+        if aside.calibration is not None and min(n_calibration, len(rows) - n_calibration) < 2:
+            raise ValueError(
+                f"QuantileVAE: calibration_fraction={self.calibration_fraction!r} of {len(rows)} "
+                f"rows sets {n_calibration} aside and leaves {len(rows) - n_calibration} to train on; both need 2 at "
+                "least. Pass more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
+            )
+        most = self._epochs_by_steps[0] * self.batch_size
+        if self.max_epochs == "auto" and len(train) > most:
+            train = train.split(1 - most / len(train), derive_seed(seed, "enough"))[0]
+        return train, aside
+
+    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
+        if isinstance(rows, Stream):
+            return super()._hold_out(rows, fraction, seed, parameter, off)
+        return split_by_blocks(rows, fraction, seed)
+
+    def _own_callbacks(self, n_epochs: int) -> list[Any]:
+        self._snapshot = Snapshot(young_epoch(n_epochs))
+        return [self._snapshot]
+
+    def _score_draws(self) -> torch.Tensor:
+        draws = super()._score_draws()
+        return torch.zeros_like(draws) if len(draws) == 1 else draws  # a single one is the mean
+
+    def _n_looked_at(self) -> int:
+        """Rows that the score is fitted to."""
+        return min(max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_), RowScore.N_ROWS)
+
+    @torch.no_grad()
+    def _after_training(self, X: Any, rows: Rows | Stream, kept: Aside | None, *, part: bool) -> None:
+        seed, module = derive_seed(self._seed, "density"), self.module_
+        some = rows.sample(self._n_looked_at(), seed)
+        draws, n_rows = self._score_draws().to(some), rows.n_rows or len(some)
+        snapshot = vars(self).pop("_snapshot", None)
+        young = None if snapshot is None else snapshot.state_
+        ages = [module] + ([] if young is None else [young_of(module, young)])
+        earlier, parts = self._row_score if part else None, []
+        if isinstance(rows, Rows) and kept is not None and kept.judges:
+            with torch.enable_grad():
+                parts = judged_parts(self, rows, kept, ages, self.best_iter_, seed)
+            score, scores = RowScore.judged(parts, ages, some, draws, seed, n_rows)
+        else:
+            before = None if earlier is None else earlier.to(some.device)
+            score, scores = RowScore.of_seen(module, some, draws, seed, n_rows, before)
+        if len(score.densities) > 1:
+            score.young = young
+        self._row_score = score
+        self._trained = self._keys_of_trained(rows, part)
+        self._calibration = self._line = None  # earlier ones are of other weights
+        if kept is not None and kept.calibration is not None:
+            self._calibrate(self._check_rows(X)[kept.calibration])
+        elif self.calibration_fraction == "cross" and parts:
+            residuals = torch.cat([residuals_of(judged.vaes[0], judged.held_out) for judged in parts])
+            self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True))
+        if self.contamination != "auto":
+            seen = some.numpy(force=True) if isinstance(X, Dataset | DataLoader) else self._check_rows(X)
+            scores = score.remember(torch.from_numpy(self._score(seen)), earlier, seed)
+            self._draw_line(float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination)))
+        elif self._calibration is None:
+            ascending = score.remember(scores, earlier, seed).sort().values.numpy(force=True)
+            self._allow_false_alarms(ascending[excess(ascending) :], quantile_at)
+        score.cpu()  # from where a model can be loaded anywhere
+
+    def _keys_of_trained(self, rows: Rows | Stream, part: bool) -> TrainedRows | None:
+        earlier = self._trained if part else None
+        if isinstance(rows, Stream) or (part and earlier is None):
+            return None  # nobody knows all of them
+        return TrainedRows.of(keys_of(rows[:]), earlier)

@@ -1,0 +1,178 @@
+"""Which rows a fit keeps from training, to judge the model by: a part of many rows, each of few rows in turn."""
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from riskvae._validation import derive_seed
+from riskvae.detection._parts import blocks_of, cut, row_keys
+from riskvae.detection._score import Judged, RowScore
+from riskvae.training._callbacks import Snapshot
+from riskvae.training._loop import train
+from riskvae.training._rows import Rows
+
+__all__ = [
+    "Aside",
+    "TrainedRows",
+    "judged_parts",
+    "keys_of",
+    "residuals_of",
+    "set_aside",
+    "split_by_blocks",
+    "young_epoch",
+    "young_of",
+]
+
+# From so many rows on a fifth of them judges, at most 2,000; of fewer, each does in turn.
+_MANY, _SHARE, _MOST = 1_000, 0.2, 2_000
+_FOLDS, _FEWEST = 5, 10
+# The young model is that after this share of the epochs.
+_YOUNG = 0.2
+# Keys of rows that are remembered, to know them again.
+_KEYS = 100_000
+
+
+class Aside(NamedTuple):
+    """What a fit keeps from training.
+
+    Parameters
+    ----------
+    calibration : ndarray or None
+        Places in the table of rows that calibrate.
+    held_out : Rows or None
+        Rows that judge the model, which has not seen them.
+    n_folds : int
+        Parts of the training rows, each of which is judged by a model that was trained on the others; 0 for none.
+    """
+
+    calibration: NDArray[np.intp] | None
+    held_out: Rows | None
+    n_folds: int
+
+    @property
+    def judges(self) -> bool:
+        """Whether there are rows that the model has not seen."""
+        return self.held_out is not None or self.n_folds > 0
+
+
+class TrainedRows(NamedTuple):
+    """Keys of rows that a model was trained on, to know them again: the smallest ones, of which others are no part.
+
+    Parameters
+    ----------
+    keys : ndarray of uint64, ascending
+        All keys below the largest of these.
+    complete : bool
+        Whether they are all there are.
+    repeated : float
+        Share of the rows that are there more than once.
+    """
+
+    keys: NDArray[np.uint64]
+    complete: bool
+    repeated: float
+
+    @classmethod
+    def of(cls, keys: NDArray[np.uint64], earlier: "TrainedRows | None" = None) -> "TrainedRows":
+        """Those of some rows, and of earlier ones."""
+        distinct, counts = np.unique(keys, return_counts=True)
+        repeated = float(counts[counts > 1].sum() / max(1, len(keys)))
+        if earlier is not None:
+            distinct, repeated = np.union1d(distinct, earlier.keys), max(repeated, earlier.repeated)
+        complete = len(distinct) <= _KEYS and (earlier is None or earlier.complete)
+        return cls(distinct[:_KEYS], complete, repeated)
+
+    def recognize(self, keys: NDArray[np.uint64]) -> tuple[int, int]:
+        """How many of some rows are known, and how many could be."""
+        could = keys if self.complete else keys[keys <= self.keys[-1]]
+        return int(np.isin(could, self.keys).sum()), len(could)
+
+
+def keys_of(x: Tensor) -> NDArray[np.uint64]:
+    """Keys of rows."""
+    return row_keys(x.numpy(force=True))
+
+
+def set_aside(estimator: Any, rows: Rows, seed: int, *, judge: bool) -> tuple[Rows, Aside]:
+    """Training rows, and what ``calibration_fraction`` and ``n_folds`` keep; equal rows and groups stay together."""
+    blocks = _blocks(rows)
+    places, calibration, held_out = np.arange(len(rows)), None, None
+    if estimator.calibration_fraction not in (0, "cross"):
+        n = min(max(round(estimator.calibration_fraction * len(rows)), 1), len(rows) - 1)
+        part = cut(blocks, [len(rows) - n, n], derive_seed(seed, "calibration"))
+        places, calibration = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+    n_folds = _n_folds(estimator, len(np.unique(blocks[places]))) if judge else 0
+    if n_folds == 1:
+        n = min(round(_SHARE * len(places)), _MOST)
+        part = cut(blocks[places], [len(places) - n, n], derive_seed(seed, "judge"))
+        held_out, places, n_folds = rows.only(torch.from_numpy(places[part == 1])), places[part == 0], 0
+    train_rows = rows if len(places) == len(rows) else rows.only(torch.from_numpy(places))
+    return train_rows, Aside(calibration, held_out, n_folds)
+
+
+def _blocks(rows: Rows) -> NDArray[np.intp]:
+    group = rows.data.group
+    if group is None:
+        return blocks_of(keys_of(rows[:]))
+    return blocks_of(keys_of(rows[:]), (group if rows.index is None else group[rows.index]).numpy(force=True))
+
+
+def _n_folds(estimator: Any, n_blocks: int) -> int:
+    if n_blocks < _FEWEST and estimator.n_folds == "auto":
+        return 0
+    if estimator.n_folds == "auto":
+        return 1 if n_blocks >= _MANY else _FOLDS
+    return min(int(estimator.n_folds), n_blocks) if n_blocks > 1 else 0
+
+
+def split_by_blocks(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Training and held-out rows, the latter in random order; equal rows and groups stay together."""
+    n = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+    part = torch.from_numpy(cut(_blocks(rows), [len(rows) - n, n], seed))
+    train, held_out = (torch.nonzero(part == k)[:, 0] for k in (0, 1))
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
+    return rows.only(train), rows.only(held_out[order])
+
+
+def residuals_of(vae: Any, x: Tensor) -> Tensor:
+    """Values of rows minus their predicted quantiles, (n, n_features, n_levels)."""
+    return x[..., None] - vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean))
+
+
+def young_of(model: Any, state: Any) -> Any:
+    """A model with earlier weights."""
+    young = copy.deepcopy(model)
+    young.load_state_dict(state)
+    return young
+
+
+def young_epoch(n_epochs: int) -> int:
+    """Epoch whose weights are those of the young model; 0 where there are too few."""
+    return round(_YOUNG * n_epochs)
+
+
+def judged_parts(estimator: Any, rows: Rows, aside: Aside, ages: list[Any], epochs: int, seed: int) -> list[Judged]:
+    """Models at their ages, and rows that they have not seen: the trained one, or one for each fold."""
+    if aside.held_out is not None:
+        n = min(RowScore.N_ROWS, estimator._n_looked_at())
+        return [Judged(ages, rows.sample(n, seed), aside.held_out.sample(n, seed))]
+    parts, n = [], len(rows)
+    folds = cut(_blocks(rows), [n // aside.n_folds] * aside.n_folds, derive_seed(seed, "judge"))
+    for fold in np.unique(folds):
+        others, these = (rows.only(torch.from_numpy(np.flatnonzero(here))) for here in (folds != fold, folds == fold))
+        net, _ = estimator._begin(estimator.device_, derive_seed(seed, "fold", int(fold)))
+        estimator._fit_units(net.module_, others.head())
+        net.isolate_rng = estimator._has_foreign_parts(net.criterion_)
+        # As many gradient steps as the model itself: its batches may be more.
+        n_batches, n_own = (math.ceil(len(part) / estimator.batch_size) for part in (rows, others))
+        n_epochs = max(1, round(epochs * n_batches / n_own))
+        snapshot = Snapshot(young_epoch(n_epochs))
+        train(net, others, None, epochs=n_epochs, callbacks=[snapshot])
+        vaes = [net.module_] + ([] if snapshot.state_ is None else [young_of(net.module_, snapshot.state_)])
+        parts.append(Judged(vaes, others.sample(len(others), seed), these[:].to(estimator.device_)))
+    return parts
