@@ -234,11 +234,48 @@ def test_a_promise_given_the_calibration_set():
 
 def test_excess_is_of_rows_of_another_kind():
     rng = np.random.default_rng(0)
-    for draw in (rng.normal, rng.exponential, rng.logistic):
+    heavy = lambda size: rng.lognormal(0, 2, size)  # noqa: E731
+    for draw in (rng.normal, rng.exponential, rng.logistic, heavy):
         assert not any(excess(np.sort(-np.abs(draw(size=n)))) for n in (60, 500, 3000) for _ in range(20))
     for n, bad in ((500, 15), (3000, 100)):
-        found = excess(np.sort(np.append(-rng.exponential(size=n - bad), -20 - rng.exponential(size=bad))))
+        found = excess(np.sort(np.append(-rng.exponential(size=n - bad), -500 - rng.exponential(size=bad))))
         assert 0.5 * bad < found <= bad
+
+
+def test_a_share_of_anomalies_among_the_calibration_rows_may_be_told():
+    vae = small(QuantileVAE).fit(curved(500, 0))
+    cal = np.vstack((curved(190, 1), curved(10, 2) + 3.0))
+    assert vae.conformalize(cal, contamination=0.05)._calibration.n == 190
+    own = np.sort(vae.score_samples(cal))[10:]
+    np.testing.assert_allclose(vae._calibration.scores, own)
+    with pytest.raises(ValueError, match="contamination must be a number in"):
+        vae.conformalize(cal, contamination=0.5)
+    kept = small(QuantileVAE, contamination=0.1, calibration_fraction=0.4).fit(curved(500, 0))
+    assert kept._calibration.left_out == 20
+
+
+@pytest.mark.parametrize("n_folds", [1, 5])
+def test_rows_of_categories_alone_are_equal_by_chance(n_folds):
+    """Whole categories were held out, and most rows flagged."""
+    rng = np.random.default_rng(0)
+    rows = lambda n: np.eye(6)[rng.choice(6, n)]  # noqa: E731
+    vae = QuantileVAE(hidden_layer_sizes=(32,), n_folds=n_folds, max_epochs=40, random_state=0).fit(rows(600))
+    assert (vae.predict(rows(1000)) == -1).mean() < 0.15
+
+
+def test_a_fit_that_goes_on_remembers_all_rows():
+    A, B = curved(200, 0), curved(200, 1)
+    vae = small(QuantileVAE, warm_start=True).fit(A).fit(B)
+    for seen in (A, B):
+        with pytest.raises(ValueError, match="200 of the 200"):
+            vae.conformalize(seen)
+    calibrated = small(QuantileVAE, calibration_fraction=0.2).fit(A)
+    before = calibrated.partial_fit(B[:1]).offset_
+    assert calibrated.partial_fit(30 * B[:1]).offset_ > 3 * before - 10  # one row does not decide
+
+
+def test_early_stopping_where_rows_cannot_be_told_apart():
+    small(QuantileVAE, early_stopping=True).fit(np.full((50, 3), 7.0))
 
 
 def test_discoveries_of_many_rows_are_those_of_each():

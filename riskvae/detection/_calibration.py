@@ -38,7 +38,7 @@ class Calibration:
     scores : ndarray of shape (n,)
         Scores of the rows, ascending; small is unusual.
     residuals : ndarray of shape (m, n_features, n_levels)
-        Values minus their predicted quantiles, in single precision; of all rows, or of some where they are many.
+        Values minus their predicted quantiles, in single precision.
     left_out : int
         Rows that were taken to be anomalies, and are not among the n; their residuals are there.
     groups : dict of label to ndarray
@@ -142,17 +142,21 @@ def discoveries(p: Array, fdr: float) -> NDArray[np.bool_]:
 def excess(scores: Array) -> int:
     """How many of the lowest of ascending scores are too many: rows of another kind, such as anomalies.
 
-    A tail is taken to fall at least exponentially, nearly as fast as between the lowest fifth and the median. So many
-    rows are in excess as there are beyond any score more than that, by four standard errors and five rows; all of them
-    where hardly one is to be expected.
+    A tail is taken to fall exponentially, nearly as fast as between the lowest fifth and the median, or as a power of
+    the distance from the median, as fast as between the lowest tenth and three tenths, whichever falls less. So many
+    of the lowest tenth are in excess as there are beyond any score more than that, by four standard errors and five
+    rows; all of them where hardly one is to be expected.
     """
     n = len(scores)
-    low, middle = np.quantile(scores, (0.2, 0.5))
+    far, low, near, middle = np.quantile(scores, (0.1, 0.2, 0.3, 0.5))
     length = 1.1 * (middle - low) / math.log(2.5)
-    if n < _ENOUGH or not length > 0:
+    if n < _ENOUGH or not middle > near > far:
         return 0
-    lowest = scores[: n // 5]
+    lowest = scores[: n // 10]
+    power = math.log(3.0) / math.log((middle - far) / (middle - near))
     expected = 0.2 * n * np.exp(-np.maximum(low - lowest, 0.0) / length)
+    heavy = 0.1 * n * ((middle - far) / np.maximum(middle - lowest, middle - far)) ** power
+    expected = np.maximum(expected, heavy)
     more = np.arange(1, len(lowest) + 1) - expected - 4.0 * np.sqrt(expected) - 5.0
     most = int(more.argmax())
     if more[most] < 1:
@@ -167,14 +171,17 @@ def _upper_bounds(n: int, confidence: float) -> NDArray[np.float64]:
     The k-th smallest of n uniform numbers is Beta(k, n + 1 - k). Each of the smallest fifth has the same chance to be
     beyond its bound, such that none is with the confidence, by simulation; beyond those nothing is said.
     """
-    m = max(1, n // 5)
-    k = np.arange(1, m + 1)
-    spacings = np.random.default_rng(0).exponential(size=(_SIMULATED, n + 1))
-    order = np.cumsum(spacings, axis=1)
-    uniform = order[:, :m] / order[:, -1:]
-    level = np.quantile(beta.sf(uniform, k, n + 1 - k).min(1), 1.0 - confidence)
     bounds = np.ones(n + 1)
-    bounds[:m] = beta.isf(level, k, n + 1 - k)
+    m = n // 5
+    if m:
+        rng, some = np.random.default_rng(0), np.unique(np.geomspace(1, m, 200).astype(int))
+        lowest = []
+        for _ in range(_SIMULATED):
+            order = np.cumsum(rng.exponential(size=m))
+            uniform = order[some - 1] / (order[-1] + rng.gamma(n + 1 - m))
+            lowest.append(beta.sf(uniform, some, n + 1 - some).min())
+        k = np.arange(1, m + 1)
+        bounds[:m] = beta.isf(np.quantile(lowest, 1.0 - confidence), k, n + 1 - k)
     return bounds
 
 
@@ -183,7 +190,8 @@ def quantile_at(scores: Array, alpha: float) -> float:
 
     Between the ascending scores number k and k + 1 where alpha (n + 1) is; there are none below the first.
     """
-    return float(np.quantile(scores, alpha, method="weibull"))
+    level = float(np.quantile(scores, alpha, method="weibull"))
+    return level - _SAME * (1.0 + abs(level))  # what lies on it but for rounding is not below
 
 
 def score_at(scores: Array, alpha: float) -> float:

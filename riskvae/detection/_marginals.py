@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Marginals"]
+__all__ = ["FEW_VALUES", "Marginals"]
 
 # Numbers that are kept of all features together.
 _KEPT = 2**20
@@ -50,17 +50,23 @@ class Marginals(nn.Module):
         return torch.where(spread > 0, spread, 1e-3 * spread.square().mean().sqrt() + 1e-12)
 
     @property
+    def distinct(self) -> Tensor:
+        """Number of values of each feature."""
+        return (self.values.diff(dim=1) != 0).sum(1) + 1
+
+    @property
     def discrete(self) -> Tensor:
         """Features whose values repeat: no more than half as many values as rows."""
-        n = self.values.shape[1]
-        return (self.values.diff(dim=1) != 0).sum(1) + 1 <= n / 2
+        return self.distinct <= self.values.shape[1] / 2
 
     @property
     def gap(self) -> Tensor:
         """Smallest distance between the values of each feature that has few of them, such as a category; else 0."""
         steps = self.values.diff(dim=1)
-        few = (steps > 0).sum(1) < FEW_VALUES
-        least = torch.where(steps > 0, steps, torch.inf).amin(1) if steps.shape[1] else torch.full_like(few, torch.inf)
+        if not steps.shape[1]:
+            return torch.zeros_like(self.spread)
+        few = (self.distinct <= FEW_VALUES) & self.discrete
+        least = torch.where(steps > 0, steps, torch.inf).amin(1)
         return torch.where(few & torch.isfinite(least), least, torch.zeros_like(self.spread))
 
     def forward(self, x: Tensor, *, seen: bool = False) -> Tensor:

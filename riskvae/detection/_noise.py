@@ -15,6 +15,8 @@ __all__ = ["CHUNK", "LEAST", "Errors", "Noise"]
 CHUNK = 2**22
 # Of so many rows, the one that fits worst does not count (at least one, from twenty rows on).
 _WORST, _FEW = 100, 20
+# Nor do those whose loss exceeds the upper quartile by so many interquartile ranges, of a nat at least.
+_REACH = 100.0
 # An error of a feature's own spread is taken to have been seen in so many rows before any: scales are never 0.
 _PRIOR = 0.1
 # A feature's own scales are used where they are better by so many standard errors.
@@ -73,11 +75,11 @@ class Noise(nn.Module):
 
     .. math:: p(x_j) = \frac{n}{n+1} N(x_j; m_j, s_j^2) + \frac{1}{n+1} N(x_j; m_j, (3 u_j)^2)
 
-    Scales s are root mean squared errors of n rows, but for the hundredth that fits worst. The second part gives every
-    value the chance of one row in n + 1 to be anything that the feature, of spread u, can be: what was never seen
-    among n rows, such as a level of a category, is as unusual as that, and not beyond all bounds. A feature whose
-    errors follow the decoded quantiles has s of these, times a constant, where that makes the rows likelier. Of a
-    feature with few values, g apart, a miss costs as many nats as it is rare: s is at least
+    Scales s are root mean squared errors of n rows, but for the hundredth that fits worst and those that lie far off.
+    The second part gives every value the chance of one row in n + 1 to be anything that the feature, of spread u, can
+    be: what was never seen among n rows, such as a level of a category, is as unusual as that, and not beyond all
+    bounds. A feature whose errors follow the decoded quantiles has s of these, times a constant, where that makes the
+    rows likelier. Of a feature with few values, g apart, a miss costs as many nats as it is rare: s is at least
     :math:`g / \sqrt{2 \log(1/p)}` with p the share of errors larger than g / 2.
 
     Parameters
@@ -104,13 +106,16 @@ class Noise(nn.Module):
         self.n_rows = n_rows
         n = len(errors.loss)
         leave = 0 if n < _FEW else math.ceil(n / _WORST)
-        self._counts = errors.loss.argsort().argsort() < n - leave
+        quartiles = torch.tensor([0.25, 0.75], dtype=errors.loss.dtype, device=errors.loss.device)
+        low, high = torch.quantile(errors.loss, quartiles)
+        near = errors.loss <= high + _REACH * (high - low).clamp(min=1.0)
+        self._counts = (errors.loss.argsort().argsort() < n - leave) & near
         squares, scales = errors.squares[self._counts], errors.scales[self._counts]
         typical = unit.square().mean()
         self._prior = _PRIOR * torch.where(unit.square() < 1e-4 * typical, typical, unit.square())
         self._sum, self._n = squares.sum(0) + self._prior, len(squares) + _PRIOR
-        missed = 1 + (squares > (0.5 * gap).square()).sum(0)
-        self._floor = gap / (2.0 * ((len(squares) + 2) / missed).log()).sqrt()
+        missed = (1.0 + (squares > (0.5 * gap).square()).sum(0)) / (len(squares) + 2)
+        self._floor = gap / (-2.0 * missed.clamp(max=0.5).log()).sqrt()
         self.register_buffer("error_scale", torch.maximum((self._sum / self._n).sqrt(), self._floor))
         self.register_buffer("broad", 3.0 * torch.maximum(unit.square(), self._prior / _PRIOR).sqrt())
         ratio = squares / torch.maximum(scales, LEAST * self.error_scale).square()

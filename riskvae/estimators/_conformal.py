@@ -19,6 +19,7 @@ __all__ = ["FALSE_ALARMS", "ConformalMixin"]
 Array = NDArray[Any]
 
 _share = real(0.0, 1.0, closed="neither")
+_part = real(0.0, 0.5, closed="left")
 
 # Share of rows like those of the training that contamination="auto" flags.
 FALSE_ALARMS = 0.05
@@ -35,7 +36,7 @@ class ConformalMixin(QuantilePredictionsMixin):
     _trained: Any  # keys of the rows that were trained on
     _line: Any  # the contamination that fit drew the line for, and where
 
-    def conformalize(self, X_cal: Any, *, groups: Any = None) -> Self:
+    def conformalize(self, X_cal: Any, *, groups: Any = None, contamination: float = 0.0) -> Self:
         """Calibrate with rows that were not trained on; replaces an earlier calibration, and trains nothing.
 
         Where ``contamination="auto"`` it also sets ``offset_``, unless you have set it by hand, so that 5 % of rows
@@ -44,7 +45,8 @@ class ConformalMixin(QuantilePredictionsMixin):
 
         Anomalies among the calibration rows hide others of their kind: what is as unusual as they are is no discovery.
         Where the lowest scores are too many to be the tail of the others, as many as are in excess are left out, with a
-        warning. That finds clear cases alone: look through the rows before you calibrate with them.
+        warning. That finds clear cases alone, and the promises are then as good as that guess: look through the rows
+        before you calibrate with them, or say by ``contamination`` how many there are.
 
         Parameters
         ----------
@@ -54,6 +56,9 @@ class ConformalMixin(QuantilePredictionsMixin):
         groups : array-like of shape (n_calibration,), default=None
             A label of each row, for promises that hold in each group by itself: :meth:`detect` with ``groups`` compares
             a row with calibration rows of its own group.
+        contamination : float, default=0.0
+            Share of these rows that are anomalies, in [0, 0.5): so many with the lowest scores are left out. Of rows
+            that ``calibration_fraction`` keeps it is the estimator's ``contamination``, if that is a number.
 
         Returns
         -------
@@ -69,11 +74,12 @@ class ConformalMixin(QuantilePredictionsMixin):
         UserWarning
             Where rows are too few to show where 5 % of them lie; where some look like anomalies.
         """
+        check_parameters("conformalize", {"contamination": contamination}, {"contamination": _part})
         rows = self._check_rows(X_cal).copy()
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._refuse_trained(rows)
-        self._calibrate(rows, None if groups is None else labels_of(groups, len(rows), "X_cal"))
+        self._calibrate(rows, contamination, None if groups is None else labels_of(groups, len(rows), "X_cal"))
         if self.contamination == "auto" and len(rows) < 1 / FALSE_ALARMS - 1:
             warnings.warn(
                 f"conformalize: {len(rows)} rows cannot show where {FALSE_ALARMS:.0%} of them lie, so predict flags "
@@ -205,22 +211,26 @@ class ConformalMixin(QuantilePredictionsMixin):
         """Raise where rows were trained on, or more of them equal trained ones than they would by chance."""
         if self._trained is None:
             return
-        known, n = self._trained.recognize(row_keys(np.asarray(rows, np.float32)))
-        chance = self._trained.repeated * n
+        keys = row_keys(np.asarray(rows, np.float32))
+        known, n = self._trained.recognize(keys)
+        repeated = 1.0 - len(np.unique(keys)) / len(keys)  # few training rows may be distinct by luck
+        chance = max(self._trained.repeated, 2 * repeated) * n
         if known > chance + 3 * math.sqrt(chance):
             raise ValueError(
                 f"conformalize: {known} of the {n} rows of X_cal were trained on, or equal rows that were. The model "
                 "knows them, so that others would look unusual beside them. Pass rows that were kept from fit, or fit "
-                "with calibration_fraction=0.2 (a share of the rows) or 'cross' (none)."
+                "with calibration_fraction=0.2, or 'cross'."
             )
 
-    def _calibrate(self, rows: Array, labels: NDArray[Any] | None = None) -> None:
-        self._calibrate_by(self._score(rows), rows[..., None] - self._predict_quantiles(rows), labels)
+    def _calibrate(self, rows: Array, share: float = 0.0, labels: NDArray[Any] | None = None) -> None:
+        self._calibrate_by(self._score(rows), rows[..., None] - self._predict_quantiles(rows), share, labels)
 
-    def _calibrate_by(self, scores: Array, residuals: Array, labels: NDArray[Any] | None = None) -> None:
+    def _calibrate_by(
+        self, scores: Array, residuals: Array, share: float = 0.0, labels: NDArray[Any] | None = None
+    ) -> None:
         order = np.argsort(scores, kind="stable")
-        left_out = excess(scores[order])
-        if left_out:
+        left_out = math.floor(share * len(scores)) if share else excess(scores[order])
+        if left_out and not share:
             warnings.warn(
                 f"{type(self).__name__}: {left_out} of {len(scores)} calibration rows score so low that they look like "
                 "anomalies; they are left out. Look at the rows with the lowest scores: if they are as they should be, "

@@ -13,6 +13,7 @@ from riskvae.detection._score import RowScore
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._detection import DetectionMixin
 from riskvae.estimators._judging import (
+    YOUNG,
     Aside,
     TrainedRows,
     judged_parts,
@@ -20,11 +21,10 @@ from riskvae.estimators._judging import (
     residuals_of,
     set_aside,
     split_by_blocks,
-    young_epoch,
     young_of,
 )
 from riskvae.estimators._types import Auto
-from riskvae.training._callbacks import Snapshot
+from riskvae.training._callbacks import Snapshots
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
@@ -37,7 +37,7 @@ class JudgedFit(DetectionMixin, BaseVAE):
     calibration_fraction: float | Literal["cross"]
     n_folds: int | Auto
 
-    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_line", "_calibration", "_row_score", "_trained")
+    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_line", "_calibration", "_row_score", "_trained", "_snapshots")
     _may_ignore_groups = True  # they stay together wherever rows are held out
 
     def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Aside | None]:
@@ -76,8 +76,9 @@ class JudgedFit(DetectionMixin, BaseVAE):
         return split_by_blocks(rows, fraction, seed)
 
     def _own_callbacks(self, n_epochs: int) -> list[Any]:
-        self._snapshot = Snapshot(young_epoch(n_epochs))
-        return [self._snapshot]
+        # Of early stopping nobody knows where it ends; a later fit may go on for more epochs.
+        self._snapshots = Snapshots(0.0 if self.early_stopping else 0.5 * YOUNG * n_epochs)
+        return [self._snapshots]
 
     def _score_draws(self) -> torch.Tensor:
         draws = super()._score_draws()
@@ -92,8 +93,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
         seed, module = derive_seed(self._seed, "density"), self.module_
         some = rows.sample(self._n_looked_at(), seed)
         draws, n_rows = self._score_draws().to(some), rows.n_rows or len(some)
-        snapshot = vars(self).pop("_snapshot", None)
-        young = None if snapshot is None else snapshot.state_
+        snapshots = vars(self).pop("_snapshots", None)
+        young = None if snapshots is None else snapshots.latest(YOUNG * self.best_iter_)
         ages = [module] + ([] if young is None else [young_of(module, young)])
         earlier, parts = self._row_score if part else None, []
         if isinstance(rows, Rows) and kept is not None and kept.judges:
@@ -106,24 +107,29 @@ class JudgedFit(DetectionMixin, BaseVAE):
         if len(score.densities) > 1:
             score.young = young
         self._row_score = score
-        self._trained = self._keys_of_trained(rows, part)
+        self._trained = self._keys_of_trained(rows, part or (kept is not None and kept.goes_on))
         self._calibration = self._line = None  # earlier ones are of other weights
         if kept is not None and kept.calibration is not None:
-            self._calibrate(self._check_rows(X)[kept.calibration])
+            self._calibrate(self._check_rows(X)[kept.calibration], self._share_of_anomalies())
         elif self.calibration_fraction == "cross" and parts:
             residuals = torch.cat([residuals_of(judged.vaes[0], judged.held_out) for judged in parts])
-            self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True))
+            self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True), self._share_of_anomalies())
         if self.contamination != "auto":
             seen = some.numpy(force=True) if isinstance(X, Dataset | DataLoader) else self._check_rows(X)
             scores = score.remember(torch.from_numpy(self._score(seen)), earlier, seed)
             self._draw_line(float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination)))
-        elif self._calibration is None:
+        else:
             ascending = score.remember(scores, earlier, seed).sort().values.numpy(force=True)
-            self._allow_false_alarms(ascending[excess(ascending) :], quantile_at)
+            if self._calibration is None:
+                self._allow_false_alarms(ascending[excess(ascending) :], quantile_at)
         score.cpu()  # from where a model can be loaded anywhere
 
-    def _keys_of_trained(self, rows: Rows | Stream, part: bool) -> TrainedRows | None:
-        earlier = self._trained if part else None
-        if isinstance(rows, Stream) or (part and earlier is None):
+    def _share_of_anomalies(self) -> float:
+        """Share of the rows that the user takes for anomalies; 0 where that is not said."""
+        return 0.0 if self.contamination == "auto" else min(float(self.contamination), 0.49)
+
+    def _keys_of_trained(self, rows: Rows | Stream, goes_on: bool) -> TrainedRows | None:
+        earlier = self._trained if goes_on else None
+        if isinstance(rows, Stream) or (goes_on and earlier is None):
             return None  # nobody knows all of them
         return TrainedRows.of(keys_of(rows[:]), earlier)

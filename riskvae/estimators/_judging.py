@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import derive_seed
+from riskvae.detection._marginals import FEW_VALUES, Marginals
 from riskvae.detection._parts import blocks_of, cut, row_keys
 from riskvae.detection._score import Judged, RowScore
-from riskvae.training._callbacks import Snapshot
+from riskvae.training._callbacks import Snapshots
 from riskvae.training._loop import train
 from riskvae.training._rows import Rows
 
 __all__ = [
+    "YOUNG",
     "Aside",
     "TrainedRows",
     "judged_parts",
@@ -24,15 +26,14 @@ __all__ = [
     "residuals_of",
     "set_aside",
     "split_by_blocks",
-    "young_epoch",
     "young_of",
 ]
 
 # From so many rows on a fifth of them judges, at most 2,000; of fewer, each does in turn.
 _MANY, _SHARE, _MOST = 1_000, 0.2, 2_000
 _FOLDS, _FEWEST = 5, 10
-# The young model is that after this share of the epochs.
-_YOUNG = 0.2
+# The young model is the last one that was kept in this share of the epochs.
+YOUNG = 0.2
 # Keys of rows that are remembered, to know them again.
 _KEYS = 100_000
 
@@ -48,11 +49,14 @@ class Aside(NamedTuple):
         Rows that judge the model, which has not seen them.
     n_folds : int
         Parts of the training rows, each of which is judged by a model that was trained on the others; 0 for none.
+    goes_on : bool
+        Whether the model knows other rows from before.
     """
 
     calibration: NDArray[np.intp] | None
     held_out: Rows | None
     n_folds: int
+    goes_on: bool = False
 
     @property
     def judges(self) -> bool:
@@ -112,14 +116,16 @@ def set_aside(estimator: Any, rows: Rows, seed: int, *, judge: bool) -> tuple[Ro
         part = cut(blocks[places], [len(places) - n, n], derive_seed(seed, "judge"))
         held_out, places, n_folds = rows.only(torch.from_numpy(places[part == 1])), places[part == 0], 0
     train_rows = rows if len(places) == len(rows) else rows.only(torch.from_numpy(places))
-    return train_rows, Aside(calibration, held_out, n_folds)
+    return train_rows, Aside(calibration, held_out, n_folds, goes_on=not judge)
 
 
 def _blocks(rows: Rows) -> NDArray[np.intp]:
-    group = rows.data.group
+    group, some = rows.data.group, Marginals(rows.sample(Marginals.N_ROWS, 0))
+    # Of categories alone rows are equal by chance, and no kind of them must be missing in a part.
+    keys = np.arange(len(rows), dtype=np.uint64) if bool((some.distinct <= FEW_VALUES).all()) else keys_of(rows[:])
     if group is None:
-        return blocks_of(keys_of(rows[:]))
-    return blocks_of(keys_of(rows[:]), (group if rows.index is None else group[rows.index]).numpy(force=True))
+        return blocks_of(keys)
+    return blocks_of(keys, (group if rows.index is None else group[rows.index]).numpy(force=True))
 
 
 def _n_folds(estimator: Any, n_blocks: int) -> int:
@@ -135,6 +141,8 @@ def split_by_blocks(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]
     n = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
     part = torch.from_numpy(cut(_blocks(rows), [len(rows) - n, n], seed))
     train, held_out = (torch.nonzero(part == k)[:, 0] for k in (0, 1))
+    if not len(held_out):  # all rows are equal, or of one group
+        return rows.split(fraction, seed)
     order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))
     return rows.only(train), rows.only(held_out[order])
 
@@ -149,11 +157,6 @@ def young_of(model: Any, state: Any) -> Any:
     young = copy.deepcopy(model)
     young.load_state_dict(state)
     return young
-
-
-def young_epoch(n_epochs: int) -> int:
-    """Epoch whose weights are those of the young model; 0 where there are too few."""
-    return round(_YOUNG * n_epochs)
 
 
 def judged_parts(estimator: Any, rows: Rows, aside: Aside, ages: list[Any], epochs: int, seed: int) -> list[Judged]:
@@ -171,8 +174,9 @@ def judged_parts(estimator: Any, rows: Rows, aside: Aside, ages: list[Any], epoc
         # As many gradient steps as the model itself: its batches may be more.
         n_batches, n_own = (math.ceil(len(part) / estimator.batch_size) for part in (rows, others))
         n_epochs = max(1, round(epochs * n_batches / n_own))
-        snapshot = Snapshot(young_epoch(n_epochs))
-        train(net, others, None, epochs=n_epochs, callbacks=[snapshot])
-        vaes = [net.module_] + ([] if snapshot.state_ is None else [young_of(net.module_, snapshot.state_)])
+        snapshots = Snapshots(0.5 * YOUNG * n_epochs)
+        train(net, others, None, epochs=n_epochs, callbacks=[snapshots])
+        young = snapshots.latest(YOUNG * n_epochs)
+        vaes = [net.module_] + ([] if young is None else [young_of(net.module_, young)])
         parts.append(Judged(vaes, others.sample(len(others), seed), these[:].to(estimator.device_)))
     return parts

@@ -95,15 +95,16 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         smaller than the largest so far counts by its share of that one, so a single row may be learned without deciding
         what is normal.
     calibration_fraction : float or "cross", default=0.0
-        Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). "cross" gives none
-        away: it calibrates with the rows of ``n_folds``, by models that have not seen them; as those are not quite the
-        model itself, its promises hold nearly. Training on, by ``partial_fit``, ends a calibration; under
-        ``warm_start`` a fit that goes on cannot keep any.
+        Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). "cross" gives no more
+        away than ``n_folds`` does (below 1,000 rows none): it calibrates with the rows that judge, by models that have
+        not seen them; as those are not quite the model itself, its promises hold nearly. Training on, by
+        ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
     n_folds : int or "auto", default="auto"
         Where the error scales and the threshold come from: of n_folds parts of the rows each is judged by a model that
         was trained on the others, while the model itself trains on all. 1 holds a fifth of the rows out, at most 2,000,
         and trains no further model; 0 judges by the training rows, whose errors are too small. "auto" takes 5 for fewer
-        than 1,000 rows (six times the work), else 1. Equal rows and those of one of the ``groups`` stay together.
+        than 1,000 rows (six times the work), else 1. Equal rows and those of one of the ``groups`` stay together;
+        equal rows do not where all features have few values, so that rows are equal by chance.
     max_epochs : int or "auto", default="auto"
         Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least (one of QuantileVAE, and of more
         rows than those steps take, as many at random) and 200 at most (30 for an iterable Dataset, whose rows nobody

@@ -6,7 +6,7 @@ from typing import Any
 
 from skorch.callbacks import Callback
 
-__all__ = ["Callback", "EarlyStopping", "Progress", "Snapshot"]
+__all__ = ["Callback", "EarlyStopping", "Progress", "Snapshots"]
 
 
 class EarlyStopping(Callback):
@@ -42,18 +42,25 @@ class EarlyStopping(Callback):
             net.best_epoch = self.best_epoch_
 
 
-class Snapshot(Callback):
-    """Keep the weights of one epoch, counted from 1, that training goes on from."""
+class Snapshots(Callback):
+    """Keep the weights of epochs 1, 2, 4, 8 ... beyond ``after``: which one is wanted is known at the end."""
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, after: float = 0.0) -> None:
+        self.after = after
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.state_: dict[str, Any] | None = None
+        self.states_: dict[str, dict[str, Any]] = {}
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        if net.history[-1, "epoch"] == self.epoch:
-            self.state_ = {name: value.detach().cpu().clone() for name, value in net.module_.state_dict().items()}
+        epoch = net.history[-1, "epoch"]
+        if epoch > self.after and epoch & (epoch - 1) == 0:
+            weights = net.module_.state_dict()
+            self.states_[str(epoch)] = {name: value.detach().cpu().clone() for name, value in weights.items()}
+
+    def latest(self, epoch: float) -> dict[str, Any] | None:
+        """Weights of the last kept epoch that is not beyond some other."""
+        kept = [number for number in map(int, self.states_) if number <= epoch]
+        return self.states_[str(max(kept))] if kept else None
 
 
 class Progress(Callback):

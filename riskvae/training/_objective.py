@@ -133,10 +133,11 @@ class NearELBO(WeightedELBO):
         return torch.where(near > 0, (nll + kl) * near, torch.zeros_like(nll)).sum() / near.sum()
 
     def counted(self, terms: Terms) -> Tensor | None:
-        if self._counts is None:
+        counts, self._counts = self._counts, None
+        if counts is None:
             return None
         nll = terms.nll.detach().mean(0)
-        return torch.where(self._counts > 0, nll * self._counts, torch.zeros_like(nll)).sum()
+        return torch.where(counts > 0, nll * counts, torch.zeros_like(nll)).sum()
 
 
 class TotalCorrelationELBO(WeightedELBO):
