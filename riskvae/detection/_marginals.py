@@ -82,6 +82,5 @@ class Marginals(nn.Module):
     def join(self, earlier: "Marginals", kept: tuple[Tensor, Tensor]) -> None:
         """Take some rows' worth of values of an earlier part, and of this one, by their places (old, new)."""
         old, new = (places.to(self.values.device) for places in kept)
-        new = new[new < self.values.shape[1]]
         self.values = torch.cat((earlier.values[:, old], self.values[:, new]), 1).sort(-1).values.contiguous()
         self.spread = self._spread()

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from riskvae._validation import check_parameters, host_array, level_of_the_user, real
+from riskvae._validation import check_parameters, level_of_the_user, real
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, excess
 from riskvae.detection._parts import row_keys
+from riskvae.estimators._loading import checked_labels
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
 __all__ = ["FALSE_ALARMS", "ConformalMixin"]
@@ -79,7 +80,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._refuse_trained(rows)
-        self._calibrate(rows, contamination, None if groups is None else labels_of(groups, len(rows), "X_cal"))
+        self._calibrate(rows, contamination, None if groups is None else checked_labels(groups, len(rows), "X_cal"))
         if self.contamination == "auto" and len(rows) < 1 / FALSE_ALARMS - 1:
             warnings.warn(
                 f"conformalize: {len(rows)} rows cannot show where {FALSE_ALARMS:.0%} of them lie, so predict flags "
@@ -119,12 +120,17 @@ class ConformalMixin(QuantilePredictionsMixin):
         ValueError
             Before calibration.
         """
+        return self._scores_and_p_values("conformal_p_values", X, groups, confidence)[1]
+
+    def _scores_and_p_values(
+        self, method: str, X: Any, groups: Any, confidence: float | None
+    ) -> tuple[Array, NDArray[np.float64]]:
         if confidence is not None:
-            check_parameters("conformal_p_values", {"confidence": confidence}, {"confidence": _share})
-        calibration = self._calibrated("conformal_p_values")
+            check_parameters(method, {"confidence": confidence}, {"confidence": _share})
+        calibration = self._calibrated(method)
         scores = self.score_samples(X)
         labels = None if groups is None else self._known_labels(groups, len(scores), calibration)
-        return calibration.p_values(scores, labels, confidence)
+        return scores, calibration.p_values(scores, labels, confidence)
 
     def detect(
         self, X: Any, fdr: float = 0.05, *, groups: Any = None, confidence: float | None = None
@@ -170,17 +176,16 @@ class ConformalMixin(QuantilePredictionsMixin):
         Statistics 51 (2023).
         """
         check_parameters("detect", {"fdr": fdr}, {"fdr": _share})
+        scores, p = self._scores_and_p_values("detect", X, groups, confidence)
         calibration = self._calibrated("detect")
-        p = self.conformal_p_values(X, groups=groups, confidence=confidence)
         too_small = groups is None and confidence is None and calibration.warn_if_too_small(fdr, len(p))
         found = benjamini_hochberg(p, fdr)
         if not found.any() and not too_small:
-            self._warn_of_hidden(X)
+            self._warn_of_hidden(scores)
         return found
 
-    def _warn_of_hidden(self, X: Any) -> None:
-        """Say so where detect finds nothing, and there is reason to think that something is there."""
-        scores = self._score(self._check_rows(X))
+    def _warn_of_hidden(self, scores: Array) -> None:
+        """Say so where detect finds nothing of what predict flags."""
         flagged, n = int((scores < self.offset_).sum()), len(scores)
         if flagged:
             usual = FALSE_ALARMS if self.contamination == "auto" else float(self.contamination)
@@ -247,7 +252,7 @@ class ConformalMixin(QuantilePredictionsMixin):
             self._allow_false_alarms(scores[kept])
 
     def _known_labels(self, groups: Any, n: int, calibration: Calibration) -> NDArray[Any]:
-        labels = labels_of(groups, n, "X")
+        labels = checked_labels(groups, n)
         unknown = [label.item() for label in np.unique(labels) if label.item() not in calibration.groups]
         if unknown:
             raise ValueError(
@@ -255,11 +260,3 @@ class ConformalMixin(QuantilePredictionsMixin):
                 "rows of all groups."
             )
         return labels
-
-
-def labels_of(groups: Any, n: int, name: str) -> NDArray[Any]:
-    """Labels of rows, one for each."""
-    labels = np.asarray(host_array(groups))
-    if labels.shape != (n,):
-        raise ValueError(f"groups must be one label for each of {n} rows of {name}; got shape {labels.shape}.")
-    return labels.astype(str) if labels.dtype == object else labels

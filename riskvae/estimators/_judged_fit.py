@@ -44,8 +44,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
         goes_on = self.__sklearn_is_fitted__() and self.warm_start
         if self.calibration_fraction and goes_on:
             raise ValueError(
-                f"QuantileVAE: calibration_fraction={self.calibration_fraction!r} cannot keep rows from a training "
-                "that goes on (warm_start=True): earlier fits may have seen them. Set calibration_fraction=0.0, and "
+                f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} cannot keep rows from a "
+                "training that goes on (warm_start=True): earlier fits may have seen them. Set calibration_fraction=0.0, and "
                 "call conformalize(X_cal) with rows that were never trained on."
             )
         if isinstance(rows, Stream):
@@ -56,12 +56,12 @@ class JudgedFit(DetectionMixin, BaseVAE):
         n_calibration = 0 if aside.calibration is None else len(aside.calibration)
         if self.calibration_fraction == "cross" and not aside.judges:
             raise ValueError(
-                "QuantileVAE: calibration_fraction='cross' calibrates with rows that judge the model, and of "
-                f"{len(rows)} rows with n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
+                f"{type(self).__name__}: calibration_fraction='cross' calibrates with rows that judge the model, and "
+                f"of {len(rows)} rows with n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
             )
         if aside.calibration is not None and min(n_calibration, len(rows) - n_calibration) < 2:
             raise ValueError(
-                f"QuantileVAE: calibration_fraction={self.calibration_fraction!r} of {len(rows)} "
+                f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} of {len(rows)} "
                 f"rows sets {n_calibration} aside and leaves {len(rows) - n_calibration} to train on; both need 2 at "
                 "least. Pass more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
             )

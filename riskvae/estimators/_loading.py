@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -20,7 +21,7 @@ from riskvae.training import Batch
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["load_rows"]
+__all__ = ["checked_labels", "load_rows"]
 
 
 def load_rows(
@@ -83,15 +84,15 @@ def _taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]
     return loader.dataset, {name: getattr(loader, name) for name in names} if loader.num_workers else {}
 
 
-def _numbered(groups: Any, n: int, known: dict[Any, int]) -> Tensor | None:
-    """Groups as whole numbers: integers as they are, other labels as they were numbered before, or the next ones."""
-    if groups is None:
-        return None
+def checked_labels(groups: Any, n: int, of: str = "X") -> NDArray[Any]:
+    """Labels of groups, one for each row: integers, or others of one kind."""
     names = np.asarray(host_array(groups))
     if names.shape != (n,):
-        raise ValueError(f"groups must be one label for each of {n} rows of X, shape ({n},); got shape {names.shape}.")
+        raise ValueError(
+            f"groups must be one label for each of {n} rows of {of}, shape ({n},); got shape {names.shape}."
+        )
     if names.dtype.kind in "iub":
-        return torch.from_numpy(names.astype(np.int64))
+        return names.astype(np.int64)
     labels = names.tolist()
     if any(map(_is_missing, labels)):
         raise ValueError("groups must name one for each row; some are missing (None or NaN). Give those a name, too.")
@@ -100,6 +101,17 @@ def _numbered(groups: Any, n: int, known: dict[Any, int]) -> Tensor | None:
         raise TypeError(
             f"groups must be labels of one kind, such as integers or strings; got {', '.join(sorted(kinds))}."
         )
+    return np.asarray(labels)
+
+
+def _numbered(groups: Any, n: int, known: dict[Any, int]) -> Tensor | None:
+    """Groups as whole numbers: integers as they are, other labels as they were numbered before, or the next ones."""
+    if groups is None:
+        return None
+    names = checked_labels(groups, n)
+    if names.dtype == np.int64:
+        return torch.from_numpy(names)
+    labels = names.tolist()
     for label in labels:
         known.setdefault(label, len(known))
     return torch.tensor([known[label] for label in labels])

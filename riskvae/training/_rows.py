@@ -63,12 +63,7 @@ class Rows(Dataset[Tensor]):
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
-        parts = [order[n_valid:].sort().values, order[:n_valid]]
-        if self.index is not None:
-            parts = [self.index[part] for part in parts]
-        train, valid = copy.copy(self), copy.copy(self)
-        train.index, valid.index = parts
-        return train, valid
+        return self.only(order[n_valid:].sort().values), self.only(order[:n_valid])
 
     def only(self, places: Tensor) -> Self:
         """The rows at some places, counted among these, in that order where they are not shuffled."""
