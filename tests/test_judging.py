@@ -160,12 +160,15 @@ def test_marginals_by_hand():
 def test_rows_that_were_trained_on_are_recognized():
     X, new = curved(300, 0), curved(200, 1)
     vae = small(QuantileVAE).fit(X)
-    for bad in (X[:100], np.vstack((new, X[:3])), X.astype(np.float32)):
+    for bad in (X[:100], np.vstack((new, X[:3])), X.astype(np.float32), np.repeat(X[:100], 2, axis=0)):
         with pytest.raises(ValueError, match=r"rows of X_cal were trained on.*calibration_fraction"):
             vae.conformalize(bad)
     vae.conformalize(new)
     discrete = np.random.default_rng(0).integers(0, 3, (300, 3)).astype(float)
     small(QuantileVAE).fit(discrete[:200]).conformalize(discrete[200:])  # equal by chance
+    for seed in range(10):  # few training rows of many cells: all distinct by luck
+        cells = np.random.default_rng(seed).integers(0, 6, (230, 4)).astype(float)
+        small(QuantileVAE, max_epochs=1, n_folds=1).fit(cells[:30]).conformalize(cells[30:])
     vae.partial_fit(new)
     with pytest.raises(ValueError, match="200 of the 200"):
         vae.conformalize(new)

@@ -216,11 +216,8 @@ class ConformalMixin(QuantilePredictionsMixin):
         """Raise where rows were trained on, or more of them equal trained ones than they would by chance."""
         if self._trained is None:
             return
-        keys = row_keys(np.asarray(rows, np.float32))
-        known, n = self._trained.recognize(keys)
-        repeated = 1.0 - len(np.unique(keys)) / len(keys)  # few training rows may be distinct by luck
-        chance = max(self._trained.repeated, 2 * repeated) * n
-        if known > chance + 3 * math.sqrt(chance):
+        known, n, by_chance = self._trained.recognize(row_keys(np.asarray(rows, np.float32)))
+        if known > by_chance:
             raise ValueError(
                 f"conformalize: {known} of the {n} rows of X_cal were trained on, or equal rows that were. The model "
                 "knows them, so that others would look unusual beside them. Pass rows that were kept from fit, or fit "

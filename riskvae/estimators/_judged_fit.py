@@ -45,8 +45,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
         if self.calibration_fraction and goes_on:
             raise ValueError(
                 f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} cannot keep rows from a "
-                "training that goes on (warm_start=True): earlier fits may have seen them. Set calibration_fraction=0.0, and "
-                "call conformalize(X_cal) with rows that were never trained on."
+                "training that goes on (warm_start=True): earlier fits may have seen them. Set "
+                "calibration_fraction=0.0, and call conformalize(X_cal) with rows that were never trained on."
             )
         if isinstance(rows, Stream):
             if self.calibration_fraction:

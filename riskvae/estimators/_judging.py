@@ -75,26 +75,37 @@ class TrainedRows(NamedTuple):
         Whether they are all there are.
     repeated : float
         Share of the rows that are there more than once.
+    n_rows : int
+        Rows that this share is of.
     """
 
     keys: NDArray[np.uint64]
     complete: bool
     repeated: float
+    n_rows: int
 
     @classmethod
     def of(cls, keys: NDArray[np.uint64], earlier: "TrainedRows | None" = None) -> "TrainedRows":
         """Those of some rows, and of earlier ones."""
         distinct, counts = np.unique(keys, return_counts=True)
-        repeated = float(counts[counts > 1].sum() / max(1, len(keys)))
+        repeated, n_rows = float(counts[counts > 1].sum() / max(1, len(keys))), len(keys)
         if earlier is not None:
-            distinct, repeated = np.union1d(distinct, earlier.keys), max(repeated, earlier.repeated)
+            distinct, n_rows = np.union1d(distinct, earlier.keys), n_rows + earlier.n_rows
+            repeated = max(repeated, earlier.repeated)
         complete = len(distinct) <= _KEYS and (earlier is None or earlier.complete)
-        return cls(distinct[:_KEYS], complete, repeated)
+        return cls(distinct[:_KEYS], complete, repeated, n_rows)
 
-    def recognize(self, keys: NDArray[np.uint64]) -> tuple[int, int]:
-        """How many of some rows are known, and how many could be."""
+    def recognize(self, keys: NDArray[np.uint64]) -> tuple[int, int, float]:
+        """How many of some rows are known, how many could be, and how many may be where none of them was there.
+
+        The chance of a new row to equal one of n is about the share of these that are there more than once (Good and
+        Turing). Where some of the rows are equal to each other, that share may be small by luck.
+        """
         could = keys if self.complete else keys[keys <= self.keys[-1]]
-        return int(np.isin(could, self.keys).sum()), len(could)
+        share, n = self.repeated, len(could)
+        if len(np.unique(keys)) < len(keys):
+            share += (3.0 * math.sqrt(share * self.n_rows) + 3.0) / self.n_rows
+        return int(np.isin(could, self.keys).sum()), n, share * n + 3.0 * math.sqrt(share * n)
 
 
 def keys_of(x: Tensor) -> NDArray[np.uint64]:
