@@ -20,7 +20,7 @@ demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, 
 	@echo "== demo: anomalies, and intervals that hold what they say, half a minute"
 	$(RUN) examples/plot_anomalies.py
 
-test: unit lint ## doctests, tests, style and types; some three minutes
+test: unit lint ## doctests, tests, style and types; some ten minutes
 
 lint: $(VENV)/.installed
 	@echo "== style"
