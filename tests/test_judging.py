@@ -164,6 +164,7 @@ def test_rows_that_were_trained_on_are_recognized():
         with pytest.raises(ValueError, match=r"rows of X_cal were trained on.*calibration_fraction"):
             vae.conformalize(bad)
     vae.conformalize(new)
+    vae.conformalize(np.vstack((new, X[:2])))  # a table that holds a row twice: no p-value moves by a hundredth
     discrete = np.random.default_rng(0).integers(0, 3, (300, 3)).astype(float)
     small(QuantileVAE).fit(discrete[:200]).conformalize(discrete[200:])  # equal by chance
     for seed in range(10):  # few training rows of many cells: all distinct by luck
