@@ -67,6 +67,16 @@ def test_copies_and_groups_stay_together_in_a_fit():
     assert (vae.fit(jittered).predict(new) == -1).mean() > 0.3  # nobody can know
 
 
+@pytest.mark.parametrize("n", [2, 9, 18])
+def test_too_few_rows_to_know_the_threshold_are_said_to_be(n):
+    vae = small(QuantileVAE, max_epochs=1)
+    with pytest.warns(UserWarning, match=f"{n} rows cannot show where 5% .* Fit with 19 rows or more"):
+        vae.fit(curved(n, 0))
+    vae.fit(curved(19, 0))
+    vae.set_params(contamination=0.2).fit(curved(n, 0))
+    vae.partial_fit(curved(1, 0))  # a stream has its own way
+
+
 # ------------------------------------------------------------------------------- rows that do not belong
 
 

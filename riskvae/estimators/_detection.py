@@ -118,6 +118,18 @@ class DetectionMixin(ConformalMixin):
                 stacklevel=level_of_the_user(),
             )
 
+    def _warn_of_few(self, n: int) -> None:
+        """Say so where too few rows tell of the threshold."""
+        fewest = math.ceil(1 / FALSE_ALARMS) - 1
+        if n < fewest:
+            warnings.warn(
+                f"{type(self).__name__}: {n} rows cannot show where {FALSE_ALARMS:.0%} of rows like them lie, so predict "
+                f"may flag many more, or none. Fit with {fewest} rows or more, set offset_, or set contamination to the "
+                "share of these rows that you take for anomalies.",
+                UserWarning,
+                stacklevel=level_of_the_user(),
+            )
+
     def _draw_line(self, offset: float) -> None:
         """Put the threshold somewhere, and remember for what: whoever has set it since has the last word."""
         self.offset_ = offset

@@ -122,6 +122,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
             ascending = score.remember(scores, earlier, seed).sort().values.numpy(force=True)
             if self._calibration is None:
                 self._allow_false_alarms(ascending[excess(ascending) :], quantile_at)
+                if not part:
+                    self._warn_of_few(len(ascending))
         score.cpu()  # from where a model can be loaded anywhere
 
     def _share_of_anomalies(self) -> float:
