@@ -29,8 +29,8 @@ from scipy.optimize import minimize
 from training import load_rows
 
 from riskvae import BetaVAE, max_damage_attack, robustness_margin
-from riskvae.robustness._coder import open_coder
 from riskvae.robustness._jacobian import leading_directions, linearize
+from riskvae.robustness._opening import open_coder
 
 BARS = {"attack": 50, "margin": 50, "jacobian": 20, "directions": 20}
 MAX_NORM, DRAWS, RESTARTS = 3.0, 20, 10

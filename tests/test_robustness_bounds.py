@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from scipy.stats import norm
 from torch import nn
 
 from riskvae import BetaVAE, nets
-from riskvae.robustness import encoder_sensitivity, robustness_margin
-from riskvae.robustness._coder import open_coder
+from riskvae.robustness import encoder_sensitivity, robustness_margin, wrap
 from riskvae.robustness._jacobian import encoder_jacobian, jacobian_columns, leading_directions, linearize
 from riskvae.robustness._lipschitz import _slope, encoder_layers, linear_radius, whitened_lipschitz
+from riskvae.robustness._opening import open_coder
 from riskvae.robustness._reach import _largest_square, second_order_reach, slope_limit
 
 few = partial(robustness_margin, n_draws=2000, random_state=0)
@@ -28,7 +27,7 @@ few = partial(robustness_margin, n_draws=2000, random_state=0)
 def test_inside_the_linear_radius_there_is_no_first_order_error(X):
     vae = small(BetaVAE, beta=0.5, max_epochs=10, hidden_layer_sizes=(12, 8)).fit(X)
     with open_coder(vae, X[:20]) as coder:
-        layers = encoder_layers(coder.model)
+        layers = encoder_layers(coder)
         radius = linear_radius(layers, coder.x)
         local = linearize(coder, coder.x)
         rng = np.random.default_rng(0)
@@ -62,7 +61,7 @@ def test_lipschitz_constant_bounds_the_encoder(X):
     convolutional = small(BetaVAE, encoder=nets.conv_encoder, decoder=nets.conv_decoder).fit(rows)
     for vae, data in ((small(BetaVAE, activation="gelu").fit(X), X), (convolutional, rows)):
         with open_coder(vae, data[:20]) as coder:
-            layers = encoder_layers(coder.model)
+            layers = encoder_layers(coder)
             scale = coder.encode(coder.x)[1]
             constant = whitened_lipschitz(layers, scale)
             mean = coder.mean(coder.x) / scale
@@ -76,7 +75,7 @@ def test_linear_radius_of_a_convolutional_encoder():
     rows = np.random.default_rng(0).random((30, 64))
     vae = small(BetaVAE, encoder=partial(nets.conv_encoder, channels=(3, 4)), decoder=nets.conv_decoder).fit(rows)
     with open_coder(vae, rows[:5]) as coder:
-        radius = linear_radius(encoder_layers(coder.model), coder.x)
+        radius = linear_radius(encoder_layers(coder), coder.x)
         local = linearize(coder, coder.x)
         delta = torch.randn(5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         delta *= 0.99 * radius[:, None] / delta.norm(dim=1, keepdim=True)
@@ -191,9 +190,14 @@ def test_second_order_is_larger_where_the_event_is_symmetric():
 # ------------------------------------------------------------------------------ proven constants
 
 
-def encoder_of(*layers, k=1):
-    """What encoder_layers looks into."""
-    return SimpleNamespace(encoder=nn.Sequential(*layers).double(), n_components=k)
+def layers_of(*layers, k=1):
+    """What encoder_layers makes of layers that a caller names."""
+    encoder = nn.Sequential(*layers).double().eval()
+    model = wrap(
+        lambda x: (encoder(x)[:, :k], torch.ones_like(x[:, :k])), nn.Linear(k, 4).double(), mean_layers=encoder
+    )
+    with open_coder(model, np.random.default_rng(0).normal(size=(3, 4))) as coder:
+        return encoder_layers(coder)
 
 
 def test_lipschitz_constant_is_attained_where_it_can_be():
@@ -202,7 +206,7 @@ def test_lipschitz_constant_is_attained_where_it_can_be():
     with torch.no_grad():
         first.weight.copy_(torch.outer(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([1.0, 1.0, 1.0, 1.0])))  # norm 6
         last.weight.copy_(torch.outer(torch.tensor([1.0, 1.0, 9.0, 9.0]), torch.tensor([1.0, 2.0, 2.0])))
-    layers = encoder_layers(encoder_of(first, nn.ReLU(), last, k=2))
+    layers = layers_of(first, nn.ReLU(), last, k=2)
     scale = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
     expected = 6 * 3 * math.sqrt(2) / 0.5  # norms: |first|, |last's direction|, of the two means
     np.testing.assert_allclose(whitened_lipschitz(layers, scale).numpy(), expected, rtol=1e-6)
@@ -234,9 +238,9 @@ def test_layers_that_do_something_else_have_no_constant():
     hooked = nn.ReLU()
     hooked.register_forward_hook(lambda module, args, out: 9 * out)
     for layer in (Residual(nn.Linear(4, 4)), Doubled(4, 4), hooked, nn.BatchNorm1d(4), nn.MaxPool1d(2)):
-        found = encoder_layers(encoder_of(layer, nn.Linear(4, 2)))
+        found = layers_of(layer, nn.Linear(2 if isinstance(layer, nn.MaxPool1d) else 4, 2))
         assert found == f"no constant is known for {type(layer).__name__}"
-    assert "ends in ReLU" in encoder_layers(encoder_of(nn.Linear(4, 2), nn.ReLU()))
+    assert "ends in ReLU" in layers_of(nn.Linear(4, 2), nn.ReLU())
 
 
 def test_weights_measure_a_slope_in_the_metric_of_the_ellipsoid():

@@ -18,8 +18,9 @@ from torch import nn
 
 from riskvae import BetaVAE, RiskAwareVAE, max_damage_attack
 from riskvae.robustness import clopper_pearson, encoder_sensitivity, robustness_margin
-from riskvae.robustness._coder import noise_bank, open_coder
+from riskvae.robustness._coder import noise_bank
 from riskvae.robustness._jacobian import leading_directions, linearize
+from riskvae.robustness._opening import open_coder
 from riskvae.robustness._search import Rays
 from riskvae.robustness._upper import Settings, confirm
 
@@ -201,7 +202,7 @@ def test_any_object_with_encode_and_decode(X):
     margin = few(model, X[:10])
     assert (margin.whitened <= margin.upper).all()
     assert np.isnan(margin.lipschitz).all()
-    assert "cannot be looked into" in repr(margin)
+    assert "is not looked into; name the layers" in repr(margin)
     assert [p.requires_grad for p in model.parameters()] == before
     assert all(p.grad is None for p in model.parameters())
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from riskvae._validation import image_shape_of
 from riskvae.plotting._pyplot import pyplot
-from riskvae.robustness._coder import open_coder
+from riskvae.robustness._opening import open_coder
 
 
 class ReconstructionDisplay:

@@ -14,6 +14,7 @@ from riskvae.robustness._noise import clopper_pearson
 from riskvae.robustness._result import RobustnessMargin
 from riskvae.robustness._sensitivity import EncoderSensitivity, encoder_sensitivity
 from riskvae.robustness._targeted import targeted_attack
+from riskvae.robustness._wrap import wrap
 
 __all__ = [
     "AttackResult",
@@ -25,4 +26,5 @@ __all__ = [
     "max_damage_attack",
     "robustness_margin",
     "targeted_attack",
+    "wrap",
 ]

@@ -34,12 +34,17 @@ class AttackResult:
     degradation : ndarray of shape (n,)
         ``|log_likelihood_adv - log_likelihood| / |log_likelihood|``, of the paper. A log-density may lie near
         0; the difference in nats then says more.
+    p_broken : ndarray of shape (n,)
+        Share of those draws at which the reconstruction moves by more than r.
     success : ndarray of bool of shape (n,)
-        Whether the perturbation does more damage than the noise alone.
+        Whether the row is broken: by ``p_broken``, the probability of moving by more than r exceeds one half, at the
+        confidence asked for.
     norm : float
         Of the ball.
     max_norm : float or ndarray of shape (n,)
         Its radius.
+    r : float or ndarray of shape (n,)
+        Radius of the reconstructions.
     """
 
     X_adv: Array
@@ -49,26 +54,28 @@ class AttackResult:
     log_likelihood: Array
     log_likelihood_adv: Array
     degradation: Array
+    p_broken: Array
     success: NDArray[np.bool_]
     norm: float
     max_norm: float | Array
+    r: float | Array
 
     def to_frame(self) -> Any:
         """Rows as a pandas DataFrame, one column per number."""
-        return to_frame(self, norm=self.norm, max_norm=self.max_norm)
+        return to_frame(self, norm=self.norm, max_norm=self.max_norm, r=self.r)
 
     def __repr__(self) -> str:
         n = len(self.damage)
-        damage, clean = np.median(self.damage), np.median(self.clean_damage)
+        damage, clean = np.nanmedian(self.damage), np.nanmedian(self.clean_damage)
         lines = [
             f"AttackResult of {n} rows, norm {self.norm:g} up to {_range(self.max_norm)}: "
-            f"{self.success.sum()} did more damage than the noise alone",
+            f"{self.success.sum()} broken (moved by more than r = {_range(self.r)} in most draws)",
             f"  damage         {damage:.4g} (median), by noise alone {clean:.4g}",
         ]
         if np.isfinite(self.degradation).any():
             lines.append(
-                f"  log-likelihood {np.median(self.log_likelihood_adv):.4g} nats (median), clean "
-                f"{np.median(self.log_likelihood):.4g}; degradation {np.median(self.degradation):.1%}"
+                f"  log-likelihood {np.nanmedian(self.log_likelihood_adv):.4g} nats (median), clean "
+                f"{np.nanmedian(self.log_likelihood):.4g}; degradation {np.nanmedian(self.degradation):.1%}"
             )
         return "\n".join(lines)
 
@@ -83,35 +90,42 @@ class TargetedAttackResult:
         Attacked rows, and their difference from X.
     distance, clean_distance : ndarray of shape (n,)
         Mean distance to the target, attacked and clean, over draws that the attack did not see.
+    p_reached : ndarray of shape (n,)
+        Share of those draws at which the distance to the target is at most r.
     success : ndarray of bool of shape (n,)
-        Whether the attack came nearer to the target.
+        Whether the target is reached: by ``p_reached``, the probability of being within r exceeds one half, at the
+        confidence asked for.
     space : {"reconstruction", "latent"}
         Where the distance is.
     norm : float
         Of the ball.
     max_norm : float or ndarray of shape (n,)
         Its radius.
+    r : float or ndarray of shape (n,)
+        Radius around the target.
     """
 
     X_adv: Array
     delta: Array
     distance: Array
     clean_distance: Array
+    p_reached: Array
     success: NDArray[np.bool_]
     space: str
     norm: float
     max_norm: float | Array
+    r: float | Array
 
     def to_frame(self) -> Any:
         """Rows as a pandas DataFrame, one column per number."""
-        return to_frame(self, norm=self.norm, max_norm=self.max_norm)
+        return to_frame(self, norm=self.norm, max_norm=self.max_norm, r=self.r)
 
     def __repr__(self) -> str:
         return (
             f"TargetedAttackResult of {len(self.distance)} rows, norm {self.norm:g} up to {_range(self.max_norm)}: "
-            f"{self.success.sum()} came nearer\n"
-            f"  distance in {self.space} space {np.median(self.distance):.4g} (median), "
-            f"clean {np.median(self.clean_distance):.4g}"
+            f"{self.success.sum()} reached their target (within r = {_range(self.r)} in most draws)\n"
+            f"  distance in {self.space} space {np.nanmedian(self.distance):.4g} (median), "
+            f"clean {np.nanmedian(self.clean_distance):.4g}"
         )
 
 

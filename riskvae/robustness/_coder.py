@@ -1,8 +1,6 @@
 """One view of every model that can be examined: tensors in, tensors out, one block of rows at a time."""
 
-import copy
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,18 +8,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_array, check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
-from riskvae._machine import prepare_process, torch_as_usual
-from riskvae._validation import compute_dtype, feature_matrix, host_array
-from riskvae.nets import Linear
+from riskvae.robustness._copies import HiddenModuleError, modules_called
 
 Array = NDArray[Any]
 
 # Values of decoded rows that are held at once.
 CHUNK = 2**22
+# Rows that a model is tried on at once.
+_TRIED = 1024
+_WRAP = "For a model that returns something else, see riskvae.robustness.wrap."
 
 
 class Coder:
@@ -87,31 +84,57 @@ class Coder:
 
     def check(self) -> None:
         """Try the model on the rows, and raise where an answer makes no sense."""
-        self._check_gradient()
+        with modules_called():  # those that hide are found before they run
+            self._check_gradient()
         with torch.no_grad():
-            for start in range(0, len(self.x), 1024):
-                x = self.x[start : start + 1024]
+            for start in range(0, len(self.x), _TRIED):
+                x = self.x[start : start + _TRIED]
                 mean, scale = self._try("encode", x)
                 if mean.dim() != 2 or len(mean) != len(x) or mean.shape != scale.shape:
                     raise ValueError(
                         f"vae.encode(x) must return mean and scale of shape (n, k); for {len(x)} rows they have shapes "
-                        f"{tuple(mean.shape)} and {tuple(scale.shape)}."
+                        f"{tuple(mean.shape)} and {tuple(scale.shape)}. {_WRAP}"
                     )
                 self._check_finite("vae.encode(x)", mean + scale, start)
                 if not (scale > 0).all():
                     raise ValueError(
                         f"vae.encode(x) must return (mean, scale) with positive standard deviations as scale; got one "
-                        f"of {float(scale.min()):.3g}. If the second value is a log-variance v, wrap the model so that "
-                        "encode returns exp(v / 2)."
+                        f"of {float(scale.min()):.3g}. If the second value is a log-variance, pass "
+                        "riskvae.robustness.wrap(encode=vae.encode, decode=vae.decode, log_variance=True)."
                     )
-                decoded = self._try("decode", mean)
-                if not isinstance(decoded, Tensor) or decoded.dim() < 2 or len(decoded) != len(mean):
-                    found = tuple(decoded.shape) if isinstance(decoded, Tensor) else type(decoded).__name__
-                    raise TypeError(
-                        f"vae.decode(z) must return a tensor with one mean row for each of {len(mean)} latent points; "
-                        f"got {found}."
-                    )
+                decoded = self._decoded(mean)
                 self._check_finite("vae.decode(z) at the posterior means", decoded, start)
+                if start == 0:
+                    self._check_apart("encode", lambda rows: self._try("encode", rows)[0], x)
+                    self._check_apart("decode", self._decoded, mean)
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        with modules_called():
+            decoded = self._try("decode", z)
+        if not isinstance(decoded, Tensor) or decoded.dim() < 2 or len(decoded) != len(z):
+            found = tuple(decoded.shape) if isinstance(decoded, Tensor) else type(decoded).__name__
+            raise TypeError(
+                f"vae.decode(z) must return a tensor with one mean row for each of {len(z)} latent points; got "
+                f"{found}. {_WRAP}"
+            )
+        return decoded
+
+    def _check_apart(self, name: str, function: Callable[[Tensor], Tensor], rows: Tensor) -> None:
+        """Rows must be apart: the first must have the same answer alone."""
+        together = rows if len(rows) > 1 else torch.cat((rows, 0.5 * rows))
+        with_others, alone = function(together)[0], function(together[:1])[0]
+        size = 1.0 + float(with_others.abs().max())
+        if not torch.allclose(with_others, alone, rtol=0.0, atol=size * self.dtype_error):
+            raise ValueError(
+                f"vae.{name} answers otherwise for a row alone than for the same row among {len(together)}: by up to "
+                f"{float((with_others - alone).abs().max()):.3g}. Rows must be apart. Look for statistics over the "
+                "batch, such as batch normalization in training mode, and call .eval() on that module."
+            )
+
+    @property
+    def dtype_error(self) -> float:
+        """Relative difference that rounding may make."""
+        return 1e-3 if self.dtype == torch.float32 else 1e-8
 
     def _check_gradient(self) -> None:
         x = self.x[:2].clone().requires_grad_()
@@ -119,10 +142,10 @@ class Coder:
             answer = self._try("encode", x)
             if not isinstance(answer, tuple | list) or len(answer) != 2:
                 what = f"{len(answer)} values" if isinstance(answer, tuple | list) else type(answer).__name__
-                raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got {what}.")
+                raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got {what}. {_WRAP}")
             if not all(isinstance(part, Tensor) for part in answer):
                 kinds = ", ".join(type(part).__name__ for part in answer)
-                raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got ({kinds}).")
+                raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got ({kinds}). {_WRAP}")
             if not answer[0].requires_grad:
                 raise ValueError(
                     "vae.encode(x) has a mean without a gradient, so nothing can be said of perturbations. Take it out "
@@ -138,6 +161,8 @@ class Coder:
     def _try(self, name: str, values: Tensor) -> Any:
         try:
             return getattr(self.model, name)(values)
+        except HiddenModuleError:
+            raise
         except Exception as error:
             raise ValueError(
                 f"vae.{name} fails on a tensor of shape {tuple(values.shape)}, {values.dtype}: "
@@ -166,108 +191,6 @@ class Coder:
 def fill_up(values: Tensor, size: int) -> Tensor:
     """Values of a block's rows, the last repeated until there are ``size``."""
     return torch.cat((values, values[-1:].expand(size - len(values), *values.shape[1:])))
-
-
-class _Fitted:
-    """Module of a fitted estimator."""
-
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.encode = module.encode
-        self.decode = module.decode
-        self.encoder = module.encoder
-        self.n_components = module.n_components
-        self.fast_layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
-
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        return -self.module.likelihood.nll(x, self.module.decoder(z))
-
-
-@contextmanager
-def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
-    """Coder of a fitted estimator, or of any object with ``encode`` and ``decode``; checked on the rows of X."""
-    prepare_process()
-    if isinstance(vae, BaseEstimator) and not hasattr(vae, "encode"):
-        raise TypeError(
-            f"vae must be a single estimator of this library, or an object with encode and decode; got "
-            f"{type(vae).__name__}. Of a pipeline take the model, pipe[-1], and the rows that reach it, "
-            "pipe[:-1].transform(X); of a search its best_estimator_."
-        )
-    if isinstance(vae, type):
-        raise TypeError(f"vae must be an object with encode and decode; got the class {vae.__name__}.")
-    if isinstance(vae, BaseEstimator):
-        check_is_fitted(vae)
-        rows = feature_matrix(vae, X, reset=False)
-        dtype, device = compute_dtype(rows), vae.device_
-        if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
-            dtype = torch.float32
-        # A copy: the estimator's module keeps its dtype and its mode.
-        module = copy.deepcopy(vae.module_).to(device, dtype).eval().requires_grad_(False)
-        coder = Coder(_Fitted(module), rows, dtype, device)
-        with torch_as_usual(device):
-            coder.check()
-            yield coder
-        return
-    missing = [name for name in ("encode", "decode") if not callable(getattr(vae, name, None))]
-    if missing:
-        raise TypeError(
-            "vae must be a fitted estimator, or an object with encode(x) -> (mean, scale) and decode(z) -> mean on "
-            f"tensors; {type(vae).__name__} has no {' and no '.join(missing)}."
-        )
-    array = host_array(X)
-    rows = check_array(array, allow_nd=True, ensure_2d=False, input_name="X", dtype="numeric")
-    if rows.ndim < 2:
-        raise ValueError(f"X must hold rows of features, with at least two dimensions; got shape {rows.shape}.")
-    modules = _modules_of(vae)
-    first = next((p for module in modules for p in module.parameters() if p.is_floating_point()), None)
-    dtype, device = (compute_dtype(rows), torch.device("cpu")) if first is None else (first.dtype, first.device)
-    if dtype in (torch.float16, torch.bfloat16):
-        raise TypeError(f"vae must compute in float32 or float64; its parameters are {dtype}. Pass vae.float().")
-    with _frozen(modules), torch_as_usual(device):
-        coder = Coder(vae, rows, dtype, device)
-        coder.check()
-        yield coder
-
-
-def _modules_of(vae: Any) -> list[nn.Module]:
-    """The module itself, or those that an object holds as attributes."""
-    if isinstance(vae, nn.Module):
-        return [vae]
-    held = list(vars(vae).values()) if hasattr(vae, "__dict__") else []
-    owners = [getattr(getattr(vae, name), "__self__", None) for name in ("encode", "decode")]
-    return [part for part in (*held, *owners) if isinstance(part, nn.Module)]
-
-
-@contextmanager
-def _frozen(modules: list[nn.Module]) -> Iterator[None]:
-    """Modules in evaluation mode and without gradients of their weights, which are put back."""
-    modes = {module: module.training for top in modules for module in top.modules()}
-    wanted = [parameter for top in modules for parameter in top.parameters() if parameter.requires_grad]
-    if any(training and not _same_in_training(module) for module, training in modes.items()):
-        warnings.warn(
-            "vae is in training mode, in which dropout and batch normalization make rows depend on chance and on each "
-            "other; it is examined in evaluation mode. Call vae.eval() before.",
-            UserWarning,
-            stacklevel=5,
-        )
-    try:
-        for module in modes:
-            module.training = False
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-
-
-def _same_in_training(module: nn.Module) -> bool:
-    """Containers, and layers that do the same in both modes."""
-    return any(True for _ in module.children()) or isinstance(
-        module, nn.Linear | nn.modules.conv._ConvNd | nn.ReLU | nn.LeakyReLU | nn.Tanh | nn.Flatten | nn.Unflatten
-    )
 
 
 def noise_bank(n_draws: int, k: int, seed: int, like: Tensor) -> Tensor:

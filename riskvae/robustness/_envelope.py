@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, host_array, integer
+from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, host_array, integer, real
 from riskvae.robustness._checks import RULES, positive_per_row
 from riskvae.robustness._coder import CHUNK, Coder, distance, fill_up, gradient_of, noise_bank, paired_bank
-from riskvae.robustness._progress import progress
+from riskvae.robustness._noise import clopper_pearson
+from riskvae.robustness._progress import examine_all
 from riskvae.robustness._projection import NORMS, ascent, project
 
 Array = NDArray[Any]
@@ -32,6 +33,7 @@ _RULES = {
         kind=lambda value: isinstance(value, Real),
     ),
     "n_draws": integer(1),
+    "confidence": real(0.5, 1.0, closed="left"),
     **RULES,
 }
 
@@ -49,6 +51,8 @@ class Settings(NamedTuple):
     batch_size: int
     random_state: Any
     verbose: int
+    r: Any
+    confidence: float
 
     def check(self, owner: str) -> None:
         """Raise on the first parameter that cannot be."""
@@ -103,7 +107,7 @@ class Envelope:
         self.max_norm = positive_per_row(f"{owner}: max_norm", settings.max_norm, n)
         self.radius = torch.as_tensor(np.broadcast_to(self.max_norm, n).copy()).to(coder.x)
         self.low, self.high = self._box(settings.bounds)
-        seed = draw_seed(settings.random_state)
+        self.seed = seed = draw_seed(settings.random_state)
         k = coder.n_components
         self.bank = paired_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
         self.fresh = noise_bank(_REPORT_DRAWS, k, derive_seed(seed, "report"), coder.x)
@@ -227,8 +231,8 @@ class Envelope:
                 "an encoder or decoder that overflows away from the data; clamp it, or take a smaller max_norm."
             )
 
-    def mean_distance(self, moved: Tensor, noise: Tensor, goal: Tensor, clean_scale: Tensor) -> Tensor:
-        """Mean over draws (m, k) of the distance of perturbed rows' reconstructions from goals, (n * copies,).
+    def distances(self, moved: Tensor, noise: Tensor, goal: Tensor, clean_scale: Tensor) -> Tensor:
+        """Distances of perturbed rows' reconstructions from goals at draws (m, k), (m, n * copies).
 
         Perturbed rows (n * copies, ...), copies of a row side by side; goals (n, d) and clean scales (n, k).
         """
@@ -236,7 +240,7 @@ class Envelope:
         mean, own = self.coder.encode(moved)
         scale = own if self.settings.perturb == "both" else clean_scale.repeat_interleave(copies, 0)
         decoded = self.coder.decode(mean + scale * noise[:, None])
-        return distance(decoded, goal.repeat_interleave(copies, 0)).mean(0)
+        return distance(decoded, goal.repeat_interleave(copies, 0))
 
     def report(self, average: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Mean over fresh draws of a function that averages over the draws it is given."""
@@ -245,14 +249,26 @@ class Envelope:
             parts = [average(part) * len(part) for part in self.fresh.split(count)]
         return torch.stack(parts).sum(0) / len(self.fresh)
 
+    def judge(self, distances: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Distances (m, n) at fresh draws, by a function of the draws it is given."""
+        count = max(1, CHUNK // x.numel())
+        with torch.no_grad():
+            return torch.cat([distances(part) for part in self.fresh.split(count)])
+
+    def surely(self, share: Array) -> NDArray[np.bool_]:
+        """Whether shares of fresh draws show a probability above one half, at the stated confidence."""
+        known = np.isfinite(share)
+        count = np.rint(np.where(known, share, 0.0) * len(self.fresh))
+        return known & (clopper_pearson(count, len(self.fresh), self.settings.confidence)[0] > 0.5)
+
     def run(self, examine: Callable[[slice, Tensor], dict[str, Tensor]]) -> dict[str, Array]:
         """Examine all blocks; their results, with the attacked rows as the caller gets them."""
-        blocks = []
-        with progress(self.owner, len(self.coder.x), self.settings.verbose) as tell:
-            for rows, count, x in self.coder.blocks(self.settings.batch_size):
-                blocks.append({name: host_array(values[:count]) for name, values in examine(rows, x).items()})
-                tell(count)
-        found = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+        def on_host(rows: slice, x: Tensor) -> dict[str, Array]:
+            return {name: host_array(values) for name, values in examine(rows, x).items()}
+
+        blocks = self.coder.blocks(self.settings.batch_size)
+        found, _ = examine_all(self.owner, blocks, len(self.coder.x), self.settings.verbose, on_host)
         if self.flat:
             warnings.warn(
                 f"{self.owner}: the gradient is zero at every start for {self.flat} rows: the model does not react to "

@@ -2,13 +2,14 @@
 
 import math
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from riskvae.nets import Linear, Standardize
-from riskvae.robustness._coder import CHUNK
+from riskvae.robustness._coder import CHUNK, Coder
+from riskvae.robustness._opening import Fitted
+from riskvae.robustness._wrap import Wrapped
 
 # Largest slope of each activation; that of GELU is 1.12898..., of SiLU 1.09983...
 _SLOPES: dict[type[nn.Module], float] = {
@@ -18,13 +19,27 @@ _SLOPES: dict[type[nn.Module], float] = {
 _EXACT = (nn.Linear, Linear, Standardize, nn.Conv2d, nn.LeakyReLU, nn.ELU)  # by their own parameters
 _AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, Standardize, nn.Conv2d)
 _KINKED = (nn.ReLU, nn.LeakyReLU)
+# Rows that layers are tried on.
+_TRIED = 256
 
 
-def encoder_layers(model: Any) -> list[nn.Module] | str:
-    """Layers of the encoder of a fitted estimator, if all are known; else the reason why not."""
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, nn.Module) or not hasattr(model, "n_components"):
-        return "the encoder of an object with encode and decode cannot be looked into"
+def encoder_layers(coder: Coder) -> list[nn.Module] | str:
+    """Layers that give the encoder's mean first, if all are known; else the reason why not.
+
+    They are those of an estimator, or those that the caller names: nobody can tell by names what a model of others does
+    with its layers. Whether they give that mean is tried.
+    """
+    model = coder.model
+    encoder = model.mean_layers if isinstance(model, Fitted | Wrapped) else None
+    if encoder is None:
+        return "an object with encode and decode is not looked into; name the layers of its mean, wrap(mean_layers=...)"
+    if not _gives_the_mean(encoder, coder):
+        if isinstance(model, Wrapped):
+            raise ValueError(
+                "wrap: mean_layers give another mean than encode does, on the rows of X or near them. Name all layers "
+                "from the row to the mean, in order: nothing may be done to rows before, or to the mean after."
+            )
+        return "the encoder's first outputs are not the mean"
     layers = list(_flatten(encoder))
     for layer in layers:
         if _slope(layer) is None:
@@ -32,6 +47,29 @@ def encoder_layers(model: Any) -> list[nn.Module] | str:
     if not isinstance(layers[-1], nn.Linear):
         return f"the encoder ends in {type(layers[-1]).__name__}, not in a linear layer"
     return layers
+
+
+@torch.no_grad()
+def _gives_the_mean(encoder: nn.Module, coder: Coder) -> bool:
+    """Whether the first outputs of some layers are the mean, on some rows and at several distances around them."""
+    x = coder.x[:_TRIED]
+    generator = torch.Generator().manual_seed(0)
+    spread = x.double().std().to(x) if x.numel() > 1 else x.new_ones(())
+    spread = spread if spread > 0 else torch.ones_like(spread)
+    for size in (0.0, 0.01, 0.1, 1.0, 10.0):
+        rows = x + size * spread * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+        mean = coder.mean(rows)
+        try:
+            found = encoder(rows.clone())[:, : mean.shape[1]]
+        except Exception:
+            return False
+        if found.shape != mean.shape:
+            return False
+        known = mean.isfinite().all(1)
+        error = coder.dtype_error * (1.0 + mean[known].abs())
+        if not ((found - mean)[known].abs() <= error).all():
+            return False
+    return True
 
 
 def _flatten(module: nn.Module) -> chain[nn.Module]:

@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, integer, real
-from riskvae.robustness._checks import RULES, positive_per_row
-from riskvae.robustness._coder import Coder, fill_up, noise_bank, open_coder, paired_bank
+from riskvae.robustness._checks import RULES
+from riskvae.robustness._coder import Coder, fill_up, noise_bank, paired_bank
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
-from riskvae.robustness._progress import progress
+from riskvae.robustness._opening import open_coder
+from riskvae.robustness._progress import examine_all
+from riskvae.robustness._radius import radius_of
 from riskvae.robustness._reach import second_order_reach, slope_limit
 from riskvae.robustness._result import METHODS, RobustnessMargin
 from riskvae.robustness._search import Rays
@@ -180,34 +182,20 @@ def robustness_margin(
             random_starts / random_starts.norm(dim=1, keepdim=True),
             n_steps,
         )
-        radius = _radius(r, coder, bank("radius", min(n_draws, 256)), batch_size)
-        layers = encoder_layers(coder.model)
-        parts = []
-        with progress("robustness_margin", n, verbose) as tell:
-            for rows, count, x in coder.blocks(batch_size):
-                at = fill_up(torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x), len(x))
-                part = _examine(coder, x, at, settings, layers, max_norm)
-                parts.append({name: values[:count] for name, values in part.items()})
-                tell(count)
-    return _assemble(parts, radius, settings, layers, shape)
-
-
-def _radius(r: Any, coder: Coder, bank: Tensor, batch_size: int) -> float | Array:
-    """Radius as a number or one per row."""
-    if isinstance(r, str) and r == "auto":
-        found = []
-        for _, count, x in coder.blocks(batch_size):
-            with torch.no_grad():
-                mean, scale = coder.encode(x)
-                found.append(noise_distances(coder, mean, scale, coder.decode(mean), bank)[:count].flatten().cpu())
-        median = float(torch.cat(found).double().median())
-        if median == 0:
+        radius = radius_of("robustness_margin", r, coder, seed, batch_size)
+        if np.ndim(radius) == 0 and radius == 0:
             raise ValueError(
                 "r='auto' is a multiple of how far the encoder's noise moves reconstructions, which is 0 here: the "
                 "decoder does not look at z. Give r as a number, and check the model."
             )
-        return 1.5 * median
-    return positive_per_row("robustness_margin: r", r, len(coder.x), otherwise="'auto', ")
+        layers = encoder_layers(coder)
+
+        def examine(rows: slice, x: Tensor) -> dict[str, Array]:
+            at = fill_up(torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x), len(x))
+            return _examine(coder, x, at, settings, layers, max_norm)
+
+        columns, stopped = examine_all("robustness_margin", coder.blocks(batch_size), n, verbose, examine)
+    return _assemble(columns, radius, settings, layers, shape, stopped)
 
 
 def _examine(
@@ -277,14 +265,18 @@ def _second_order_reach(
 
 
 def _assemble(
-    parts: list[dict[str, Array]], radius: float | Array, settings: Settings, layers: Any, shape: tuple[int, ...]
+    columns: dict[str, Array],
+    radius: float | Array,
+    settings: Settings,
+    layers: Any,
+    shape: tuple[int, ...],
+    stopped: str,
 ) -> RobustnessMargin:
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     abstained, n_draws = columns["p_low"] <= 0.5, len(settings.bank)
     lower = np.fmax.reduce([columns[name] for name in _BOUNDS])
     attacked = "attack" in settings.methods
     cap = probit(clopper_pearson(n_draws, n_draws, settings.bound_confidence)[0])
-    notes = []
+    notes = [stopped] if stopped else []
     capped = int((columns["p_robust"] == 1).sum())
     if capped:
         notes.append(

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from riskvae.robustness._attack_results import AttackResult
-from riskvae.robustness._coder import Coder, open_coder
+from riskvae.robustness._coder import Coder, fill_up
 from riskvae.robustness._envelope import Envelope, Settings
 from riskvae.robustness._jacobian import leading_directions, linearize
+from riskvae.robustness._opening import open_coder
+from riskvae.robustness._radius import radius_of
 
 __all__ = ["max_damage_attack"]
 
@@ -31,6 +33,8 @@ def max_damage_attack(
     batch_size: int = 32,
     random_state: Any = None,
     verbose: int = 0,
+    r: float | ArrayLike | str = "auto",
+    confidence: float = 0.999,
 ) -> AttackResult:
     r"""Perturbation of each row that moves its reconstruction most.
 
@@ -72,6 +76,12 @@ def max_damage_attack(
         Decides draws and starts, which all rows share.
     verbose : int, default=0
         1 shows progress.
+    r : float, array-like of shape (n_samples,) or "auto", default="auto"
+        A reconstruction that moves farther than r counts as broken, as in
+        :func:`~riskvae.robustness.robustness_margin`: it decides ``success``, not where the attack goes. "auto" is 1.5
+        times the median distance by which the model's own noise moves reconstructions.
+    confidence : float, default=0.999
+        Of ``success``, for each row, in [0.5, 1).
 
     Returns
     -------
@@ -108,23 +118,29 @@ def max_damage_attack(
     settings.check("max_damage_attack")
     with open_coder(vae, X) as coder:
         attack = Envelope("max_damage_attack", coder, settings)
+        radius = radius_of("max_damage_attack", r, coder, attack.seed, batch_size)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Tensor]:
             local = linearize(coder, x)
             directions = leading_directions(coder, local, 2 * n_restarts)
 
             def damage(moved: Tensor, noise: Tensor) -> Tensor:
-                return attack.mean_distance(moved, noise, local.reconstruction, local.scale)
+                return attack.distances(moved, noise, local.reconstruction, local.scale)
 
-            delta = attack.climb(rows, x, torch.cat((directions, -directions), 1), damage)
+            delta = attack.climb(
+                rows, x, torch.cat((directions, -directions), 1), lambda moved, noise: damage(moved, noise).mean(0)
+            )
             moved = x + delta.view_as(x)
+            found = attack.judge(lambda noise: damage(moved, noise), x)
+            limit = fill_up(torch.as_tensor(np.broadcast_to(radius, len(coder.x))[rows].copy()).to(x), len(x))
             with torch.no_grad():
                 mean, scale = coder.encode(moved)
             scale = scale if perturb == "both" else local.scale
             return {
                 "delta": delta,
-                "damage": attack.report(lambda noise: damage(moved, noise), x),
-                "clean_damage": attack.report(lambda noise: damage(x, noise), x),
+                "damage": found.mean(0),
+                "clean_damage": attack.judge(lambda noise: damage(x, noise), x).mean(0),
+                "p_broken": (found > limit).to(x).mean(0),
                 "log_likelihood": attack.report(_likelihood(coder, x, local.mean, local.scale), x),
                 "log_likelihood_adv": attack.report(_likelihood(coder, x, mean, scale), x),
             }
@@ -134,7 +150,8 @@ def max_damage_attack(
     return AttackResult(
         **found,
         degradation=np.abs(adv - clean) / np.abs(clean),
-        success=found["damage"] > found["clean_damage"],
+        success=attack.surely(found["p_broken"]),
+        r=radius,
         norm=norm,
         max_norm=attack.max_norm,
     )

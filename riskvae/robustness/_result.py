@@ -28,7 +28,7 @@ class RobustnessMargin:
         Estimate, no bound.
     certified : ndarray of shape (n,)
         Lower bound without a first-order error: the larger of ``lipschitz`` and of the first-order bounds cut at
-        ``linear_radius``.
+        ``linear_radius``; NaN for ``perturb="both"``.
     lower : ndarray of shape (n,)
         Largest of the lower bounds asked for, row by row.
     upper : ndarray of shape (n,)
@@ -76,8 +76,11 @@ class RobustnessMargin:
     def certified(self) -> Array:
         """Lower bound without a first-order error, at the stated confidence.
 
-        The larger of ``lipschitz`` and of the first-order bounds cut at ``linear_radius``; NaN where neither is known.
+        The larger of ``lipschitz`` and of the first-order bounds cut at ``linear_radius``; NaN where neither is known,
+        and for ``perturb="both"``, of which these bounds say nothing.
         """
+        if not self.guaranteed:
+            return np.full_like(self.lower, np.nan)
         first_order = np.fmax(np.fmax(self.theorem1, self.whitened), self.second_order)
         return np.fmax(self.lipschitz, np.minimum(first_order, self.linear_radius))
 
@@ -108,16 +111,21 @@ class RobustnessMargin:
             if len(known):
                 cells = "".join(f"{value:>10.4g}" for value in (np.median(known), known.min(), known.max()))
                 lines.append(f"  {name:14}{cells}")
-        both = np.isfinite(self.lower) & np.isfinite(self.upper)
+        both = ~np.isnan(self.lower) & np.isfinite(self.upper)
         if both.any():
             share = np.mean(self.lower[both] <= self.upper[both])
             meaning = (
                 "as must be, up to first order" if share == 1 else "first-order bounds fail where the encoder bends"
             )
             meaning = meaning if self.guaranteed else "not guaranteed for perturb='both'"
-            ratio = np.median(self.upper[both] / self.lower[both])
             lines.append(f"  lower <= upper in {share:.1%} of {both.sum()} rows ({meaning})")
-            lines.append(f"  upper / lower {ratio:.2f} (median)")
+            lines.append(f"  upper / lower {np.median(self.upper[both] / self.lower[both]):.2f} (median)")
+        flat = np.isinf(self.lower)
+        if flat.any():
+            lines.append(
+                f"  flat: {flat.sum()} rows, at which the encoder's mean does not move to first order, so that these "
+                f"bounds are infinite; the attack broke {(flat & np.isfinite(self.upper)).sum()} of them"
+            )
         if self.abstained.any():
             why = "their own noise moves the reconstruction by more than r; take a larger r"
             lines.append(f"  abstained: {self.abstained.sum()} rows ({why})")

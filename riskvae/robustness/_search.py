@@ -121,7 +121,8 @@ def least_norm_attack(
             length = gradient.norm(dim=-1).clamp(min=1e-30)
             # A plane behind 0 (draws that are beyond r without a perturbation) must not turn the direction round.
             along = ((gradient * delta).sum(-1) - excess) / length
-            goal = (along.clamp(min=least) / length)[..., None] * gradient
+            # Where the model is flat there is no plane: that must not end in inf * 0.
+            goal = torch.minimum(along.clamp(min=least), 1e3 * cap[:, None])[..., None] * (gradient / length[..., None])
             move = goal - delta
             rate = 1.0 if step < n_steps // 2 else 0.5
             allowed = (0.5 * size / move.norm(dim=-1).clamp(min=1e-30)).clamp(max=rate)

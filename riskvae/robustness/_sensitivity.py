@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from riskvae._validation import check_parameters, integer
-from riskvae.robustness._coder import open_coder
 from riskvae.robustness._frame import to_frame
 from riskvae.robustness._jacobian import linearize
+from riskvae.robustness._opening import open_coder
 
 Array = NDArray[np.float64]
 

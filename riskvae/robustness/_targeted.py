@@ -9,8 +9,10 @@ from torch import Tensor
 
 from riskvae._validation import check_parameters, choice, host_array
 from riskvae.robustness._attack_results import TargetedAttackResult
-from riskvae.robustness._coder import Coder, distance, fill_up, open_coder
+from riskvae.robustness._coder import Coder, distance, fill_up
 from riskvae.robustness._envelope import Envelope, Settings
+from riskvae.robustness._opening import open_coder
+from riskvae.robustness._radius import radius_of
 
 __all__ = ["targeted_attack"]
 
@@ -31,6 +33,8 @@ def targeted_attack(
     batch_size: int = 32,
     random_state: Any = None,
     verbose: int = 0,
+    r: float | ArrayLike | str = "auto",
+    confidence: float = 0.999,
 ) -> TargetedAttackResult:
     r"""Perturbation of each row that brings it nearest to a target.
 
@@ -43,12 +47,15 @@ def targeted_attack(
 
     Parameters
     ----------
-    vae, X, max_norm, norm, perturb, n_steps, n_restarts, n_draws, bounds, batch_size, random_state, verbose
+    vae, X, max_norm, norm, perturb, n_steps, n_restarts, n_draws, bounds, batch_size, random_state, verbose, confidence
         As in :func:`max_damage_attack`.
     X_target : array-like of the shape of X, or one row
         Targets.
     space : {"reconstruction", "latent"}, default="reconstruction"
         Where to come near.
+    r : float, array-like of shape (n_samples,) or "auto", default="auto"
+        Within this distance a target counts as reached. "auto" is 1.5 times the median distance by which the model's
+        own noise moves reconstructions, or latent points.
 
     Returns
     -------
@@ -74,6 +81,7 @@ def targeted_attack(
     check_parameters("targeted_attack", {"space": space}, {"space": choice("reconstruction", "latent")})
     with open_coder(vae, X) as coder:
         attack = Envelope("targeted_attack", coder, settings)
+        radius = radius_of("targeted_attack", r, coder, attack.seed, batch_size, latent=space == "latent")
         targets = _targets(coder, X_target)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Tensor]:
@@ -85,21 +93,25 @@ def targeted_attack(
 
             def gap(moved: Tensor, noise: Tensor) -> Tensor:
                 if space == "latent":
-                    return distance(coder.mean(moved), goal.repeat_interleave(len(moved) // len(goal), 0))
-                return attack.mean_distance(moved, noise, goal, clean_scale)
+                    near = distance(coder.mean(moved), goal.repeat_interleave(len(moved) // len(goal), 0))
+                    return near.expand(len(noise), -1)
+                return attack.distances(moved, noise, goal, clean_scale)
 
             towards = (target - x).flatten(1)[:, None]
-            delta = attack.climb(rows, x, towards, lambda moved, noise: -gap(moved, noise))
+            delta = attack.climb(rows, x, towards, lambda moved, noise: -gap(moved, noise).mean(0))
             moved = x + delta.view_as(x)
+            found = attack.judge(lambda noise: gap(moved, noise), x)
+            limit = fill_up(torch.as_tensor(np.broadcast_to(radius, len(coder.x))[rows].copy()).to(x), len(x))
             return {
                 "delta": delta,
-                "distance": attack.report(lambda noise: gap(moved, noise), x),
-                "clean_distance": attack.report(lambda noise: gap(x, noise), x),
+                "distance": found.mean(0),
+                "clean_distance": attack.judge(lambda noise: gap(x, noise), x).mean(0),
+                "p_reached": (found <= limit).to(x).mean(0),
             }
 
         found = attack.run(examine)
-    success = found["distance"] < found["clean_distance"]
-    return TargetedAttackResult(**found, success=success, space=space, norm=norm, max_norm=attack.max_norm)
+    success = attack.surely(found["p_reached"])
+    return TargetedAttackResult(**found, success=success, space=space, norm=norm, max_norm=attack.max_norm, r=radius)
 
 
 def _targets(coder: Coder, X_target: Any) -> Tensor:
