@@ -118,7 +118,7 @@ def test_r_per_row_is_r_row_by_row(X, vae):
     for i, value in enumerate(r):
         alone = few(vae, X[i : i + 1], r=float(value))
         for name in ("whitened", "upper", "linearized", "p_low"):
-            np.testing.assert_array_equal(getattr(together, name)[i], getattr(alone, name)[0])
+            np.testing.assert_allclose(getattr(together, name)[i], getattr(alone, name)[0], rtol=1e-9)
     np.testing.assert_array_equal(together.r, r)
 
 
@@ -456,8 +456,11 @@ def test_a_decoder_that_is_nan_away_from_the_data_is_found():
     with pytest.raises(ValueError, match=r"vae.decode\(z\) is NaN for \d+ of .* draws around the rows"):
         few(model, rows, r=1.0)
     model.scale = model.scale * 0.01  # NaN only where the attack gets to
-    with pytest.raises(ValueError, match="NaN"):
-        max_damage_attack(model, rows, max_norm=100.0, random_state=0)
+    with pytest.warns(UserWarning, match="NaN or infinity for some perturbed rows.*passed over"):
+        result = max_damage_attack(model, rows, max_norm=100.0, random_state=0)
+    assert np.isfinite(result.damage).all()
+    assert np.isfinite(model.decode(model.encode(torch.tensor(result.X_adv))[0]).numpy()).all()
+    assert (few(model, rows, r=1.0).upper > 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -179,10 +179,12 @@ class Coder:
             )
 
     def blocks(self, size: int) -> Iterator[tuple[slice, int, Tensor]]:
-        """Blocks of exactly ``size`` rows, the last filled up: a row's answer must not hang on how many there are.
+        """Blocks of exactly ``size`` rows, the last filled up: a row's answer must not hang on its company.
 
-        Matrix products of another shape round otherwise, and an attack would amplify that.
+        Matrix products of another shape round otherwise, and an attack would amplify that. Of fewer rows than ``size``
+        the block is the next power of two, so that one row does not cost as much as many.
         """
+        size = min(size, 2 ** (len(self.x) - 1).bit_length())
         for start in range(0, len(self.x), size):
             x = self.x[start : start + size]
             yield slice(start, start + len(x)), len(x), fill_up(x, size)

@@ -1,5 +1,6 @@
 """What all attacks share: checked settings, starts, the ascent, and honest figures at the end."""
 
+import math
 import warnings
 from collections.abc import Callable
 from numbers import Real
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, host_array, integer, real
+from riskvae.robustness._box import Box
 from riskvae.robustness._checks import RULES, positive_per_row
 from riskvae.robustness._coder import CHUNK, Coder, distance, fill_up, gradient_of, noise_bank, paired_bank
 from riskvae.robustness._noise import clopper_pearson
@@ -25,6 +27,11 @@ _REPORT_DRAWS = 256
 _PATIENCE = 3
 # Starts per restart that are tried for a few steps.
 _EXPLORE = 3
+# Times that a start is halved where the model overflows.
+_NEARER = 20
+# Shares of the entries that a step in norm 1 moves, in turn: the best perturbations have few entries, and which ones
+# is found by steps of few and of many.
+_SHARES = (0.0015, 0.01, 0.05, 0.2)
 
 _RULES = {
     "norm": Rule(
@@ -48,6 +55,7 @@ class Settings(NamedTuple):
     n_restarts: int
     n_draws: int
     bounds: Any
+    mask: Any
     batch_size: int
     random_state: Any
     verbose: int
@@ -104,41 +112,44 @@ class Envelope:
         self.coder = coder
         self.settings = settings
         n = len(coder.x)
-        self.max_norm = positive_per_row(f"{owner}: max_norm", settings.max_norm, n)
+        budget = self._budget()
+        self.max_norm = (
+            positive_per_row(f"{owner}: max_norm", settings.max_norm, n) if budget is None else budget.max(-1)
+        )
         self.radius = torch.as_tensor(np.broadcast_to(self.max_norm, n).copy()).to(coder.x)
-        self.low, self.high = self._box(settings.bounds)
+        self.box = Box.of(owner, coder, settings.bounds, settings.mask, budget)
         self.seed = seed = draw_seed(settings.random_state)
         k = coder.n_components
         self.bank = paired_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
         self.fresh = noise_bank(_REPORT_DRAWS, k, derive_seed(seed, "report"), coder.x)
         d = coder.x[0].numel()
-        self.random = ascent(noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x), settings.norm)
+        self.random = noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x)
         self.flat = 0
+        self.overflows = False
         self.still: Tensor | None = None  # rows of the block without a gradient at any start
 
-    def _box(self, bounds: Any) -> tuple[Tensor | None, Tensor | None]:
-        """Ends of the box, each broadcasting to flat rows."""
-        if bounds is None:
-            return None, None
-        x = self.coder.x.flatten(1)
-        try:
-            low, high = (torch.as_tensor(np.asarray(end, dtype=np.float64)).to(x).flatten() for end in bounds)
-            x.min(0).values + low + high  # they broadcast
-        except (TypeError, ValueError, RuntimeError):
+    def _budget(self) -> Array | None:
+        """Largest change of each feature, (1 or n, d), where ``max_norm`` says so for norm infinity."""
+        n, d = len(self.coder.x), self.coder.x[0].numel()
+        shape = np.shape(self.settings.max_norm)
+        if shape not in ((d,), (1, d), (n, d)) or shape in ((n,), (1,)):
+            return None
+        if self.settings.norm != math.inf:
             raise ValueError(
-                f"{self.owner}: bounds must be a pair (low, high) of numbers or of arrays with {x.shape[1]} features, "
-                f"such as (0, 1); got {bounds!r}."
-            ) from None
-        if not (low < high).all():
-            raise ValueError(f"{self.owner}: bounds must have low below high; got {bounds!r}.")
-        slack = 1e-6 * torch.maximum((high - low).clamp(max=1e30), torch.ones_like(low))
-        outside = ((x < low - slack) | (x > high + slack)).any(1)
-        if outside.any():
-            raise ValueError(
-                f"{self.owner}: X must lie in bounds={bounds!r}; {int(outside.sum())} rows do not, the first of them "
-                f"row {int(outside.nonzero()[0])}. Widen bounds, or clip X."
+                f"{self.owner}: max_norm can be given for each feature for norm=numpy.inf only; got norm="
+                f"{self.settings.norm!r}. For other norms give the ball one max_norm, and limit features by bounds."
             )
-        return low, high
+        budget = np.asarray(self.settings.max_norm, dtype=np.float64).reshape(-1, d)
+        if not (np.isfinite(budget) & (budget >= 0)).all() or not (budget > 0).any(1).all():
+            raise ValueError(
+                f"{self.owner}: max_norm for each feature must be finite, 0 or more, and above 0 for one at least; got "
+                f"values from {budget.min():.3g} to {budget.max():.3g}."
+            )
+        return budget
+
+    def free(self, rows: slice, x: Tensor) -> Tensor | None:
+        """1 for the values (n, 1, d) that may change, which alone take part in directions; None for all."""
+        return None if self.box is None else torch.lt(*self.box.around(rows, x)).to(x)
 
     def climb(
         self, rows: slice, x: Tensor, directions: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
@@ -159,10 +170,8 @@ class Envelope:
         n = len(x)
         norm, copies = self.settings.norm, self.settings.n_restarts
         radius = fill_up(self.radius[rows], n)[:, None]
-        low = high = None
-        if self.low is not None and self.high is not None:
-            flat = x.flatten(1)[:, None]
-            low, high = (self.low - flat).clamp(max=0.0), (self.high - flat).clamp(min=0.0)
+        low, high = (None, None) if self.box is None else self.box.around(rows, x)
+        free = self.free(rows, x)
 
         def inside(delta: Tensor) -> Tensor:
             return project(delta, radius.expand(delta.shape[:2]), norm, low, high)
@@ -172,20 +181,31 @@ class Envelope:
             return objective(moved.flatten(0, 1), self.bank).view(delta.shape[:2])
 
         with torch.no_grad():
-            pool = torch.cat((ascent(directions, norm, share=1.0), self.random.expand(n, -1, -1)), 1)
-            pool = inside(pool * radius[..., None])
-            values = torch.stack([value(pool[:, i : i + 1])[:, 0] for i in range(pool.shape[1])], 1)
-            self._check(values)
+            random = self.random
+            if free is not None:
+                directions, random = directions * free, random * free
+            some = [ascent(directions, norm, share=1.0), ascent(random, norm).expand(n, -1, -1)]
+            if norm == 1:
+                some += [ascent(directions, norm, share=share) for share in _SHARES[:2]]
+            pool = inside(torch.cat(some, 1) * radius[..., None])
+            for _ in range(_NEARER):
+                values = torch.stack([value(pool[:, i : i + 1])[:, 0] for i in range(pool.shape[1])], 1)
+                known = values.isfinite()
+                if known.all():
+                    break
+                self.overflows = True
+                pool = torch.where(known[..., None], pool, 0.5 * pool)  # where the model overflows, nearer
+            values = self._known(values)
             state = _Climb.at(_take(pool, values.topk(min(_EXPLORE * copies, pool.shape[1]), dim=1).indices), radius)
             # Doing nothing is the point to beat.
             state = state._replace(best_value=value(torch.zeros_like(state.best)))
         # More starts than restarts for a few steps, the best of them for the rest: no more work than without.
         early = self.settings.n_steps // (2 * _EXPLORE) if state.best.shape[1] > copies else 0
-        state = self._ascend(state, value, inside, early)
+        state = self._ascend(state, value, inside, free, early)
         with torch.no_grad():
             state = state.only(state.best_value.topk(min(copies, state.best.shape[1]), dim=1).indices)
         late = self.settings.n_steps - early * (_EXPLORE if early else 0)
-        state = self._ascend(state, value, inside, late + 1)  # the last step too is looked at
+        state = self._ascend(state, value, inside, free, late + 1)  # the last step too is looked at
         if self.still is not None:
             self.flat += int(self.still[: len(self.radius[rows])].sum())
             self.still = None
@@ -197,17 +217,19 @@ class Envelope:
         state: "_Climb",
         value: Callable[[Tensor], Tensor],
         inside: Callable[[Tensor], Tensor],
+        free: Tensor | None,
         n_steps: int,
     ) -> "_Climb":
         """Steps of projected ascent with momentum."""
         norm = self.settings.norm
         delta, before, step, misses, best, best_value = state
-        for _ in range(n_steps):
+        for i in range(n_steps):
             with torch.enable_grad(), self.coder.first_order():
                 here = delta.detach().requires_grad_()
                 found = value(here)
                 gradient = gradient_of(found, here)
-            self._check(found)
+            found, gradient = self._known(found), gradient.nan_to_num(0.0, 0.0, 0.0)
+            gradient = gradient if free is None else gradient * free
             if self.still is None:
                 self.still = (gradient == 0).all(-1).all(-1)
             better = found.detach() > best_value
@@ -217,19 +239,19 @@ class Envelope:
             stuck = misses >= _PATIENCE
             step = torch.where(stuck, 0.5 * step, step)
             misses = torch.where(stuck, 0.0, misses)
-            goal = inside(delta + step[..., None] * ascent(gradient, norm))
+            goal = inside(delta + step[..., None] * ascent(gradient, norm, _SHARES[i % 4]))
             ahead = inside(delta + 0.75 * (goal - delta) + 0.25 * (delta - before))
             # Where it is stuck, from the best point on; its momentum is of elsewhere.
             before = torch.where(stuck[..., None], best, delta)
             delta = torch.where(stuck[..., None], best, ahead)
         return _Climb(delta, before, step, misses, best, best_value)
 
-    def _check(self, values: Tensor) -> None:
-        if values.isnan().any():
-            raise ValueError(
-                f"{self.owner}: the model answers NaN for perturbed rows, though not for the rows themselves. Look for "
-                "an encoder or decoder that overflows away from the data; clamp it, or take a smaller max_norm."
-            )
+    def _known(self, values: Tensor) -> Tensor:
+        """Values of candidates; one that the model overflows at is not better than any."""
+        known = values.isfinite()
+        if not known.all():
+            self.overflows = True
+        return torch.where(known, values, -torch.inf)
 
     def distances(self, moved: Tensor, noise: Tensor, goal: Tensor, clean_scale: Tensor) -> Tensor:
         """Distances of perturbed rows' reconstructions from goals at draws (m, k), (m, n * copies).
@@ -277,15 +299,22 @@ class Envelope:
                 UserWarning,
                 stacklevel=3,
             )
+        if self.overflows:
+            warnings.warn(
+                f"{self.owner}: the model answers NaN or infinity for some perturbed rows, though not for the rows "
+                "themselves; these were passed over. Look for an encoder or decoder that overflows away from the data; "
+                "clamp it, or take a smaller max_norm.",
+                UserWarning,
+                stacklevel=3,
+            )
         x = self.coder.x
         delta = torch.from_numpy(found["delta"]).to(x)
         moved = x.flatten(1) + delta
         # The sum rounds: towards the row, entry by entry, so that the difference stays in the ball.
         too_far = (moved - x.flatten(1)).abs() > delta.abs()
         moved = torch.where(too_far, torch.nextafter(moved, x.flatten(1)), moved)
-        if self.low is not None and self.high is not None:
-            # Rounding in the sum; rows a little outside from the start stay as they are.
-            moved = torch.where(moved == x.flatten(1), moved, torch.minimum(torch.maximum(moved, self.low), self.high))
+        if self.box is not None:
+            moved = self.box.clip(moved, x.flatten(1))  # rounding in the sum
         found["X_adv"] = host_array(moved.view_as(x))
         found["delta"] = host_array((moved - x.flatten(1)).view_as(x))
         return found

@@ -51,12 +51,16 @@ class Local(NamedTuple):
     weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T of that product U S V^T
 
 
-def linearize(coder: Coder, x: Tensor) -> Local:
-    """Encoder's Jacobian and its norms, these in float64, from its Gram matrix of k by k."""
+def linearize(coder: Coder, x: Tensor, free: Tensor | None = None) -> Local:
+    """Encoder's Jacobian and its norms, these in float64, from its Gram matrix of k by k.
+
+    ``free`` (n, 1, d) is 0 for features that may not change: their columns are 0, too.
+    """
     with torch.no_grad():
         mean, scale = coder.encode(x)
         reconstruction = coder.decode(mean)
     jacobian = encoder_jacobian(coder, x).flatten(2)
+    jacobian = jacobian if free is None else jacobian * free
     gram = jacobian @ jacobian.transpose(1, 2)
     gram = gram.double() if x.device.type != "mps" else gram
     inverse = 1.0 / scale.to(gram)
@@ -67,6 +71,18 @@ def linearize(coder: Coder, x: Tensor) -> Local:
     weights = relative[:, :, None] * vectors.transpose(1, 2)
     frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
     return Local(mean, scale, reconstruction, jacobian, gram, frobenius, whitened, weights)
+
+
+def leading_features(coder: Coder, local: Local, count: int) -> Tensor:
+    """Unit vectors of the features that move the output most by themselves, (n, count, d): where norm 1 begins.
+
+    They have the longest columns of J_decoder J_encoder.
+    """
+    decoder = jacobian_columns(coder.decode, local.mean)
+    inner = decoder.transpose(1, 2) @ decoder @ local.encoder
+    lengths = (local.encoder * inner).sum(1)
+    places = lengths.topk(min(count, lengths.shape[1]), dim=1).indices
+    return torch.nn.functional.one_hot(places, lengths.shape[1]).to(local.encoder)
 
 
 def leading_directions(coder: Coder, local: Local, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, integer, real
+from riskvae.robustness._box import Box
 from riskvae.robustness._checks import RULES
 from riskvae.robustness._coder import Coder, fill_up, noise_bank, paired_bank
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
@@ -51,6 +52,8 @@ def robustness_margin(
     r: float | ArrayLike | str = "auto",
     methods: str | Sequence[str] = METHODS,
     perturb: str = "mean",
+    bounds: tuple[ArrayLike, ArrayLike] | None = None,
+    mask: ArrayLike | None = None,
     confidence: float = 0.999,
     n_draws: int = 10_000,
     max_norm: float | None = None,
@@ -106,6 +109,11 @@ def robustness_margin(
     perturb : {"mean", "both"}, default="mean"
         Whether the attack moves the posterior's mean, as in the definition, or its scale too. The lower bounds
         are about "mean" in either case.
+    bounds : (low, high), default=None
+        Box that changed rows must stay in, such as (0, 1) for pixels: numbers, or arrays of shape (n_features,) or of
+        the shape of X. The margin is then that of changes inside the box; bounds from below hold for it, too.
+    mask : array-like of bool, of shape (n_features,) or of the shape of X, default=None
+        True for the features that may change; None for all. First-order bounds look at these alone.
     confidence : float, default=0.999
         Of each row's lower bounds, together, and of its upper end, in [0.5, 1). With "second_order" among the methods p
         and the slope take half of the error each, for all bounds.
@@ -117,8 +125,8 @@ def robustness_margin(
     n_steps, n_restarts : int, default=20, 4
         Steps of the attack, and its starts: the leading singular directions with both signs, then random ones.
     batch_size : int, default=32
-        Rows that are worked on together. Blocks are filled up to this size, so a row's answer does not depend
-        on its company.
+        Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
+        fewer rows, so that a row's answer depends on its company by rounding alone.
     random_state : int, RandomState or None, default=None
         Decides the draws, which all rows share.
     verbose : int, default=0
@@ -140,7 +148,7 @@ def robustness_margin(
     confirmation, and some ``400 * n_steps * n_restarts / 3`` with their gradients in the attack. To save time, in this
     order: give float32 rows; leave "attack" out, "linearized" comes near it; lower ``n_draws`` (the bounds
     lose little down to 2,000), then ``n_steps``. Memory per block: ``batch_size * n_restarts * 128`` decoded
-    rows with their graph. A block costs as much for one row as for ``batch_size``.
+    rows with their graph.
 
     References
     ----------
@@ -189,20 +197,27 @@ def robustness_margin(
                 "decoder does not look at z. Give r as a number, and check the model."
             )
         layers = encoder_layers(coder)
+        box = Box.of("robustness_margin", coder, bounds, mask)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Array]:
             at = fill_up(torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x), len(x))
-            return _examine(coder, x, at, settings, layers, max_norm)
+            return _examine(coder, x, at, settings, layers, max_norm, None if box is None else box.around(rows, x))
 
         columns, stopped = examine_all("robustness_margin", coder.blocks(batch_size), n, verbose, examine)
     return _assemble(columns, radius, settings, layers, shape, stopped)
 
 
 def _examine(
-    coder: Coder, x: Tensor, r: Tensor, settings: Settings, layers: Any, max_norm: float | None
+    coder: Coder,
+    x: Tensor,
+    r: Tensor,
+    settings: Settings,
+    layers: Any,
+    max_norm: float | None,
+    box: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Array]:
     """Everything about one block of rows."""
-    local = linearize(coder, x)
+    local = linearize(coder, x, None if box is None else (box[1] > box[0]).to(x))
     out = _from_below(coder, x, local, r, settings, layers)
     abstained = out["p_low"] <= 0.5
     out["linearized"], out["upper"] = (np.full(len(x), math.nan) for _ in range(2))
@@ -213,7 +228,7 @@ def _examine(
     slope = local.whitened.to(x)
     start = torch.where(slope > 0, 1.0 / slope.clamp(min=torch.finfo(x.dtype).tiny), 1.0)
     cap = torch.full_like(start, max_norm) if max_norm is not None else 100.0 * start
-    rays = Rays(coder, x, local, settings.perturb)
+    rays = Rays(coder, x, local, settings.perturb, box)
     directions = leading_directions(coder, local, 3)
     if "linearized" in settings.methods:
         found = linearized_margin(rays, r, directions, start, cap, settings)

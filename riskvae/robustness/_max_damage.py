@@ -12,7 +12,7 @@ from torch import Tensor
 from riskvae.robustness._attack_results import AttackResult
 from riskvae.robustness._coder import Coder, fill_up
 from riskvae.robustness._envelope import Envelope, Settings
-from riskvae.robustness._jacobian import leading_directions, linearize
+from riskvae.robustness._jacobian import leading_directions, leading_features, linearize
 from riskvae.robustness._opening import open_coder
 from riskvae.robustness._radius import radius_of
 
@@ -30,6 +30,7 @@ def max_damage_attack(
     n_restarts: int = 2,
     n_draws: int = 16,
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
+    mask: ArrayLike | None = None,
     batch_size: int = 32,
     random_state: Any = None,
     verbose: int = 0,
@@ -56,7 +57,9 @@ def max_damage_attack(
     X : array-like of shape (n_samples, n_features)
         Rows. Estimators compute in its dtype: float32 is twice as fast.
     max_norm : float or array-like of shape (n_samples,)
-        Radius of the ball, in the units of X, above 0.
+        Radius of the ball, in the units of X, above 0. For ``norm=numpy.inf`` also one for each feature, of shape
+        (n_features,), (1, n_features) or (n_samples, n_features): 0 for those that may not change. As many numbers as
+        there are rows count as one per row.
     norm : {1, 2, inf}, default=2
         Of the ball.
     perturb : {"mean", "both"}, default="both"
@@ -67,11 +70,13 @@ def max_damage_attack(
     n_draws : int, default=16
         Draws in the bank.
     bounds : (low, high), default=None
-        Box that attacked rows must stay in, numbers or arrays of shape (n_features,), such as (0, 1) for
-        pixels; X must lie in it.
+        Box that attacked rows must stay in, such as (0, 1) for pixels: numbers, or arrays of shape (n_features,) or of
+        the shape of X, a box for each row. X must lie in it. A feature with ``low == high`` may not change.
+    mask : array-like of bool, of shape (n_features,) or of the shape of X, default=None
+        True for the features that may change; None for all.
     batch_size : int, default=32
-        Rows that are worked on together. Blocks are filled up to this size, so a row's answer does not depend
-        on its company.
+        Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
+        fewer rows, so that a row's answer depends on its company by rounding alone.
     random_state : int, RandomState or None, default=None
         Decides draws and starts, which all rows share.
     verbose : int, default=0
@@ -121,8 +126,10 @@ def max_damage_attack(
         radius = radius_of("max_damage_attack", r, coder, attack.seed, batch_size)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Tensor]:
-            local = linearize(coder, x)
+            local = linearize(coder, x, attack.free(rows, x))
             directions = leading_directions(coder, local, 2 * n_restarts)
+            if norm == 1:
+                directions = torch.cat((directions, leading_features(coder, local, 8 * n_restarts)), 1)
 
             def damage(moved: Tensor, noise: Tensor) -> Tensor:
                 return attack.distances(moved, noise, local.reconstruction, local.scale)

@@ -60,7 +60,9 @@ def probit(p: ArrayLike) -> Array:
     return ndtri(np.asarray(p, dtype=np.float64))
 
 
-def noise_distances(coder: Coder, mean: Tensor, scale: Tensor, reference: Tensor, bank: Tensor) -> Tensor:
+def noise_distances(
+    coder: Coder, mean: Tensor, scale: Tensor, reference: Tensor, bank: Tensor, *, attacked: bool = False
+) -> Tensor:
     """Distances ||g(mean + scale * draw) - reference|| for every row and draw, (n, n_draws).
 
     Parameters
@@ -71,6 +73,8 @@ def noise_distances(coder: Coder, mean: Tensor, scale: Tensor, reference: Tensor
         One row each.
     bank : Tensor of shape (n_draws, k)
         Standard normal draws, shared by the rows.
+    attacked : bool, default=False
+        Whether these are perturbed rows: a decoder may overflow there, and what it says then counts as no distance.
     """
     n, d = reference.shape
     out = torch.empty(n, len(bank), dtype=reference.dtype, device=reference.device)
@@ -79,6 +83,8 @@ def noise_distances(coder: Coder, mean: Tensor, scale: Tensor, reference: Tensor
         for start in range(0, len(bank), step):
             decoded = coder.decode(mean + scale * bank[start : start + step, None])
             out[:, start : start + step] = distance(decoded, reference).T
+    if attacked:
+        return torch.where(out.isnan(), 0.0, out)
     if out.isnan().any():
         bad = int(out.isnan().sum())
         raise ValueError(

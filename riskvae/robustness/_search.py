@@ -54,10 +54,23 @@ class Rays(NamedTuple):
     x: Tensor  # (n, d...)
     local: Local
     perturb: str
+    box: tuple[Tensor, Tensor] | None = None  # how far values may go down and up, each (n, 1, d)
 
     def at(self, rows: Tensor) -> "Rays":
         """Some of the rows."""
-        return self._replace(x=self.x[rows], local=Local(*(part[rows] for part in self.local)))
+        box = None if self.box is None else (self.box[0][rows], self.box[1][rows])
+        return self._replace(x=self.x[rows], local=Local(*(part[rows] for part in self.local)), box=box)
+
+    def inside(self, delta: Tensor) -> Tensor:
+        """Perturbations (n, c, d), each value as far as it may go: a ray goes on along the walls of the box."""
+        return delta if self.box is None else torch.minimum(torch.maximum(delta, self.box[0]), self.box[1])
+
+    def stuck(self, delta: Tensor, gradient: Tensor) -> Tensor | None:
+        """Values that are at a wall and would go beyond it."""
+        if self.box is None:
+            return None
+        low, high = self.box
+        return ((delta <= low) & (gradient < 0)) | ((delta >= high) & (gradient > 0))
 
     def latent(self, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale, each (n, c, k), of perturbed rows; delta (n, c, d)."""
@@ -69,13 +82,14 @@ class Rays(NamedTuple):
     def distances(self, mean: Tensor, scale: Tensor, bank: Tensor) -> Tensor:
         """Distances (m, n, c) of the reconstructions at draws (m, k) from the reference, with a graph."""
         decoded = self.coder.decode(mean + scale * bank[:, None, None])
-        return distance(decoded, self.local.reconstruction[:, None])
+        found = distance(decoded, self.local.reconstruction[:, None])
+        return torch.where(found.isfinite(), found, 0.0)
 
     def quantile(self, mean: Tensor, scale: Tensor, bank: Tensor, level: float) -> Tensor:
         """Quantile over draws of those distances, (n, c), without a graph."""
         n, c, k = mean.shape
         reference = self.local.reconstruction.repeat_interleave(c, 0)
-        found = noise_distances(self.coder, mean.reshape(-1, k), scale.reshape(-1, k), reference, bank)
+        found = noise_distances(self.coder, mean.reshape(-1, k), scale.reshape(-1, k), reference, bank, attacked=True)
         rank = min(max(math.ceil(level * len(bank)), 1), len(bank))
         return found.kthvalue(rank, dim=1).values.view(n, c)
 
@@ -104,17 +118,19 @@ def least_norm_attack(
     From every start, Hasofer-Lind steps: linearize the excess h of the quantile of distances over r, and go
     towards the point nearest to the unperturbed row on the plane where it vanishes, g (g . d - h) / ||g||^2.
     """
-    delta = directions * norm[:, None, None]
+    delta = rays.inside(directions * norm[:, None, None])
     least = 0.05 * norm[:, None]
     best, best_norm = delta.clone(), torch.full(delta.shape[:2], math.inf, dtype=delta.dtype, device=delta.device)
     for step in range(n_steps):
         with torch.enable_grad(), rays.coder.first_order():
             d = delta.detach().requires_grad_()
             middle = smooth_quantile(rays.distances(*rays.latent(d), bank), level)
-            gradient = gradient_of(middle, d)
+            gradient = gradient_of(middle, d).nan_to_num(0.0, 0.0, 0.0)
         with torch.no_grad():
             excess = middle - r[:, None]
             size = delta.norm(dim=-1)
+            held = rays.stuck(delta, gradient)
+            gradient = gradient if held is None else torch.where(held, 0.0, gradient)
             better = (excess >= 0) & (size < best_norm)
             best_norm = torch.where(better, size, best_norm)
             best = torch.where(better[..., None], delta, best)
@@ -123,12 +139,13 @@ def least_norm_attack(
             along = ((gradient * delta).sum(-1) - excess) / length
             # Where the model is flat there is no plane: that must not end in inf * 0.
             goal = torch.minimum(along.clamp(min=least), 1e3 * cap[:, None])[..., None] * (gradient / length[..., None])
+            goal = goal if held is None else torch.where(held, delta, goal)
             move = goal - delta
             rate = 1.0 if step < n_steps // 2 else 0.5
             allowed = (0.5 * size / move.norm(dim=-1).clamp(min=1e-30)).clamp(max=rate)
             delta = delta + allowed[..., None] * move
             size = delta.norm(dim=-1, keepdim=True)
-            delta = delta * (cap[:, None, None] / size.clamp(min=1e-30)).clamp(max=1.0)
+            delta = rays.inside(delta * (cap[:, None, None] / size.clamp(min=1e-30)).clamp(max=1.0))
     best = torch.where(best_norm.isfinite()[..., None], best, delta)
     size = best.norm(dim=-1)
     return best / size[..., None].clamp(min=1e-30), size

@@ -30,6 +30,7 @@ def targeted_attack(
     n_restarts: int = 2,
     n_draws: int = 16,
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
+    mask: ArrayLike | None = None,
     batch_size: int = 32,
     random_state: Any = None,
     verbose: int = 0,
@@ -47,7 +48,9 @@ def targeted_attack(
 
     Parameters
     ----------
-    vae, X, max_norm, norm, perturb, n_steps, n_restarts, n_draws, bounds, batch_size, random_state, verbose, confidence
+    vae, X, max_norm, norm, perturb, n_steps, n_restarts, n_draws, bounds, mask
+        As in :func:`max_damage_attack`.
+    batch_size, random_state, verbose, confidence
         As in :func:`max_damage_attack`.
     X_target : array-like of the shape of X, or one row
         Targets.

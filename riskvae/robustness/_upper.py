@@ -42,12 +42,12 @@ def linearized_margin(
 ) -> Tensor:
     """Smallest crossing of the median over both signs of the directions, encoder linearized."""
     both = torch.cat((directions, -directions), 1)
-    moves = torch.einsum("nkd,ncd->nck", rays.local.encoder, both)
     scale = rays.local.scale[:, None]
 
-    def excess(bank: Tensor, moves: Tensor) -> Any:
+    def excess(bank: Tensor, directions: Tensor) -> Any:
         def measure(norm: Tensor) -> Tensor:
-            mean = rays.local.mean[:, None] + norm[..., None] * moves
+            delta = rays.inside(norm[..., None] * directions)
+            mean = rays.local.mean[:, None] + delta @ rays.local.encoder.transpose(1, 2)
             return rays.quantile(mean, scale.expand_as(mean), bank, 0.5) - r[:, None]
 
         return measure
@@ -55,12 +55,13 @@ def linearized_margin(
     count = both.shape[1]
     many = cap[:, None].expand(-1, count)
     coarse = crossing(
-        excess(settings.search[:64], moves), 3.0 * start[:, None].expand(-1, count), many, spread=0.5, steps=2
+        excess(settings.search[:64], both), 3.0 * start[:, None].expand(-1, count), many, spread=0.5, steps=2
     )
     near, best = coarse.min(1, keepdim=True)
-    chosen = moves.gather(1, best[..., None].expand(-1, -1, moves.shape[-1]))
+    chosen = both.gather(1, best[..., None].expand(-1, -1, both.shape[-1]))
     near = torch.where(near.isfinite(), near, cap[:, None])
-    return crossing(excess(settings.select[:512], chosen), near, cap[:, None], spread=0.1, steps=2)[:, 0]
+    norm = crossing(excess(settings.select[:512], chosen), near, cap[:, None], spread=0.1, steps=2)[:, 0]
+    return length_of(rays, norm, chosen)[0]
 
 
 def attacked_margin(
@@ -70,6 +71,8 @@ def attacked_margin(
     n, d = len(r), directions.shape[-1]
     signed = torch.stack((directions, -directions), 2).flatten(1, 2)
     random = settings.starts.expand(n, -1, -1)
+    if rays.box is not None:
+        random = random * (rays.box[1] > rays.box[0])
     starts = torch.cat((signed, random), 1)[:, : len(settings.starts)]
     # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
     n_draws, n_select = len(settings.bank), len(settings.select)
@@ -80,7 +83,7 @@ def attacked_margin(
     def excess(directions: Tensor, bank: Tensor) -> Any:
         def measure(norm: Tensor) -> Tensor:
             with torch.no_grad():
-                mean, scale = rays.latent(norm[..., None] * directions)
+                mean, scale = rays.latent(rays.inside(norm[..., None] * directions))
             return rays.quantile(mean, scale, bank, level) - r[:, None]
 
         return measure
@@ -92,8 +95,16 @@ def attacked_margin(
     chosen = found.gather(1, best[..., None].expand(-1, -1, d))
     near = torch.where(near.isfinite(), near, cap[:, None])
     norm = crossing(excess(chosen, settings.select), near, cap[:, None], spread=0.05, steps=3)[:, 0]
-    upper = confirm(rays, r, chosen, norm, cap, settings)
-    return upper, torch.where(upper.isfinite(), upper, 0.0)[:, None] * chosen[:, 0]
+    return length_of(rays, confirm(rays, r, chosen, norm, cap, settings), chosen)
+
+
+def length_of(rays: Rays, norm: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths of perturbations at some norms along rays (n, 1, d), which walls may have bent; and perturbations."""
+    known = norm.isfinite()
+    delta = rays.inside(torch.where(known, norm, 0.0)[:, None, None] * chosen)[:, 0]
+    if rays.box is None:
+        return norm, delta
+    return torch.where(known, delta.norm(dim=-1), math.inf), delta
 
 
 def confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, settings: Settings) -> Tensor:
@@ -105,8 +116,8 @@ def confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, se
             break
         part = rays.at(rows)
         with torch.no_grad():
-            mean, scale = part.latent(norm[rows, None, None] * chosen[rows])
-        distances = noise_distances(rays.coder, mean[:, 0], scale[:, 0], part.local.reconstruction, bank)
+            mean, scale = part.latent(part.inside(norm[rows, None, None] * chosen[rows]))
+        distances = noise_distances(rays.coder, mean[:, 0], scale[:, 0], part.local.reconstruction, bank, attacked=True)
         count = (distances <= r[rows, None]).sum(1).cpu().numpy()
         _, high = clopper_pearson(count, len(bank), settings.attempt_confidence)
         broken = torch.as_tensor(high < 0.5).to(norm.device)
