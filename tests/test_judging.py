@@ -167,6 +167,7 @@ def test_marginals_by_hand():
 # ------------------------------------------------------------------------------------------ calibration
 
 
+@pytest.mark.filterwarnings("ignore:QuantileVAE. 6 rows cannot show where 5%")
 def test_rows_that_were_trained_on_are_recognized():
     X, new = curved(300, 0), curved(200, 1)
     vae = small(QuantileVAE).fit(X)

@@ -124,8 +124,8 @@ class DetectionMixin(ConformalMixin):
         if n < fewest:
             warnings.warn(
                 f"{type(self).__name__}: {n} rows cannot show where {FALSE_ALARMS:.0%} of rows like them lie, so "
-                f"predict may flag many more, or none. Fit with {fewest} rows or more, set offset_, or set "
-                "contamination to the share of these rows that you take for anomalies.",
+                f"predict may flag many more, or none. Fit with {fewest} rows or more (n_folds=5 lets each of them "
+                "tell), set offset_, or set contamination to the share of these rows that you take for anomalies.",
                 UserWarning,
                 stacklevel=level_of_the_user(),
             )
