@@ -14,7 +14,7 @@ from torch import nn
 from riskvae import BetaVAE, nets
 from riskvae.robustness import encoder_sensitivity, robustness_margin, wrap
 from riskvae.robustness._jacobian import encoder_jacobian, jacobian_columns, leading_directions, linearize
-from riskvae.robustness._lipschitz import _slope, encoder_layers, linear_radius, whitened_lipschitz
+from riskvae.robustness._lipschitz import _slope, encoder_layers, encoder_of, linear_radius, whitened_lipschitz
 from riskvae.robustness._opening import open_coder
 from riskvae.robustness._reach import _largest_square, second_order_reach, slope_limit
 
@@ -27,7 +27,7 @@ few = partial(robustness_margin, n_draws=2000, random_state=0)
 def test_inside_the_linear_radius_there_is_no_first_order_error(X):
     vae = small(BetaVAE, beta=0.5, max_epochs=10, hidden_layer_sizes=(12, 8)).fit(X)
     with open_coder(vae, X[:20]) as coder:
-        layers = encoder_layers(coder)
+        layers = encoder_layers(encoder_of(coder))
         radius = linear_radius(layers, coder.x)
         local = linearize(coder, coder.x)
         rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_lipschitz_constant_bounds_the_encoder(X):
     convolutional = small(BetaVAE, encoder=nets.conv_encoder, decoder=nets.conv_decoder).fit(rows)
     for vae, data in ((small(BetaVAE, activation="gelu").fit(X), X), (convolutional, rows)):
         with open_coder(vae, data[:20]) as coder:
-            layers = encoder_layers(coder)
+            layers = encoder_layers(encoder_of(coder))
             scale = coder.encode(coder.x)[1]
             constant = whitened_lipschitz(layers, scale)
             mean = coder.mean(coder.x) / scale
@@ -75,7 +75,7 @@ def test_linear_radius_of_a_convolutional_encoder():
     rows = np.random.default_rng(0).random((30, 64))
     vae = small(BetaVAE, encoder=partial(nets.conv_encoder, channels=(3, 4)), decoder=nets.conv_decoder).fit(rows)
     with open_coder(vae, rows[:5]) as coder:
-        radius = linear_radius(encoder_layers(coder), coder.x)
+        radius = linear_radius(encoder_layers(encoder_of(coder)), coder.x)
         local = linearize(coder, coder.x)
         delta = torch.randn(5, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         delta *= 0.99 * radius[:, None] / delta.norm(dim=1, keepdim=True)
@@ -151,11 +151,14 @@ def test_reach_between_the_half_space_and_the_slab():
 
 def test_in_an_ellipsoid_the_longest_axis_is_the_worst():
     # A shift of theta times the longest axis bears a slope of M / theta: its reach must not fall as fast.
-    p = np.linspace(0.501, 0.9999, 40)[:, None, None]
-    slope = np.linspace(1e-4, 1, 200)[:, None] * norm.pdf(norm.ppf(p))
     theta = np.linspace(0.02, 1, 50)
-    scaled = second_order_reach(p, slope / theta) / theta
-    assert (scaled >= scaled[..., -1:] - 1e-9).all()
+    for level in (0.5, 0.7, 0.95):
+        p = np.linspace(level + 0.001, 0.9999, 40)[:, None, None]
+        slope = np.linspace(1e-4, 1, 200)[:, None] * norm.pdf(norm.ppf(p))
+        scaled = second_order_reach(p, slope / theta, level) / theta
+        assert (scaled >= scaled[..., -1:] - 1e-9).all()
+        np.testing.assert_allclose(second_order_reach(p, 9.0, level), norm.ppf(p) - norm.ppf(level), atol=1e-9)
+    assert np.isnan(second_order_reach(0.7, 0.1, [0.7, 0.8])).all()
 
 
 def test_slope_limit_lies_above_the_slope_and_near_it():
@@ -197,7 +200,7 @@ def layers_of(*layers, k=1):
         lambda x: (encoder(x)[:, :k], torch.ones_like(x[:, :k])), nn.Linear(k, 4).double(), mean_layers=encoder
     )
     with open_coder(model, np.random.default_rng(0).normal(size=(3, 4))) as coder:
-        return encoder_layers(coder)
+        return encoder_layers(encoder_of(coder))
 
 
 def test_lipschitz_constant_is_attained_where_it_can_be():

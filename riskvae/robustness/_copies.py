@@ -14,6 +14,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 __all__ = ["HiddenModuleError", "modules_called", "own_copy", "same_in_training"]
 
 Memo = dict[int, Any]
+_DIFFERENT = (
+    nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+)  # fmt: skip
 
 
 class HiddenModuleError(ValueError):
@@ -166,9 +170,7 @@ def modules_called() -> Iterator[list[nn.Module]]:
 
 
 def same_in_training(module: nn.Module) -> bool:
-    """Containers, and layers that do the same in both modes."""
-    return any(True for _ in module.children()) or isinstance(
-        module,
-        nn.Linear | nn.modules.conv._ConvNd | nn.ReLU | nn.LeakyReLU | nn.ELU | nn.GELU | nn.SiLU | nn.Softplus
-        | nn.Tanh | nn.Sigmoid | nn.Identity | nn.Flatten | nn.Unflatten | nn.LayerNorm | nn.GroupNorm | nn.Upsample,
-    )  # fmt: skip
+    """Containers, and layers of torch that do the same in both modes; of others nobody knows."""
+    if any(True for _ in module.children()):
+        return True
+    return type(module).__module__.startswith("torch.nn") and not isinstance(module, _DIFFERENT)

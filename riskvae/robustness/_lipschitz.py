@@ -23,23 +23,28 @@ _KINKED = (nn.ReLU, nn.LeakyReLU)
 _TRIED = 256
 
 
-def encoder_layers(coder: Coder) -> list[nn.Module] | str:
-    """Layers that give the encoder's mean first, if all are known; else the reason why not.
+def encoder_of(coder: Coder) -> nn.Module | str:
+    """Module that gives the encoder's mean first; else the reason why none is known.
 
-    They are those of an estimator, or those that the caller names: nobody can tell by names what a model of others does
-    with its layers. Whether they give that mean is tried.
+    It is that of an estimator, or the layers that the caller names: nobody can tell by names what a model of others
+    does with its layers. Whether they give that mean is tried.
     """
     model = coder.model
     encoder = model.mean_layers if isinstance(model, Fitted | Wrapped) else None
     if encoder is None:
         return "an object with encode and decode is not looked into; name the layers of its mean, wrap(mean_layers=...)"
-    if not _gives_the_mean(encoder, coder):
-        if isinstance(model, Wrapped):
-            raise ValueError(
-                "wrap: mean_layers give another mean than encode does, on the rows of X or near them. Name all layers "
-                "from the row to the mean, in order: nothing may be done to rows before, or to the mean after."
-            )
-        return "the encoder's first outputs are not the mean"
+    if _gives_the_mean(encoder, coder):
+        return encoder
+    if isinstance(model, Wrapped):
+        raise ValueError(
+            "wrap: mean_layers give another mean than encode does, on the rows of X or near them. Name all layers "
+            "from the row to the mean, in order: nothing may be done to rows before, or to the mean after."
+        )
+    return "the encoder's first outputs are not the mean"
+
+
+def encoder_layers(encoder: nn.Module) -> list[nn.Module] | str:
+    """Layers of a chain, if all have a known constant; else the reason why not."""
     layers = list(_flatten(encoder))
     for layer in layers:
         if _slope(layer) is None:

@@ -14,10 +14,12 @@ from riskvae.robustness._box import Box
 from riskvae.robustness._checks import RULES
 from riskvae.robustness._coder import Coder, fill_up, noise_bank, paired_bank
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
-from riskvae.robustness._lipschitz import encoder_layers, linear_radius, whitened_lipschitz
+from riskvae.robustness._known import Known
+from riskvae.robustness._lipschitz import linear_radius, whitened_lipschitz
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
 from riskvae.robustness._opening import open_coder
 from riskvae.robustness._progress import examine_all
+from riskvae.robustness._proven import proven_margin
 from riskvae.robustness._radius import radius_of
 from riskvae.robustness._reach import second_order_reach, slope_limit
 from riskvae.robustness._result import METHODS, RobustnessMargin
@@ -26,7 +28,7 @@ from riskvae.robustness._upper import ATTEMPTS, Settings, attacked_margin, linea
 
 Array = NDArray[np.float64]
 
-_BOUNDS = METHODS[:4]
+_BOUNDS = METHODS[:5]
 
 _METHODS_RULE = Rule(
     lambda value: (
@@ -79,7 +81,10 @@ def robustness_margin(
       at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Never
       smaller than "whitened";
     - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian: no
-      first-order error, and a good deal smaller.
+      first-order error, and a good deal smaller;
+    - "proven": no first-order error either, and by far larger. Inside a ball each activation leaves its tangent by no
+      more than its pre-activation's reach allows, which follows layer by layer from the network's own linear maps at
+      the row. That bounds how far the mean can be from its linearization.
 
     p is estimated from draws and enters by its Clopper-Pearson lower limit, which caps :math:`\Phi^{-1}(p)` at
     3.2 for 10,000 draws and a confidence of .999. From above:
@@ -196,29 +201,31 @@ def robustness_margin(
                 "r='auto' is a multiple of how far the encoder's noise moves reconstructions, which is 0 here: the "
                 "decoder does not look at z. Give r as a number, and check the model."
             )
-        layers = encoder_layers(coder)
+        known = Known.of(coder, methods)
         box = Box.of("robustness_margin", coder, bounds, mask)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Array]:
             at = fill_up(torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x), len(x))
-            return _examine(coder, x, at, settings, layers, max_norm, None if box is None else box.around(rows, x))
+            walls = None if box is None else box.around(rows, x)
+            return _examine(coder, x, rows.stop - rows.start, at, settings, known, max_norm, walls)
 
         columns, stopped = examine_all("robustness_margin", coder.blocks(batch_size), n, verbose, examine)
-    return _assemble(columns, radius, settings, layers, shape, stopped)
+    return _assemble(columns, radius, settings, known, shape, stopped)
 
 
 def _examine(
     coder: Coder,
     x: Tensor,
+    count: int,
     r: Tensor,
     settings: Settings,
-    layers: Any,
+    known: Known,
     max_norm: float | None,
     box: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Array]:
     """Everything about one block of rows."""
     local = linearize(coder, x, None if box is None else (box[1] > box[0]).to(x))
-    out = _from_below(coder, x, local, r, settings, layers)
+    out = _from_below(coder, x, count, local, r, settings, known, box)
     abstained = out["p_low"] <= 0.5
     out["linearized"], out["upper"] = (np.full(len(x), math.nan) for _ in range(2))
     out["delta"] = torch.zeros_like(x).flatten(1).cpu().numpy()
@@ -240,16 +247,24 @@ def _examine(
     return out
 
 
-def _from_below(coder: Coder, x: Tensor, local: Local, r: Tensor, settings: Settings, layers: Any) -> dict[str, Array]:
+def _from_below(
+    coder: Coder,
+    x: Tensor,
+    count: int,
+    local: Local,
+    r: Tensor,
+    settings: Settings,
+    known: Known,
+    box: tuple[Tensor, Tensor] | None,
+) -> dict[str, Array]:
     """Probability of one block's rows, and the lower bounds that follow from it; NaN where abstained or unknown."""
     noise = noise_distances(coder, local.mean, local.scale, local.reconstruction, settings.bank)
     inside = noise <= r[:, None]
-    count = inside.sum(1).cpu().numpy()
-    p_low, _ = clopper_pearson(count, len(settings.bank), settings.bound_confidence)
+    times = inside.sum(1).cpu().numpy()
+    p_low, _ = clopper_pearson(times, len(settings.bank), settings.bound_confidence)
     reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
     frobenius, whitened = (norms.cpu().double().numpy() for norms in (local.frobenius, local.whitened))
     least = local.scale.amin(1).cpu().double().numpy()
-    known = isinstance(layers, list)
     bounds = dict.fromkeys(_BOUNDS, np.full(len(x), math.nan))
     with np.errstate(divide="ignore"):  # an encoder that does not move has no upper end
         if "whitened" in settings.methods:
@@ -257,33 +272,35 @@ def _from_below(coder: Coder, x: Tensor, local: Local, r: Tensor, settings: Sett
         if "theorem1" in settings.methods:
             # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
             bounds["theorem1"] = np.fmin(least * reach / frobenius, reach / whitened)
+        slope = _slope(coder, local, inside, r, settings) if settings.needs_slope else np.full(len(x), math.inf)
         if "second_order" in settings.methods:
-            bounds["second_order"] = _second_order_reach(coder, local, inside, p_low, r, settings) / whitened
-        if known and "lipschitz" in settings.methods:
-            bounds["lipschitz"] = reach / whitened_lipschitz(layers, local.scale).numpy()
-    radius = linear_radius(layers, x).cpu().numpy() if known else np.full(len(x), math.nan)
-    return {"p_robust": count / len(settings.bank), "p_low": p_low, "linear_radius": radius, **bounds}
+            bounds["second_order"] = second_order_reach(p_low, slope) / whitened
+        if known.layers and "lipschitz" in settings.methods:
+            bounds["lipschitz"] = reach / whitened_lipschitz(known.layers, local.scale).numpy()
+        if known.network is not None and "proven" in settings.methods:
+            free = None if box is None else (box[1] > box[0])[:count]
+            first = proven_margin(known.network, x[:count], local.scale[:count], p_low[:count], slope[:count], free)
+            bounds["proven"] = np.concatenate((first, np.full(len(x) - count, math.nan)))
+    radius = linear_radius(known.layers, x).cpu().numpy() if known.layers else np.full(len(x), math.nan)
+    return {"p_robust": times / len(settings.bank), "p_low": p_low, "linear_radius": radius, **bounds}
 
 
-def _second_order_reach(
-    coder: Coder, local: Local, inside: Tensor, p_low: Array, r: Tensor, settings: Settings
-) -> Array:
-    """Reach by probability and slope, each at half of the error that the confidence leaves.
+def _slope(coder: Coder, local: Local, inside: Tensor, r: Tensor, settings: Settings) -> Array:
+    """Limit of how fast the probability can fall, at half of the error that the confidence leaves.
 
     Shifts of the latent distribution lie in an ellipsoid, so the slope counts in the metric of its axes: a shift w of
     length theta times the longest axis x has a slope of at most M / theta, M the norm of diag(axes / x) U^T grad f. As
     the reach at M / theta falls by less than theta, theta = 1 is the worst.
     """
     mirrored = noise_distances(coder, local.mean, local.scale, local.reconstruction, -settings.bank) <= r[:, None]
-    slope = slope_limit(inside, mirrored, settings.bank, local.weights, settings.bound_confidence)
-    return second_order_reach(p_low, slope)
+    return slope_limit(inside, mirrored, settings.bank, local.weights, settings.bound_confidence)
 
 
 def _assemble(
     columns: dict[str, Array],
     radius: float | Array,
     settings: Settings,
-    layers: Any,
+    known: Known,
     shape: tuple[int, ...],
     stopped: str,
 ) -> RobustnessMargin:
@@ -298,8 +315,7 @@ def _assemble(
             f"Phi^-1(p_low) is at its cap of {cap:.2f} in {capped} rows: more than {n_draws:,} draws would raise their "
             "lower bounds"
         )
-    if isinstance(layers, str):
-        notes.append(f"lipschitz and linear_radius are not known: {layers}")
+    notes += known.notes
     delta = columns.pop("delta").reshape(shape)
     return RobustnessMargin(
         **columns,

@@ -14,8 +14,8 @@ from riskvae.robustness._noise import clopper_pearson
 Array = NDArray[np.float64]
 
 
-def second_order_reach(p: ArrayLike, slope: ArrayLike) -> Array:
-    r"""Largest shift at which every event of a given probability and slope holds with at least 1/2.
+def second_order_reach(p: ArrayLike, slope: ArrayLike, level: ArrayLike = 0.5) -> Array:
+    r"""Largest shift at which every event of a given probability and slope holds with at least 1/2, or another level.
 
     Let f(w) = P(eta + w in A) for standard normal eta. Knowing f(0) >= p alone, the worst A is a half-space
     (Neyman and Pearson), and f >= 1/2 up to a shift of :math:`\Phi^{-1}(p)`. Knowing also that f falls no faster
@@ -30,9 +30,11 @@ def second_order_reach(p: ArrayLike, slope: ArrayLike) -> Array:
     Parameters
     ----------
     p : array-like
-        In (1/2, 1); else the result is NaN.
+        In (level, 1); else the result is NaN.
     slope : array-like
         Bound on the norm of f's gradient at 0, at least 0.
+    level : array-like, default=0.5
+        In (0, 1); where p is not above it, the result is NaN.
 
     Returns
     -------
@@ -43,9 +45,9 @@ def second_order_reach(p: ArrayLike, slope: ArrayLike) -> Array:
     ----------
     Levine, Kumar, Goldstein and Feizi, "Tight second-order certificates for randomized smoothing" (2020).
     """
-    p, slope = np.broadcast_arrays(np.asarray(p, dtype=np.float64), np.asarray(slope, dtype=np.float64))
-    good = (p > 0.5) & (p < 1.0)
-    q = np.where(good, p, 0.75)
+    p, slope, level = (np.asarray(values, dtype=np.float64) for values in np.broadcast_arrays(p, slope, level))
+    good = (p > level) & (p < 1.0)
+    q, level = np.where(good, p, 0.75), np.where(good, level, 0.5)
     # The mass below a; the slab's slope falls in it.
     low, high = np.zeros_like(q), 0.5 * (1.0 - q)
     for _ in range(60):
@@ -57,7 +59,7 @@ def second_order_reach(p: ArrayLike, slope: ArrayLike) -> Array:
     near, far = np.zeros_like(q), b + 1.0
     for _ in range(60):
         middle = 0.5 * (near + far)
-        holds = ndtr(b - middle) - ndtr(a - middle) >= 0.5
+        holds = ndtr(b - middle) - ndtr(a - middle) >= level
         near, far = np.where(holds, middle, near), np.where(holds, far, middle)
     return np.where(good, near, math.nan)
 

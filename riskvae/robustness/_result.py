@@ -10,7 +10,7 @@ from riskvae.robustness._frame import to_frame
 
 Array = NDArray[np.float64]
 
-METHODS = ("theorem1", "whitened", "second_order", "lipschitz", "linearized", "attack")
+METHODS = ("theorem1", "whitened", "second_order", "lipschitz", "proven", "linearized", "attack")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -24,11 +24,15 @@ class RobustnessMargin:
         rectifiers is within ``linear_radius``. NaN where abstained or not asked for, as everywhere below.
     lipschitz : ndarray of shape (n,)
         Lower bound without a first-order error.
+    proven : ndarray of shape (n,)
+        The same, from the encoder's own linear maps at the row and what each activation can add to them: larger.
     linearized : ndarray of shape (n,)
         Estimate, no bound.
     certified : ndarray of shape (n,)
-        Lower bound without a first-order error: the larger of ``lipschitz`` and of the first-order bounds cut at
-        ``linear_radius``; NaN for ``perturb="both"``.
+        Lower bound without a first-order error: the largest of ``lipschitz``, ``proven`` and of the first-order bounds
+        cut at ``linear_radius``; NaN for ``perturb="both"``.
+    lower_is_certified : ndarray of bool of shape (n,)
+        Whether ``lower`` is such a bound, too.
     lower : ndarray of shape (n,)
         Largest of the lower bounds asked for, row by row.
     upper : ndarray of shape (n,)
@@ -58,6 +62,7 @@ class RobustnessMargin:
     whitened: Array
     second_order: Array
     lipschitz: Array
+    proven: Array
     linearized: Array
     lower: Array
     upper: Array
@@ -76,26 +81,32 @@ class RobustnessMargin:
     def certified(self) -> Array:
         """Lower bound without a first-order error, at the stated confidence.
 
-        The larger of ``lipschitz`` and of the first-order bounds cut at ``linear_radius``; NaN where neither is known,
-        and for ``perturb="both"``, of which these bounds say nothing.
+        The largest of ``lipschitz``, ``proven`` and of the first-order bounds cut at ``linear_radius``; NaN where none
+        is known, and for ``perturb="both"``, of which these bounds say nothing.
         """
         if not self.guaranteed:
             return np.full_like(self.lower, np.nan)
         first_order = np.fmax(np.fmax(self.theorem1, self.whitened), self.second_order)
-        return np.fmax(self.lipschitz, np.minimum(first_order, self.linear_radius))
+        proven = np.fmax(self.lipschitz, self.proven)
+        return np.fmax(proven, np.minimum(first_order, self.linear_radius))
+
+    @property
+    def lower_is_certified(self) -> NDArray[np.bool_]:
+        """Whether each row's ``lower`` has no first-order error: no attack breaks such a row below it."""
+        return np.asarray(self.lower <= self.certified)
 
     @property
     def guaranteed(self) -> bool:
         """Whether the bounds are about the perturbation that the attack made: for ``perturb="mean"``.
 
-        Then lower <= margin <= upper, up to first order for all bounds but ``lipschitz``, and each side at the stated
-        confidence.
+        Then lower <= margin <= upper, up to first order for all bounds but ``lipschitz`` and ``proven``, and each side
+        at the stated confidence.
         """
         return self.perturb == "mean"
 
     def to_frame(self) -> Any:
         """Rows as a pandas DataFrame, one column per array."""
-        return to_frame(self, certified=self.certified, r=self.r)
+        return to_frame(self, certified=self.certified, lower_is_certified=self.lower_is_certified, r=self.r)
 
     def __repr__(self) -> str:
         n = len(self.lower)

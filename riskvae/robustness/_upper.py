@@ -29,7 +29,12 @@ class Settings(NamedTuple):
     @property
     def bound_confidence(self) -> float:
         """Of p_low: where a slope is estimated too, both share the error, so that all bounds hold together."""
-        return 0.5 * (1.0 + self.confidence) if "second_order" in self.methods else self.confidence
+        return 0.5 * (1.0 + self.confidence) if self.needs_slope else self.confidence
+
+    @property
+    def needs_slope(self) -> bool:
+        """Whether a bound looks at how fast the probability falls."""
+        return bool({"second_order", "proven"} & set(self.methods))
 
     @property
     def attempt_confidence(self) -> float:

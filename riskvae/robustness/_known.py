@@ -1,0 +1,51 @@
+"""What is known of an encoder's inside, and why not where it is not."""
+
+from typing import Any, NamedTuple, Self
+
+from torch import nn
+
+from riskvae.robustness._coder import Coder
+from riskvae.robustness._lipschitz import encoder_layers, encoder_of
+from riskvae.robustness._network import Network, UnknownLayerError, take_apart
+
+__all__ = ["Known"]
+
+# Numbers in the linear maps of one row, at most: a gigabyte.
+_MOST = 2**27
+
+
+class Known(NamedTuple):
+    """Layers as a chain, where all have a constant; steps of the network, where each is understood; else notes."""
+
+    layers: list[nn.Module]
+    network: Network | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, coder: Coder, methods: tuple[str, ...]) -> Self:
+        """Look into the encoder as far as some methods need."""
+        encoder = encoder_of(coder)
+        if isinstance(encoder, str):
+            return cls([], None, (f"lipschitz, proven and linear_radius are not known: {encoder}",))
+        layers: Any = encoder_layers(encoder)
+        network: Any = _network(encoder, coder) if "proven" in methods else None
+        notes = [f"lipschitz and linear_radius are not known: {layers}"] if isinstance(layers, str) else []
+        notes += [f"proven is not known: {network}"] if isinstance(network, str) else []
+        return cls(
+            [] if isinstance(layers, str) else layers, None if isinstance(network, str) else network, tuple(notes)
+        )
+
+
+def _network(encoder: nn.Module, coder: Coder) -> Network | str:
+    try:
+        network = take_apart(encoder)
+        _, before = network(coder.x[:1].detach().cpu().double())
+    except UnknownLayerError as error:
+        return str(error)
+    except Exception as error:
+        return f"its steps cannot be repeated in double precision ({type(error).__name__}: {error})"
+    units = [a.numel() for a in before]
+    numbers = sum(units) * coder.x[0].numel() + sum(a * b for i, a in enumerate(units) for b in units[:i])
+    if numbers > _MOST:
+        return f"the linear maps of one row have {numbers:.2g} numbers, and {_MOST:.2g} are held at most"
+    return network

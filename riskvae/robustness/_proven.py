@@ -1,0 +1,396 @@
+"""How far an encoder's mean may be from its linearization in a ball, proven; and the margin that follows from that."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from riskvae.robustness._network import Activation, Network
+from riskvae.robustness._reach import second_order_reach
+
+__all__ = ["Deviation", "proven_margin"]
+
+Array = NDArray[np.float64]
+
+# Halvings of the radius until it holds, and bisections from there.
+_HALVINGS, _STEPS = 60, 10
+# Activations whose slopes are taken together, and steps that look for their weights.
+_BENT, _WEIGHED = 96, 12
+# For rounding, in double precision.
+_ROUNDED = 1.0 + 1e-9
+
+
+class _Layer(NamedTuple):
+    """One activation at n rows, with u units."""
+
+    activation: Activation
+    a: Tensor  # (n, u): pre-activations
+    jacobian: Tensor  # (n, u, d): of these, by the row
+    length: Tensor  # (n, u): of its rows
+    earlier: list[Tensor]  # (n, u, v): of these, by what is added to earlier activations
+    out: Tensor  # (n, k, u): of the whitened mean, by what is added to this one
+
+
+class Deviation:
+    r"""Bounds of how far an encoder's whitened mean moves beyond its linearization, in balls around some rows.
+
+    At a row the pre-activations of layer l move by :math:`t_l = A_l \delta + \sum_{j<l} G_{lj} e_j` under a
+    perturbation :math:`\delta`, with A and G the network's own linear maps at the row, and e_j by how much the
+    activations j leave their tangents, which follows from how far t_j reaches. So, layer by layer, for a radius rho,
+
+    .. math:: |t_{lu}| \le \rho \lVert A_{lu} \rVert + \sup_e \bigl| \textstyle\sum_j G_{lju} e_j \bigr|,
+
+    and the whitened mean leaves its linearization by at most :math:`\sup_e \lVert \sum_j G_j e_j \rVert`. Of this the
+    least of several bounds counts; each holds for all perturbations of norm rho.
+
+    Parameters
+    ----------
+    network : Network
+        The mean first among its outputs.
+    x : Tensor of shape (n, ...)
+        Rows, in double precision.
+    scale : Tensor of shape (n, k)
+        Posterior standard deviations at the rows.
+    free : Tensor of shape (n, 1, d), default=None
+        0 for features that may not change; None where all may.
+    """
+
+    def __init__(self, network: Network, x: Tensor, scale: Tensor, free: Tensor | None = None) -> None:
+        self.n, self.k = scale.shape
+        self.weights: Tensor | None = None  # to go on with
+        self.layers: list[_Layer] = []
+        activations = list(network.activations.values())
+        _, shapes = network(x)
+        taps = [torch.zeros_like(a) for a in shapes]
+
+        def outputs(x: Tensor, *taps: Tensor) -> tuple[Tensor, ...]:
+            mean, before = network(x, list(taps))
+            return (*(a.flatten(1) for a in before), mean[:, : self.k] / scale)
+
+        values, pull = torch.func.vjp(outputs, x, *taps)  # type: ignore[misc]
+        maps = [self._maps(values, pull, i) for i in range(len(values))]
+        if free is not None:
+            maps = [[found[0] * free, *found[1:]] for found in maps]
+        self.whitened = maps[-1][0]
+        for i, activation in enumerate(activations):
+            jacobian = maps[i][0]
+            self.layers.append(
+                _Layer(activation, values[i], jacobian, jacobian.norm(dim=2), maps[i][1 : i + 1], maps[-1][i + 1])
+            )
+        self.spectral = torch.linalg.matrix_norm(self.whitened, 2)
+        if self.layers:
+            self.out = torch.cat([layer.out for layer in self.layers], 2)
+            self.length = torch.cat([layer.length for layer in self.layers], 1)
+
+    def _maps(self, values: tuple[Tensor, ...], pull: Callable[..., tuple[Tensor, ...]], which: int) -> list[Tensor]:
+        """Jacobians (n, units, inputs) of one of the outputs, by rows and by what is added to activations before."""
+        n, units = values[which].shape
+        parts = []
+        for start in range(0, units, 64):
+            basis = torch.eye(units, dtype=values[which].dtype)[start : start + 64]
+            wanted = [
+                basis[:, None].expand(-1, n, -1) if i == which else value.new_zeros(()).expand(len(basis), *value.shape)
+                for i, value in enumerate(values)
+            ]
+            found = torch.func.vmap(pull)(tuple(wanted))
+            parts.append(
+                [part.flatten(2).transpose(0, 1) for part in found[: which + 1 if which < len(values) - 1 else None]]
+            )
+        return [torch.cat(part, 1) for part in zip(*parts, strict=True)]
+
+    def remainders(self, rho: Tensor) -> "_Remainders":
+        """How far each activation may leave its tangent in balls of radius rho (n,)."""
+        low: list[Tensor] = []
+        high: list[Tensor] = []
+        size: list[Tensor] = []
+        slopes: list[Tensor] = []
+        shares: list[Tensor] = []
+        more: list[Tensor] = []
+        for layer in self.layers:
+            down, up = self._reach(layer, rho, low, high, size)
+            least, most = layer.activation.remainder(layer.a, down, up)
+            reach = layer.activation.reach(layer.a, down, up).clamp(min=1e-300)
+            largest = torch.maximum(least.abs(), most.abs())
+            share = largest / reach  # |e| <= share |t|, as a bound of |e| is convex in t
+            added = (torch.maximum(down, up) - rho[:, None] * layer.length).clamp(min=0.0)
+            low.append(least)
+            high.append(most)
+            size.append(torch.minimum(_moved(rho, share, layer.jacobian, added), largest.norm(dim=1)))
+            slopes.append(layer.activation.slopes(layer.a, least / reach, most / reach))
+            shares.append(share)
+            more.append(added)
+        return _Remainders(low, high, size, slopes, shares, more)
+
+    @staticmethod
+    def _reach(
+        layer: _Layer, rho: Tensor, least: list[Tensor], most: list[Tensor], size: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """How far pre-activations may go down and up, (n, u) each."""
+        down = up = rho[:, None] * layer.length
+        for matrix, low, high, norm in zip(layer.earlier, least, most, size, strict=True):
+            plus, minus = matrix.clamp(min=0.0), matrix.clamp(max=0.0)
+            by_norm = matrix.norm(dim=2) * norm[:, None]
+            up = up + torch.minimum(_apply(plus, high) + _apply(minus, low), by_norm)
+            down = down + torch.minimum(-_apply(plus, low) - _apply(minus, high), by_norm)
+        return down, up
+
+    def deviation(self, rho: Tensor, found: "_Remainders") -> Tensor:
+        """Bound (n,) of how far the whitened mean leaves its linearization."""
+        if not self.layers:
+            return torch.zeros(self.n, dtype=self.whitened.dtype)
+        each = torch.zeros_like(found.size[0])
+        for layer, low, high, share, more in zip(
+            self.layers, found.low, found.high, found.share, found.more, strict=True
+        ):
+            weight = _balance(layer.out, layer.length)
+            by_norm = _largest_singular((layer.out * (share * weight).sqrt()[:, None]).transpose(1, 2))
+            by_norm = by_norm * _moved(rho, (share / weight).sqrt(), layer.jacobian, more)
+            each = each + torch.minimum(_box_norm(layer.out, low, high), by_norm)
+        together = _box_norm(self.out, torch.cat(found.low, 1), torch.cat(found.high, 1))
+        return _ROUNDED * torch.minimum(each, together)
+
+    def move(self, rho: Tensor, found: "_Remainders") -> Tensor:
+        r"""Bound (n,) of the whole whitened move in balls of radius rho.
+
+        Where an activation leaves its tangent by e, it acts as one of another slope: e = kappa t, with kappa in an
+        interval. Of those that matter most that is used as it is (see :func:`sector_norm`); the remainders of the
+        others are added, also as they reach the former.
+        """
+        if not self.layers:
+            return self.spectral * rho
+        return torch.stack([self._move(i, float(rho[i]), found) for i in range(self.n)])
+
+    def _move(self, i: int, rho: float, found: "_Remainders") -> Tensor:
+        low, high = torch.cat(found.low, 1)[i], torch.cat(found.high, 1)[i]
+        kappa = torch.cat(found.slopes, 2)[:, i]
+        effect = (kappa[1] - kappa[0]) * self.out[i].norm(dim=0) * self.length[i]
+        some = effect.topk(min(_BENT, int((effect > 0).sum()))).indices.sort().values
+        if not len(some):  # the network is affine in this ball
+            return _ROUNDED * self.spectral[i] * rho
+        rest = torch.ones_like(low, dtype=torch.bool).index_fill(0, some, False) & (high > low)
+        inner, rows = self._inner(i, some), self._rows(i, some)
+        norm, self.weights = sector_norm(
+            self.whitened[i], self.out[i][:, some], rows, inner[:, some], kappa[:, some], self.weights
+        )
+        if not rest.any():
+            return _ROUNDED * norm * rho
+        low, high, onward = low[rest], high[rest], self.out[i][:, rest]
+        weight = _balance(self.out[i], self.length[i])[rest]
+        share, more = (torch.cat(parts, 1)[i, rest] for parts in (found.share, found.more))
+        outer = _largest_singular((onward * (share * weight).sqrt())[None].transpose(1, 2))
+        radius, inward = low.new_full((1,), rho), (share / weight).sqrt()[None]
+        by_norm = outer * _moved(radius, inward, self._rows(i, rest)[None], more[None])
+        others = torch.minimum(by_norm[0], _box_norm(onward, low, high))
+        # What they add to the pre-activations of the former, which pass it on.
+        size = torch.maximum(low.abs(), high.abs())
+        steepest = kappa[:, some].abs().amax(0)
+        inside = inner[:, some].abs() * steepest
+        passed = torch.linalg.solve(torch.eye(len(some), dtype=low.dtype) - inside, inner[:, rest].abs() @ size)
+        return _ROUNDED * (norm * rho + others + (self.out[i][:, some].abs() @ (steepest * passed)).norm())
+
+    def _rows(self, i: int, units: Tensor) -> Tensor:
+        """Jacobians (units, d) of some pre-activations of row i, by the row."""
+        return torch.cat([layer.jacobian[i] for layer in self.layers])[units]
+
+    def _inner(self, i: int, units: Tensor) -> Tensor:
+        """The same by what is added to all activations, (units, all): 0 for those that do not come before."""
+        found = self.out.new_zeros(len(units), self.out.shape[2])
+        for row, unit in enumerate(units.tolist()):
+            place = unit
+            for layer in self.layers:
+                if place < layer.a.shape[1]:
+                    before = [matrix[i, place] for matrix in layer.earlier]
+                    if before:
+                        joined = torch.cat(before)
+                        found[row, : len(joined)] = joined
+                    break
+                place -= layer.a.shape[1]
+        return found
+
+
+class _Remainders(NamedTuple):
+    """By layer: least and largest remainder (n, u), bound of their norm (n,), ends (2, n, u) of e / t.
+
+    And the largest |e / t| (n, u), and by how much more than by the row itself t can move (n, u).
+    """
+
+    low: list[Tensor]
+    high: list[Tensor]
+    size: list[Tensor]
+    slopes: list[Tensor]
+    share: list[Tensor]
+    more: list[Tensor]
+
+
+def _moved(rho: Tensor, share: Tensor, jacobian: Tensor, more: Tensor) -> Tensor:
+    """Bound (n,) of the norm of moves t = A delta + r, each times its share, with |r| at most ``more``."""
+    return rho * _largest_singular(share[..., None] * jacobian) + (share * more).norm(dim=1)
+
+
+def _balance(out: Tensor, length: Tensor) -> Tensor:
+    """Weights of units that make what goes in and what comes out equally large: any are right, these are good."""
+    return (length / out.norm(dim=-2).clamp(min=1e-300)).clamp(1e-12, 1e12)
+
+
+def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def _box_norm(matrix: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Bound of ||M e|| over low <= e <= high: each entry by itself, or by the entries of M'M that add up."""
+    plus, minus = matrix.clamp(min=0.0), matrix.clamp(max=0.0)
+    up, down = _apply(plus, high) + _apply(minus, low), _apply(plus, low) + _apply(minus, high)
+    return torch.maximum(up.abs(), down.abs()).norm(dim=-1)
+
+
+def _largest_singular(matrix: Tensor) -> Tensor:
+    """Of each (n, u, d), from the smaller Gram matrix of the rows that are not 0."""
+    matrix = matrix[:, (matrix != 0).any(2).any(0)]
+    if not matrix.shape[1]:
+        return matrix.new_zeros(len(matrix))
+    tall = matrix.shape[1] > matrix.shape[2]
+    gram = matrix.transpose(1, 2) @ matrix if tall else matrix @ matrix.transpose(1, 2)
+    return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
+
+
+def sector_norm(
+    J: Tensor, G: Tensor, A: Tensor, N: Tensor, kappa: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Bound of ||J d + G e|| over ||d|| <= 1, where e = kappa t and t = A d + N e, each kappa in its interval.
+
+    With c the middle of the intervals, r their half width and f = e - c t, each f^2 <= r^2 t^2. So for any weights
+    lambda >= 0
+
+    .. math:: \lVert J d + G e \rVert^2 \le \lVert J d + G e \rVert^2 + \sum_u \lambda_u (r_u^2 t_u^2 - f_u^2)
+              \le \gamma \lVert d \rVert^2
+
+    with the largest eigenvalue gamma of a Schur complement: a proof for every lambda, so a few steps of descent from
+    good ones are enough.
+
+    Parameters
+    ----------
+    J, G, A, N : Tensor of shape (k, d), (k, m), (m, d), (m, m)
+        N strictly lower triangular, up to order.
+    kappa : Tensor of shape (2, m)
+        Ends of the intervals.
+    weights : Tensor of shape (m,), default=None
+        Logarithms to begin with, of an earlier call; taken if there are m.
+
+    Returns
+    -------
+    norm : Tensor
+    weights : Tensor of shape (m,)
+
+    References
+    ----------
+    Fazlyab, Robey, Hassani, Morari and Pappas, "Efficient and accurate estimation of Lipschitz constants for deep
+    neural networks" (2019).
+    """
+    c, r = kappa.mean(0), 0.5 * (kappa[1] - kappa[0])
+    eye = torch.eye(len(c), dtype=J.dtype)
+    onward = torch.linalg.inv(eye - N * c)
+    A, N = onward @ A, onward @ N
+    J, G = J + (G * c) @ A, G @ (eye + c[:, None] * N)
+    both = torch.linalg.qr(torch.cat((J, A)).T, mode="r").R.T  # of d only what they see
+    J, A = both[: len(J)], both[len(J) :]
+    JJ, JG, GG = J.T @ J, J.T @ G, G.T @ G
+
+    def gamma(log_weights: Tensor) -> Tensor:
+        weight = log_weights.exp()
+        D = weight * r.square()
+        inner = torch.diag(weight) - GG - N.T @ (D[:, None] * N)
+        factor, failed = torch.linalg.cholesky_ex(inner)
+        if failed:
+            return J.new_tensor(math.inf)
+        mixed = JG + A.T @ (D[:, None] * N)
+        half = torch.linalg.solve_triangular(factor, mixed.T, upper=False)
+        return torch.linalg.eigvalsh(JJ + A.T @ (D[:, None] * A) + half.T @ half)[-1]
+
+    g, a = G.norm(dim=0), r * A.norm(dim=1)
+    first = (g * (JJ.trace().sqrt() + g * a) / a.clamp(min=1e-300)).clamp(1e-30, 1e30).log()
+    starts = [first + shift for shift in (0.0, 0.7, 1.4, 2.8, 5.6, 11.0)]
+    # With these the matrix is positive definite by its diagonal, whatever the order of the units.
+    reached = (N.abs() * (r.square() * N.abs().sum(1))[:, None]).T
+    base = first.exp() + 2.0 * g * g.sum() + 1e-300
+    starts.append(torch.linalg.solve(eye - 2.0 * reached, base).clamp(1e-300, 1e300).log())
+    starts += [weights] if weights is not None and len(weights) == len(c) else []
+    values = torch.stack([gamma(start) for start in starts])
+    best, least = starts[int(values.argmin())], values.min()
+    if not least.isfinite():
+        return J.new_tensor(math.inf), first
+    step, slope = 0.3, None
+    for _ in range(_WEIGHED):
+        if slope is None:
+            with torch.enable_grad():
+                point = best.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(gamma(point), point)
+        here = best - step * slope / slope.abs().max().clamp(min=1e-300)
+        value = gamma(here)
+        if value < least:
+            best, least, step, slope = here, value, 1.3 * step, None
+        else:
+            step *= 0.5
+    return least.clamp(min=0.0).sqrt(), best
+
+
+def proven_margin(
+    network: Network, x: Tensor, scale: Tensor, p: Array, slope: Array, free: Tensor | None = None
+) -> Array:
+    """Largest radii (n,) at which an event is proven to keep a probability above one half.
+
+    With w the whitened move of the mean, ||w - W J d|| <= E(rho) in the ball. As Phi^-1 of the event's probability is
+    1-Lipschitz in w, the event holds with more than 1/2 if it does with more than Phi(E) at W J d, of which probability
+    and slope tell; or if w as a whole is shorter than Phi^-1(p).
+
+    Parameters
+    ----------
+    network : Network
+        The mean first among its outputs.
+    x, scale : Tensor of shape (n, ...) and (n, k)
+        Rows, and their posterior standard deviations.
+    p, slope : ndarray of shape (n,)
+        Lower limit of the event's probability at the rows, NaN where nothing is to be said; upper limit of how fast it
+        falls.
+    free : Tensor of shape (n, 1, d), default=None
+        0 for features that may not change; None where all may.
+    """
+    found = np.full(len(p), math.nan)
+    known = np.flatnonzero(p > 0.5)
+    x, scale = x.detach().cpu().double(), scale.detach().cpu().double()
+    for row in known:
+        one = slice(row, row + 1)
+        mask = None if free is None else free[one].cpu().double()
+        found[one] = _largest(Deviation(network, x[one], scale[one], mask), p[one], slope[one])
+    return found
+
+
+def _largest(deviation: Deviation, p: Array, slope: Array) -> Array:
+    straight = torch.as_tensor(ndtri(p))
+    start = torch.as_tensor(second_order_reach(p, slope)) / deviation.spectral.clamp(min=1e-12)
+
+    def holds(rho: Tensor) -> Tensor:
+        found = deviation.remainders(rho)
+        allowed = second_order_reach(p, slope, ndtr(deviation.deviation(rho, found).numpy()))
+        good = deviation.spectral * rho * _ROUNDED <= torch.as_tensor(np.nan_to_num(allowed, nan=-1.0))
+        return good if good.all() else good | (deviation.move(rho, found) <= straight)
+
+    high = (1.0 - 1e-8) * start
+    good = holds(high)
+    for _ in range(_HALVINGS):
+        if good.all():
+            break
+        high = torch.where(good, high, 0.5 * high)
+        good = good | holds(high)
+    low, high = torch.where(good, high, 0.0), torch.where(good, torch.minimum(2.0 * high, start), high)
+    if torch.equal(low, (1.0 - 1e-8) * start):
+        return low.numpy()
+    for _ in range(_STEPS):
+        middle = 0.5 * (low + high)
+        good = holds(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return low.numpy()
