@@ -260,9 +260,10 @@ def _odd(layer: nn.Module) -> bool:
 def take_apart(module: nn.Module) -> Network:
     """A copy of a module, in double precision and evaluation mode, as steps."""
     twin = copy.deepcopy(module).double().eval()
-    weights = [
-        (part, {name: getattr(part, name).detach() for name in part.parametrizations}) for part in parametrized(twin)
-    ]
+    weights: list[tuple[nn.Module, dict[str, Tensor]]] = []
+    for part in parametrized(twin):
+        names = list(part.parametrizations)  # type: ignore[arg-type]
+        weights.append((part, {name: getattr(part, name).detach() for name in names}))
     take_off(twin)  # not by torch's own way, which would take them from the original, too: copies share their class
     for part, values in weights:
         for name, value in values.items():
