@@ -12,6 +12,7 @@ from riskvae import QuantileVAE
 from riskvae.datasets import make_heteroscedastic
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, discoveries, excess, quantile_at
 from riskvae.detection._marginals import Marginals
+from riskvae.detection._noise import Errors, Noise
 from riskvae.detection._parts import blocks_of, cut, row_keys
 
 A = np.random.default_rng(0).normal(size=(3, 8))
@@ -162,6 +163,17 @@ def test_marginals_by_hand():
     assert found[1] > farther[0] > farther[1] > -50
     assert marginals.discrete.tolist() == [False, True]
     assert marginals.gap.tolist() == [0.0, 1.0]
+
+
+def test_no_row_is_measured_by_a_scale_that_it_took_part_in():
+    generator = torch.Generator().manual_seed(0)
+    parts = (torch.rand(15, 3, generator=generator), torch.full((15, 3), torch.nan), torch.zeros(15, 3), torch.rand(15))
+    errors, unit = Errors(*parts), torch.ones(3)
+    marginals = Marginals(torch.randn(50, 3, generator=generator))
+    found = Noise(errors, unit, marginals, 15).without(errors)
+    for i in range(15):
+        others = Errors(*(part[torch.arange(15) != i] for part in parts))
+        torch.testing.assert_close(found[i], Noise(others, unit, marginals, 15).error_scale, rtol=1e-3, atol=0)
 
 
 # ------------------------------------------------------------------------------------------ calibration
