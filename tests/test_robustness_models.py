@@ -160,8 +160,9 @@ def test_answers_that_are_not_understood_are_told(rows):
         few(wrap(model.encode, lambda z: {"x": z}), rows)
     with pytest.raises(TypeError, match="encode must be a function of a tensor, or a module; got int"):
         wrap(3, model.decode)
-    with pytest.raises(TypeError, match="mean_layers must be an nn.Sequential"):
-        wrap(model.encode, model.decode, mean_layers=nn.Linear(6, 2))
+    for layers in (nn.Linear(6, 2), nn.Sequential()):
+        with pytest.raises(TypeError, match="mean_layers must be an nn.Sequential"):
+            wrap(model.encode, model.decode, mean_layers=layers)
 
 
 def test_odd_units_are_told(rows):
@@ -285,6 +286,36 @@ def test_rows_must_be_apart(rows):
         few(Together(2, 6), rows[:1])
     with pytest.raises(ValueError, match="vae.decode answers otherwise for a row alone"):
         few(Later(2, 6), rows)
+
+
+def test_copies_that_are_none_leave_the_original_alone():
+    class Single(nn.Linear):
+        def __deepcopy__(self, memo):
+            return self
+
+    class Holder:
+        def __init__(self):
+            self.net, self.decoder = Plain(), nn.Linear(2, 6)
+
+        def __copy__(self):
+            return self
+
+        def encode(self, x):
+            return self.net.encode(x)
+
+        def decode(self, z):
+            return self.net.decode(z)
+
+    holder, rows = Holder(), np.zeros((3, 6), dtype=np.float32)
+    net = holder.net
+    few(holder, rows)
+    assert holder.net is net
+    layers = nn.Sequential(Single(6, 2), nn.Linear(2, 2))
+    model = wrap(lambda x: (layers(x), torch.ones(len(x), 2)), nn.Linear(2, 6), mean_layers=layers)
+    margin = few(model, rows, r=5.0)
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in layers.parameters())
+    assert layers[0].training
+    assert "it cannot be copied as a whole" in repr(margin)
 
 
 # ------------------------------------------------------------------------ flat rows, and work that stops

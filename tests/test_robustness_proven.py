@@ -257,6 +257,126 @@ def test_steps_that_are_not_understood_are_named():
     assert not margin.lower_is_certified.any()
 
 
+def _line(weight, bias=0.0, n=1):
+    layer = nn.Linear(n, 1).double()
+    with torch.no_grad():
+        layer.weight.fill_(weight)
+        layer.bias.fill_(bias)
+    return layer
+
+
+def _margin_of(net, x, r=3.0):
+    """Of a model of one feature whose mean a net gives, with a scale and a decoder of 1."""
+    model = wrap(lambda x: (net(x), torch.ones_like(x)), lambda z: z, mean_layers=net)
+    return few(model, np.array([[x]]), r=r, max_norm=30.0)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_units_that_sleep_may_wake_each_other(beside):
+    """At 0 both layers are dead, so that no unit seems to matter; beyond 3 the mean rises by 100 a step."""
+
+    class Beside(nn.Module):
+        def __init__(self, deep):
+            super().__init__()
+            self.deep = deep
+
+        def forward(self, x):
+            return x + self.deep(x)
+
+    deep = nn.Sequential(_line(1, -1), nn.ReLU(), _line(1, -1), nn.ReLU(), _line(100))
+    margin = _margin_of(nn.Sequential(Beside(deep)) if beside else deep, 0.0)
+    assert np.isfinite(margin.upper).all()
+    assert (margin.certified > 0).all()
+    assert (margin.certified <= margin.upper).all()
+
+
+class _Forward(nn.Module):
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def _hidden(self, x):
+    h = self.up(x)
+    if torch.is_tensor(h):
+        h = torch.sin(3 * h)
+    return h
+
+
+def _in_place(self, x):
+    h = self.up(x)
+    a = F.relu(h, inplace=True)
+    return a + 10 * h
+
+
+def _aliased(self, x):
+    g = h = self.up(x)
+    h += 1
+    return 3 * g + F.relu(h)
+
+
+class _Named(nn.Module):
+    """Children whose names are those of methods that tell of shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.dim = _line(1, -1), nn.ELU()
+
+    def forward(self, x):
+        return self.dim(self.size(x))
+
+
+FOREIGN = {
+    "product": lambda: _Forward(lambda self, x: x + x * x),
+    "product by method": lambda: _Forward(lambda self, x: x + x.mul(x)),
+    "quotient": lambda: _Forward(lambda self, x: x / x),
+    "floor": lambda: _Forward(lambda self, x: x + torch.div(10 * x, 1, rounding_mode="floor")),
+    "names": _Named,
+    "other code": lambda: _Forward(_hidden, up=_line(1)),
+    "in place": lambda: _Forward(_in_place, up=_line(1)),
+    "aliased": lambda: _Forward(_aliased, up=_line(1)),
+    "jump": lambda: nn.Softplus(threshold=0.0),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_chain_of_known_steps_is_not_certified(kind):
+    """Each of these was once taken for something that it is not."""
+    torch.manual_seed(0)
+    margin = _margin_of(nn.Sequential(FOREIGN[kind](), _line(1)).double(), 0.4)
+    assert np.isnan(margin.proven).all()
+    assert "proven is not known" in repr(margin)
+
+
+def test_a_hook_on_the_whole_is_seen():
+    net = nn.Sequential(_line(1))
+    net.register_forward_hook(lambda module, args, out: 50 * out)
+    assert np.isnan(_margin_of(net, 0.4).certified).all()
+    net = nn.Sequential(_line(1))
+    net[0].register_full_backward_hook(lambda module, *grads: None)
+    assert "a Linear has a hook" in repr(_margin_of(net, 0.4))
+
+
+def test_buffers_and_plain_tensors_of_a_module_are_constants():
+    class Weights(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("w", torch.tensor([2.0, 3.0]))
+            self.bias = torch.tensor([1.0])
+
+        def forward(self, x):
+            return torch.relu(x * self.w[1] + self.bias)
+
+    margin = _margin_of(nn.Sequential(Weights(), _line(1)), 0.4)
+    assert (margin.proven > 0).all()
+    assert (margin.proven <= margin.upper).all()
+
+
 def test_what_takes_more_than_memory_is_told():
     net = nn.Sequential(nn.Unflatten(1, (1, 64, 64)), nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Flatten())
     head = nn.Sequential(net, nn.AdaptiveAvgPool1d(K)).double()

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["HiddenModuleError", "modules_called", "own_copy", "same_in_training"]
+__all__ = ["HiddenModuleError", "modules_called", "own_copy", "same_in_training", "shares"]
 
 Memo = dict[int, Any]
 _DIFFERENT = (
@@ -75,10 +75,21 @@ def _copied_module(module: nn.Module, memo: Memo, originals: list[nn.Module]) ->
         twin = copy.deepcopy(module, memo)
     except Exception:  # tensors with a history, handles of files: it is used as it is, if it may be
         return module
+    if shares(twin, module):
+        return module
     originals.append(module)
     for part in twin.modules():
         part.training = False
     return twin.requires_grad_(False)
+
+
+def shares(twin: nn.Module, module: nn.Module) -> bool:
+    """Whether what should be a copy has parts of the original, as a ``__deepcopy__`` of its own may leave it."""
+
+    def parts(of: nn.Module) -> set[int]:
+        return {id(part) for kind in (of.modules, of.parameters, of.buffers) for part in kind()}
+
+    return bool(parts(twin) & parts(module))
 
 
 def _copied_function(function: types.FunctionType, memo: Memo, originals: list[nn.Module]) -> types.FunctionType:
@@ -128,6 +139,8 @@ def _copied_holder(value: Any, memo: Memo, originals: list[nn.Module]) -> Any:
         twin = copy.copy(value)
     except Exception:
         return value
+    if twin is value or vars(twin) is vars(value):
+        return value
     memo[id(value)] = twin  # methods of its own lead back to it
     held = {name: _copied(part, memo, originals) for name, part in vars(value).items()}
     if all(held[name] is part for name, part in vars(value).items()):
@@ -170,7 +183,11 @@ def modules_called() -> Iterator[list[nn.Module]]:
 
 
 def same_in_training(module: nn.Module) -> bool:
-    """Containers, and layers of torch that do the same in both modes; of others nobody knows."""
-    if any(True for _ in module.children()):
+    """Whether a module does the same in both modes, its children apart: of others, if their code does not ask."""
+    if isinstance(module, _DIFFERENT):
+        return False
+    if type(module).__module__.startswith("torch.nn"):
         return True
-    return type(module).__module__.startswith("torch.nn") and not isinstance(module, _DIFFERENT)
+    methods = [getattr(type(module), name, None) for name in ("forward", "encode", "decode")]
+    codes = [method.__code__ for method in methods if isinstance(method, types.FunctionType)]
+    return not any({"training", "train"} & _names_in(code) for code in codes)

@@ -1,11 +1,13 @@
 """What is known of an encoder's inside, and why not where it is not."""
 
+import copy
 from typing import Any, NamedTuple, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from riskvae.robustness._coder import Coder
-from riskvae.robustness._lipschitz import encoder_layers, encoder_of
+from riskvae.robustness._lipschitz import around, encoder_layers, encoder_of
 from riskvae.robustness._network import Network, UnknownLayerError, take_apart
 
 __all__ = ["Known"]
@@ -36,15 +38,33 @@ class Known(NamedTuple):
         )
 
 
+@torch.no_grad()
+def _compared(network: Network, encoder: nn.Module, coder: Coder) -> list[Tensor]:
+    """What goes into the activations; raise where the steps give another mean than the module itself.
+
+    A module may know that its steps are being followed, and code that changes values in place may hide from that.
+    """
+    twin, k = copy.deepcopy(encoder).double().eval(), coder.n_components
+    before: list[Tensor] = []
+    for rows in around(coder):
+        rows = rows.detach().cpu().double()
+        expected, (found, before) = twin(rows.clone()).flatten(1)[:, :k], network(rows)
+        found = found.flatten(1)[:, :k]
+        known = expected.isfinite() if expected.shape == found.shape else None
+        if known is None or not ((found - expected).abs()[known] <= 1e-9 * (1.0 + expected.abs()[known])).all():
+            raise UnknownLayerError("its steps, as they can be followed, give another mean")
+    return before
+
+
 def _network(encoder: nn.Module, coder: Coder) -> Network | str:
     try:
         network = take_apart(encoder)
-        _, before = network(coder.x[:1].detach().cpu().double())
+        before = _compared(network, encoder, coder)
     except UnknownLayerError as error:
         return str(error)
     except Exception as error:
         return f"its steps cannot be repeated in double precision ({type(error).__name__}: {error})"
-    units = [a.numel() for a in before]
+    units = [a[:1].numel() for a in before]
     numbers = sum(units) * coder.x[0].numel() + sum(a * b for i, a in enumerate(units) for b in units[:i])
     if numbers > _MOST:
         return f"the linear maps of one row have {numbers:.2g} numbers, and {_MOST:.2g} are held at most"

@@ -1,6 +1,7 @@
 """What can be proved of an encoder that is a chain of known layers: a Lipschitz constant, a radius of linearity."""
 
 import math
+from collections.abc import Iterator
 from itertools import chain
 
 import torch
@@ -54,18 +55,23 @@ def encoder_layers(encoder: nn.Module) -> list[nn.Module] | str:
     return layers
 
 
-@torch.no_grad()
-def _gives_the_mean(encoder: nn.Module, coder: Coder) -> bool:
-    """Whether the first outputs of some layers are the mean, on some rows and at several distances around them."""
+def around(coder: Coder) -> Iterator[Tensor]:
+    """Some rows, and others at several distances from them."""
     x = coder.x[:_TRIED]
     generator = torch.Generator().manual_seed(0)
     spread = x.double().std().to(x) if x.numel() > 1 else x.new_ones(())
     spread = spread if spread > 0 else torch.ones_like(spread)
     for size in (0.0, 0.01, 0.1, 1.0, 10.0):
-        rows = x + size * spread * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+        yield x + size * spread * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+
+
+@torch.no_grad()
+def _gives_the_mean(encoder: nn.Module, coder: Coder) -> bool:
+    """Whether the first outputs of some layers are the mean, on the rows and around them."""
+    for rows in around(coder):
         mean = coder.mean(rows)
         try:
-            found = encoder(rows.clone())[:, : mean.shape[1]]
+            found = encoder(rows.clone()).flatten(1)[:, : mean.shape[1]]
         except Exception:
             return False
         if found.shape != mean.shape:
@@ -103,6 +109,8 @@ def _slope(layer: nn.Module) -> float | None:
             return None
         matrix = layer.weight.detach().cpu().double().flatten(1)
         return float(torch.linalg.matrix_norm(matrix, 2)) * math.sqrt(windows)
+    if isinstance(layer, nn.Softplus) and layer.threshold / layer.beta < 20:  # there it jumps
+        return None
     if isinstance(layer, nn.LeakyReLU):
         return max(1.0, abs(layer.negative_slope))
     if isinstance(layer, nn.ELU):

@@ -1,6 +1,7 @@
 """A network taken apart: affine maps, and between them activations whose deviation from a tangent is known."""
 
 import copy
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from riskvae.nets import Linear, Standardize
 from riskvae.nets._parametrized import parametrized, take_off
+from riskvae.robustness._copies import shares
 
 __all__ = ["Activation", "Network", "UnknownLayerError", "take_apart"]
 
@@ -123,6 +125,8 @@ _AFFINE = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d,
     nn.Dropout2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d,
 )  # fmt: skip
+# Softplus is replaced by its argument beyond a threshold: at 20 that is a step of 2e-9.
+_SMOOTH = 20.0
 # Of these only the first argument may hang on the row; of those that follow, all may.
 _AFFINE_IN_ONE = {
     F.linear, F.conv1d, F.conv2d, torch.flatten, torch.mul, operator.mul, operator.truediv, torch.div, operator.getitem,
@@ -131,6 +135,11 @@ _AFFINE_IN_ONE = {
 }  # fmt: skip
 # What tells of shapes alone.
 _SHAPES = {"size", "dim"}
+# Keywords that leave these steps affine.
+_HARMLESS = {
+    "dim", "dims", "start_dim", "end_dim", "keepdim", "alpha", "bias", "stride", "padding", "dilation", "groups",
+    "chunks", "kernel_size", "input", "weight", "shape", "sizes",
+}  # fmt: skip
 _OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub}
 _AFFINE_IN_ALL = {
     operator.iadd,
@@ -140,6 +149,7 @@ _AFFINE_IN_ALL = {
     operator.sub,
     torch.sub,
     operator.neg,
+    torch.neg,
     torch.cat,
     "add",
     "sub",
@@ -155,7 +165,7 @@ def activation_of(module: nn.Module) -> Activation | None:
         return Activation("LeakyReLU", lambda x: F.leaky_relu(x, slope), max(1.0, abs(slope)), 1.0 - slope)
     if type(module) is nn.GELU and module.approximate == "none":
         return _GELU
-    if type(module) is nn.Softplus and module.beta == 1.0:
+    if type(module) is nn.Softplus and module.beta == 1.0 and module.threshold >= _SMOOTH:
         return _SOFTPLUS._replace(function=lambda x: F.softplus(x, 1.0, float(module.threshold)))
     return None
 
@@ -182,16 +192,23 @@ class Network(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        for part in module.modules():
+            if _hooked(part):
+                raise UnknownLayerError(f"a {type(part).__name__} has a hook")
         try:
             self.graph = _Tracer().trace(module)
         except Exception as error:
             raise UnknownLayerError(f"its steps cannot be followed ({type(error).__name__}: {error})") from None
+        if sum(node.op == "placeholder" for node in self.graph.nodes) != 1:
+            raise UnknownLayerError("it takes more than one argument")
         self.modules_by_name = dict(module.named_modules())
         self.activations: dict[fx.Node, Activation] = {}
         moving: set[fx.Node] = set()
         for node in self.graph.nodes:
-            if node.target in _SHAPES or (node.target is getattr and node.args[1] == "shape"):
-                continue
+            if (node.op == "call_method" and node.target in _SHAPES) or (
+                node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+            ):
+                continue  # what tells of shapes does not move
             if node.op == "placeholder" or any(parent in moving for parent in node.all_input_nodes):
                 moving.add(node)
                 self._learn(node, moving)
@@ -200,32 +217,42 @@ class Network(nn.Module):
         """Note an activation; raise where nothing is known of a step."""
         if node.op in ("placeholder", "output"):
             return
-        inputs = [parent for parent in node.all_input_nodes if parent in moving]
+        inputs: list[fx.Node] = []  # each as often as it is there: x * x is no affine step
+        fx.map_arg((node.args, node.kwargs), lambda parent: inputs.append(parent) if parent in moving else None)
+        found = self._activation(node)
+        if found is not None:
+            if _in_place(node, self.modules_by_name) and len(node.args[0].users) > 1:  # type: ignore[union-attr]
+                raise UnknownLayerError(f"{node.name} changes in place what is used again")
+            self.activations[node] = found
+            return
         if node.op == "call_module":
             layer = self.modules_by_name[str(node.target)]
-            if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
-                raise UnknownLayerError(f"a {type(layer).__name__} has a hook")
-            found = activation_of(layer)
-            if found is not None:
-                self.activations[node] = found
-            elif type(layer) not in _AFFINE or _odd(layer):
+            if type(layer) not in _AFFINE or _odd(layer):
                 raise UnknownLayerError(f"nothing is known of {type(layer).__name__}")
             return
-        if node.target in _FUNCTIONS and node.args:
-            self.activations[node] = _FUNCTIONS[node.target]
-            return
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-        alone = len(inputs) == 1 and node.args and node.args[0] in inputs
-        if node.target in (operator.mul, torch.mul) and len(inputs) == 1:
-            alone = True
-        if not (node.target in _AFFINE_IN_ALL or (node.target in _AFFINE_IN_ONE and alone)):
+        alone = len(inputs) == 1 and bool(node.args)
+        first = alone and (node.args[0] in inputs or node.target in (operator.mul, torch.mul))
+        known = node.target in _AFFINE_IN_ALL or (node.target in _AFFINE_IN_ONE and first)
+        if not known or not set(node.kwargs) <= _HARMLESS:
             raise UnknownLayerError(f"nothing is known of {name}")
+
+    def _activation(self, node: fx.Node) -> Activation | None:
+        if not node.args:
+            return None
+        if node.op == "call_module":
+            return activation_of(self.modules_by_name[str(node.target)])
+        plain = set(node.kwargs) <= {"inplace"} and len(node.args) == 1
+        return _FUNCTIONS.get(node.target) if plain else None
+
+    def _attribute(self, name: str) -> Any:
+        value: Any = functools.reduce(getattr, name.split("."), self.module)
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def forward(self, x: Tensor, taps: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
         """The output, and what goes into each activation; ``taps`` are added to what comes out of them."""
         values: dict[fx.Node, Any] = {}
         before: list[Tensor] = []
-        parameters = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
         def value(node: fx.Node) -> Any:
             return values[node]
@@ -239,7 +266,7 @@ class Network(nn.Module):
                 out = self.activations[node].function(args[0])
                 values[node] = out if taps is None else out + taps[len(before) - 1]
             elif node.op == "get_attr":
-                values[node] = parameters[str(node.target)]
+                values[node] = self._attribute(str(node.target))
             elif node.op == "call_module":
                 values[node] = self.modules_by_name[str(node.target)](*args, **kwargs)
             elif node.op == "call_function":
@@ -252,6 +279,18 @@ class Network(nn.Module):
         raise UnknownLayerError("it has no output")
 
 
+def _hooked(module: nn.Module) -> bool:
+    """Whether something beside its forward takes part."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
+def _in_place(node: fx.Node, layers: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(layers[str(node.target)], "inplace", False))
+    return bool(node.kwargs.get("inplace", False))
+
+
 def _odd(layer: nn.Module) -> bool:
     """Batch normalization by the batch's own statistics, or padding that is not linear."""
     return (isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None) or layer.training
@@ -259,7 +298,10 @@ def _odd(layer: nn.Module) -> bool:
 
 def take_apart(module: nn.Module) -> Network:
     """A copy of a module, in double precision and evaluation mode, as steps."""
-    twin = copy.deepcopy(module).double().eval()
+    twin = copy.deepcopy(module)
+    if shares(twin, module):
+        raise UnknownLayerError("it cannot be copied as a whole")
+    twin = twin.double().eval()
     weights: list[tuple[nn.Module, dict[str, Tensor]]] = []
     for part in parametrized(twin):
         names = list(part.parametrizations)  # type: ignore[arg-type]

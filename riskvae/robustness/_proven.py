@@ -70,7 +70,7 @@ class Deviation:
 
         def outputs(x: Tensor, *taps: Tensor) -> tuple[Tensor, ...]:
             mean, before = network(x, list(taps))
-            return (*(a.flatten(1) for a in before), mean[:, : self.k] / scale)
+            return (*(a.flatten(1) for a in before), mean.flatten(1)[:, : self.k] / scale)
 
         values, pull = torch.func.vjp(outputs, x, *taps)  # type: ignore[misc]
         maps = [self._maps(values, pull, i) for i in range(len(values))]
@@ -169,7 +169,8 @@ class Deviation:
         low, high = torch.cat(found.low, 1)[i], torch.cat(found.high, 1)[i]
         kappa = torch.cat(found.slopes, 2)[:, i]
         effect = (kappa[1] - kappa[0]) * self.out[i].norm(dim=0) * self.length[i]
-        some = effect.topk(min(_BENT, int((effect > 0).sum()))).indices.sort().values
+        bent = high > low  # also where the effect seems to be 0: units may wake each other up
+        some = torch.where(bent, effect, -1.0).topk(min(_BENT, int(bent.sum()))).indices.sort().values
         if not len(some):  # the network is affine in this ball
             return _ROUNDED * self.spectral[i] * rho
         rest = torch.ones_like(low, dtype=torch.bool).index_fill(0, some, False) & (high > low)

@@ -78,12 +78,17 @@ def wrap(
     for name, value in (("encode", encode), ("decode", decode)):
         if not callable(value) or isinstance(value, type):
             raise TypeError(f"wrap: {name} must be a function of a tensor, or a module; got {type(value).__name__}.")
-    if mean_layers is not None and type(mean_layers) is not nn.Sequential:
+    if mean_layers is not None and (type(mean_layers) is not nn.Sequential or not len(mean_layers)):
         raise TypeError(
             "wrap: mean_layers must be an nn.Sequential of the layers that give the mean, such as "
-            f"nn.Sequential(trunk, mean_head), or None; got {type(mean_layers).__name__}."
+            f"nn.Sequential(trunk, mean_head), or None; got {type(mean_layers).__name__} of length "
+            f"{_length(mean_layers)}."
         )
     return Wrapped(encode, decode, log_variance, mean_layers)
+
+
+def _length(layers: Any) -> int:
+    return len(layers) if isinstance(layers, nn.Sequential) else 1
 
 
 class Wrapped:
