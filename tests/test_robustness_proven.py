@@ -1,5 +1,6 @@
 """Certificates: what they are made of, and that no attack breaks them, on networks of every kind."""
 
+import itertools
 import math
 from functools import partial
 
@@ -148,6 +149,34 @@ def test_the_mean_stays_within_the_proven_deviation(kind, seed):
             assert (moved.norm(dim=-1) <= move[:, None] * (1 + 1e-9) + 1e-9).all()
             (slope,) = torch.autograd.grad(away.sum() + moved.norm(dim=-1).sum(), delta)
             delta = delta.detach() + size * slope / slope.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+@pytest.mark.parametrize("bent", [1, 96])
+def test_tiny_networks_of_one_feature_are_bounded_everywhere(bent, monkeypatch):
+    """60 networks of one to four units a layer, dead ones among them, with all moves tried on a fine grid."""
+    monkeypatch.setattr("riskvae.robustness._proven._BENT", bent)
+    kinds = [nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, partial(nn.LeakyReLU, -0.5), partial(nn.LeakyReLU, 2.0)]
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        torch.manual_seed(seed)
+        widths = [1, *rng.integers(1, 5, rng.integers(1, 4))]
+        layers = []
+        for a, b in itertools.pairwise(widths):
+            layers += [nn.Linear(int(a), int(b)), kinds[rng.integers(len(kinds)) if seed % 2 else 0]()]
+            with torch.no_grad():
+                layers[-2].weight.mul_(float(rng.choice([1, 3, 10])))
+                layers[-2].bias.copy_(torch.randn(int(b)) * float(rng.choice([0, 1, 3])))
+        net = nn.Sequential(*layers, nn.Linear(int(widths[-1]), 1)).double()
+        x = torch.zeros(1, 1).double() if seed % 3 else torch.randn(1, 1).double()
+        bounds = Deviation(take_apart(net), x, torch.ones(1, 1).double())
+        for size in (0.05, 0.7, 8.0):
+            rho = torch.tensor([size]).double()
+            found = bounds.remainders(rho)
+            delta = torch.linspace(-size, size, 2001).double()[:, None]
+            moved = net(x + delta) - net(x)
+            away = (moved - delta @ bounds.whitened[0].T).abs().max()
+            assert away <= bounds.deviation(rho, found) + 1e-7 * (1 + away), seed
+            assert moved.abs().max() <= bounds.move(rho, found) + 1e-7 * (1 + moved.abs().max()), seed
 
 
 def test_of_an_affine_encoder_it_is_the_first_order_bound(X):
