@@ -176,6 +176,17 @@ def test_no_row_is_measured_by_a_scale_that_it_took_part_in():
         torch.testing.assert_close(found[i], Noise(others, unit, marginals, 15).error_scale, rtol=1e-3, atol=0)
 
 
+def test_a_promise_for_one_calibration_set_says_what_it_takes():
+    new = curved(200, 2)
+    new[:6] += 3 * np.eye(8)[:6]
+    vae = small(QuantileVAE, max_epochs=60).fit(curved(400, 0)).conformalize(curved(300, 1))
+    with pytest.warns(
+        UserWarning, match=r"With confidence=0.9 no p-value of 300 calibration rows is below 0\.\d+, so \d+"
+    ):
+        found = vae.detect(new, 0.1, confidence=0.9)
+    assert not found.any()
+
+
 # ------------------------------------------------------------------------------------------ calibration
 
 

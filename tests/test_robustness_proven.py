@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations
 from riskvae import BetaVAE, nets
 from riskvae.robustness import robustness_margin, wrap
 from riskvae.robustness._network import UnknownLayerError, activation_of, take_apart
-from riskvae.robustness._proven import Deviation, sector_norm
+from riskvae.robustness._proven import Deviation
+from riskvae.robustness._sectors import sector_norm
 
 few = partial(robustness_margin, n_draws=2000, n_steps=10, random_state=0)
 D, K = 6, 2

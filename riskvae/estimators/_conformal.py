@@ -168,7 +168,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         -----
         UserWarning
             Where there are too few calibration rows to find any row, or a small share of the rows; where nothing is
-            found although :meth:`predict` flags some rows.
+            found although :meth:`predict` flags some rows, or with ``confidence``.
 
         References
         ----------
@@ -181,9 +181,23 @@ class ConformalMixin(QuantilePredictionsMixin):
         calibration = self._calibrated("detect")
         too_small = groups is None and confidence is None and calibration.warn_if_too_small(fdr, len(p))
         found = benjamini_hochberg(p, fdr)
-        if not found.any() and not too_small:
+        if not found.any() and confidence is not None and groups is None:
+            self._warn_of_confidence(calibration, confidence, fdr, len(p))
+        elif not found.any() and not too_small:
             self._warn_of_hidden(scores)
         return found
+
+    def _warn_of_confidence(self, calibration: Calibration, confidence: float, fdr: float, n: int) -> None:
+        """Say so where a promise for one calibration set leaves nothing."""
+        least = float(calibration.p_values(np.array([-np.inf]), None, confidence)[0])
+        warnings.warn(
+            f"detect found none of {n} rows. With confidence={confidence:g} no p-value of {calibration.n} calibration "
+            f"rows is below {least:.2g}, so {math.ceil(n * least / fdr)} rows or more must stand out to be found at "
+            f"fdr={fdr:g}. Calibrate with more rows, ask for a larger fdr, or leave confidence out: the rate then "
+            "holds on average.",
+            UserWarning,
+            stacklevel=level_of_the_user(),
+        )
 
     def _warn_of_hidden(self, scores: Array) -> None:
         """Say so where detect finds nothing of what predict flags."""
@@ -256,6 +270,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         if unknown:
             raise ValueError(
                 f"groups: there are no calibration rows of {unknown[:5]!r}. Call conformalize(X_cal, groups=...) with "
-                "rows of all groups."
+                "rows of all groups. Here they are kinds of rows with a rate of their own; patients and other clusters "
+                "belong into fit(X, groups=...)."
             )
         return labels
