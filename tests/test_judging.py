@@ -176,6 +176,13 @@ def test_no_row_is_measured_by_a_scale_that_it_took_part_in():
         torch.testing.assert_close(found[i], Noise(others, unit, marginals, 15).error_scale, rtol=1e-3, atol=0)
 
 
+def test_the_threshold_is_of_scores_by_such_scales(monkeypatch):
+    X = curved(40, 0)
+    line = small(QuantileVAE).fit(X).offset_
+    monkeypatch.setattr(Noise, "without", lambda self, errors: 9 * self.error_scale.expand_as(errors.squares))
+    assert small(QuantileVAE).fit(X).offset_ < line - 1
+
+
 def test_a_promise_for_one_calibration_set_says_what_it_takes():
     new = curved(200, 2)
     new[:6] += 3 * np.eye(8)[:6]
