@@ -50,9 +50,13 @@ def linearized_margin(
     scale = rays.local.scale[:, None]
 
     def excess(bank: Tensor, directions: Tensor) -> Any:
+        jacobian = rays.local.encoder.transpose(1, 2)
+        moves = directions @ jacobian
+
         def measure(norm: Tensor) -> Tensor:
-            delta = rays.inside(norm[..., None] * directions)
-            mean = rays.local.mean[:, None] + delta @ rays.local.encoder.transpose(1, 2)
+            far = norm[..., None]
+            move = far * moves if rays.box is None else rays.inside(far * directions) @ jacobian
+            mean = rays.local.mean[:, None] + move
             return rays.quantile(mean, scale.expand_as(mean), bank, 0.5) - r[:, None]
 
         return measure
