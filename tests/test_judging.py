@@ -1,5 +1,7 @@
 """A detector on tables as people have them: contaminated, small, repeated, in other units, with rare categories."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from riskvae.detection._calibration import Calibration, benjamini_hochberg, disc
 from riskvae.detection._marginals import Marginals
 from riskvae.detection._noise import Errors, Noise
 from riskvae.detection._parts import blocks_of, cut, row_keys
+from riskvae.training._callbacks import Snapshots
 
 A = np.random.default_rng(0).normal(size=(3, 8))
 
@@ -174,6 +177,29 @@ def test_no_row_is_measured_by_a_scale_that_it_took_part_in():
     for i in range(15):
         others = Errors(*(part[torch.arange(15) != i] for part in parts))
         torch.testing.assert_close(found[i], Noise(others, unit, marginals, 15).error_scale, rtol=1e-3, atol=0)
+
+
+def test_a_value_has_one_chance_in_n_to_be_anything():
+    errors = Errors(torch.full((50, 1), 1e-4), torch.full((50, 1), torch.nan), torch.zeros(50, 1), torch.zeros(50))
+    noise = Noise(errors, torch.ones(1), Marginals(torch.randn(50, 1)), 50)
+    vae = SimpleNamespace(likelihood=SimpleNamespace(mean=lambda raw: raw))
+    found = noise.log_density(vae, torch.tensor([[3.0]]), torch.zeros(1, 1, 1))
+    assert float(found) == pytest.approx(stats.norm.logpdf(3.0, scale=3.0) - np.log(51), abs=0.05)
+
+
+def test_the_young_model_is_the_last_one_before_some_epoch():
+    kept = Snapshots(2.0)
+    kept.states_ = {str(epoch): {"at": epoch} for epoch in (4, 8, 16)}
+    assert [kept.latest(epoch) for epoch in (3, 4, 15, 16, 99)] == [None, {"at": 4}, {"at": 8}, {"at": 16}, {"at": 16}]
+
+
+def test_the_farther_a_value_the_smaller_its_pooled_p_value():
+    vae, new = small(QuantileVAE, max_epochs=60).fit(curved(300, 0)).conformalize(curved(100, 1)), curved(20, 2)
+    new[0, 3] = 1e3
+    p = vae.p_values(new)
+    assert p[0, 3] == pytest.approx(1 / (1 + 100 * 8))
+    order = np.argsort(np.abs(vae.z_scores(new)), axis=None)
+    assert (np.diff(p.ravel()[order]) <= 0).all()
 
 
 def test_the_threshold_is_of_scores_by_such_scales(monkeypatch):
