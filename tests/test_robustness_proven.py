@@ -390,6 +390,9 @@ def test_a_hook_on_the_whole_is_seen():
     net = nn.Sequential(_line(1))
     net[0].register_full_backward_hook(lambda module, *grads: None)
     assert "a Linear has a hook" in repr(_margin_of(net, 0.4))
+    net = nn.Sequential(_line(1), nn.ReLU(), _line(1))
+    net[0].register_full_backward_hook(lambda module, *grads: None)
+    assert np.isnan(_margin_of(net, 0.4).linear_radius).all()  # nor followed through a hook
 
 
 def test_buffers_and_plain_tensors_of_a_module_are_constants():

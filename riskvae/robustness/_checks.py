@@ -3,9 +3,12 @@
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from riskvae._validation import boolean, choice, integer
+from riskvae.robustness._coder import Coder, fill_up
 
 RULES = {
     "perturb": choice("mean", "both"),
@@ -26,3 +29,9 @@ def positive_per_row(name: str, value: Any, n: int, *, otherwise: str = "") -> f
     if isinstance(value, bool) or values.shape not in ((), (n,)) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(message)
     return float(values) if values.ndim == 0 else values
+
+
+def in_block(values: float | NDArray[np.float64], coder: Coder, rows: slice, x: Tensor) -> Tensor:
+    """A number, or one per row, for the rows of a block, filled up as it is."""
+    each = np.broadcast_to(values, len(coder.x))[rows].copy()
+    return fill_up(torch.as_tensor(each).to(x), len(x))

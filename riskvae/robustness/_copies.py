@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["HiddenModuleError", "modules_called", "own_copy", "same_in_training", "shares"]
+__all__ = ["HiddenModuleError", "hooked", "modules_called", "own_copy", "same_in_training", "shares"]
 
 Memo = dict[int, Any]
 _DIFFERENT = (
@@ -191,3 +191,9 @@ def same_in_training(module: nn.Module) -> bool:
     methods = [getattr(type(module), name, None) for name in ("forward", "encode", "decode")]
     codes = [method.__code__ for method in methods if isinstance(method, types.FunctionType)]
     return not any({"training", "train"} & _names_in(code) for code in codes)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether something beside its forward takes part."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, host_array, integer, real
 from riskvae.robustness._box import Box
-from riskvae.robustness._checks import RULES, positive_per_row
-from riskvae.robustness._coder import CHUNK, Coder, distance, fill_up, gradient_of, noise_bank, paired_bank
+from riskvae.robustness._checks import RULES, in_block, positive_per_row
+from riskvae.robustness._coder import CHUNK, Coder, distance, gradient_of, noise_bank, paired_bank
 from riskvae.robustness._noise import clopper_pearson
 from riskvae.robustness._progress import examine_all
 from riskvae.robustness._projection import NORMS, ascent, project
@@ -116,7 +116,6 @@ class Envelope:
         self.max_norm = (
             positive_per_row(f"{owner}: max_norm", settings.max_norm, n) if budget is None else budget.max(-1)
         )
-        self.radius = torch.as_tensor(np.broadcast_to(self.max_norm, n).copy()).to(coder.x)
         self.box = Box.of(owner, coder, settings.bounds, settings.mask, budget)
         self.seed = seed = draw_seed(settings.random_state)
         k = coder.n_components
@@ -169,7 +168,7 @@ class Envelope:
         """
         n = len(x)
         norm, copies = self.settings.norm, self.settings.n_restarts
-        radius = fill_up(self.radius[rows], n)[:, None]
+        radius = in_block(self.max_norm, self.coder, rows, x)[:, None]
         low, high = (None, None) if self.box is None else self.box.around(rows, x)
         free = self.free(rows, x)
 
@@ -207,7 +206,7 @@ class Envelope:
         late = self.settings.n_steps - early * (_EXPLORE if early else 0)
         state = self._ascend(state, value, inside, free, late + 1)  # the last step too is looked at
         if self.still is not None:
-            self.flat += int(self.still[: len(self.radius[rows])].sum())
+            self.flat += int(self.still[: rows.stop - rows.start].sum())
             self.still = None
         chosen = state.best_value.argmax(1)
         return state.best[torch.arange(n, device=x.device), chosen]
@@ -264,18 +263,11 @@ class Envelope:
         decoded = self.coder.decode(mean + scale * noise[:, None])
         return distance(decoded, goal.repeat_interleave(copies, 0))
 
-    def report(self, average: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Mean over fresh draws of a function that averages over the draws it is given."""
+    def judge(self, values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Values (m, n) at fresh draws, by a function of the draws it is given."""
         count = max(1, CHUNK // x.numel())
         with torch.no_grad():
-            parts = [average(part) * len(part) for part in self.fresh.split(count)]
-        return torch.stack(parts).sum(0) / len(self.fresh)
-
-    def judge(self, distances: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Distances (m, n) at fresh draws, by a function of the draws it is given."""
-        count = max(1, CHUNK // x.numel())
-        with torch.no_grad():
-            return torch.cat([distances(part) for part in self.fresh.split(count)])
+            return torch.cat([values(part) for part in self.fresh.split(count)])
 
     def surely(self, share: Array) -> NDArray[np.bool_]:
         """Whether shares of fresh draws show a probability above one half, at the stated confidence."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from riskvae.nets import Linear, Standardize
 from riskvae.robustness._coder import CHUNK, Coder
+from riskvae.robustness._copies import hooked
 from riskvae.robustness._opening import Fitted
 from riskvae.robustness._wrap import Wrapped
 
@@ -84,19 +85,14 @@ def _gives_the_mean(encoder: nn.Module, coder: Coder) -> bool:
 
 
 def _flatten(module: nn.Module) -> chain[nn.Module]:
-    if type(module) is nn.Sequential and not _hooked(module):  # a subclass may do something else
+    if type(module) is nn.Sequential and not hooked(module):  # a subclass may do something else
         return chain.from_iterable(_flatten(child) for child in module)
     return chain((module,))
 
 
-def _hooked(module: nn.Module) -> bool:
-    """Whether something beside its forward takes part."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-
-
 def _slope(layer: nn.Module) -> float | None:
     """Lipschitz constant of a layer in the Euclidean norm; None where it is not known. Subclasses are not known."""
-    if _hooked(layer) or type(layer) not in (*_SLOPES, *_EXACT):
+    if hooked(layer) or type(layer) not in (*_SLOPES, *_EXACT):
         return None
     if isinstance(layer, nn.Linear):
         return float(torch.linalg.matrix_norm(layer.weight.detach().cpu().double(), 2))

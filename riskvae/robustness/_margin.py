@@ -11,8 +11,8 @@ from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, integer, real
 from riskvae.robustness._box import Box
-from riskvae.robustness._checks import RULES
-from riskvae.robustness._coder import Coder, fill_up, noise_bank, paired_bank
+from riskvae.robustness._checks import RULES, in_block
+from riskvae.robustness._coder import Coder, noise_bank, paired_bank
 from riskvae.robustness._jacobian import Local, leading_directions, linearize
 from riskvae.robustness._known import Known
 from riskvae.robustness._lipschitz import linear_radius, whitened_lipschitz
@@ -205,7 +205,7 @@ def robustness_margin(
         box = Box.of("robustness_margin", coder, bounds, mask)
 
         def examine(rows: slice, x: Tensor) -> dict[str, Array]:
-            at = fill_up(torch.as_tensor(np.broadcast_to(radius, n)[rows].copy()).to(coder.x), len(x))
+            at = in_block(radius, coder, rows, x)
             walls = None if box is None else box.around(rows, x)
             return _examine(coder, x, rows.stop - rows.start, at, settings, known, max_norm, walls)
 

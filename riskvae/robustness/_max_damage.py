@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from riskvae.robustness._attack_results import AttackResult
-from riskvae.robustness._coder import Coder, fill_up
+from riskvae.robustness._checks import in_block
+from riskvae.robustness._coder import Coder
 from riskvae.robustness._envelope import Envelope, Settings
 from riskvae.robustness._jacobian import leading_directions, leading_features, linearize
 from riskvae.robustness._opening import open_coder
@@ -139,7 +140,6 @@ def max_damage_attack(
             )
             moved = x + delta.view_as(x)
             found = attack.judge(lambda noise: damage(moved, noise), x)
-            limit = fill_up(torch.as_tensor(np.broadcast_to(radius, len(coder.x))[rows].copy()).to(x), len(x))
             with torch.no_grad():
                 mean, scale = coder.encode(moved)
             scale = scale if perturb == "both" else local.scale
@@ -147,9 +147,9 @@ def max_damage_attack(
                 "delta": delta,
                 "damage": found.mean(0),
                 "clean_damage": attack.judge(lambda noise: damage(x, noise), x).mean(0),
-                "p_broken": (found > limit).to(x).mean(0),
-                "log_likelihood": attack.report(_likelihood(coder, x, local.mean, local.scale), x),
-                "log_likelihood_adv": attack.report(_likelihood(coder, x, mean, scale), x),
+                "p_broken": (found > in_block(radius, coder, rows, x)).to(x).mean(0),
+                "log_likelihood": attack.judge(_likelihood(coder, x, local.mean, local.scale), x).mean(0),
+                "log_likelihood_adv": attack.judge(_likelihood(coder, x, mean, scale), x).mean(0),
             }
 
         found = attack.run(examine)
@@ -165,10 +165,10 @@ def max_damage_attack(
 
 
 def _likelihood(coder: Coder, x: Tensor, mean: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mean log-likelihood of rows at draws from a posterior, as a function of the draws; NaN without one."""
+    """Log-likelihoods (m, n) of rows at draws from a posterior, as a function of the draws; NaN without one."""
 
-    def average(noise: Tensor) -> Tensor:
+    def at(noise: Tensor) -> Tensor:
         found = coder.log_likelihood(x.flatten(1), mean + scale * noise[:, None])
-        return torch.full_like(mean[:, 0], math.nan) if found is None else found.mean(0)
+        return mean.new_full((len(noise), len(mean)), math.nan) if found is None else found
 
-    return average
+    return at

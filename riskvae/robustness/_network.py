@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from riskvae.nets import Linear, Standardize
 from riskvae.nets._parametrized import parametrized, take_off
-from riskvae.robustness._copies import shares
+from riskvae.robustness._copies import hooked, shares
 
 __all__ = ["Activation", "Network", "UnknownLayerError", "take_apart"]
 
@@ -27,8 +27,6 @@ class Activation(NamedTuple):
 
     Parameters
     ----------
-    name : str
-        Of the function.
     function : callable
         From tensors to tensors.
     steepest : float
@@ -40,7 +38,6 @@ class Activation(NamedTuple):
         derivative; None for piecewise linear functions.
     """
 
-    name: str
     function: Callable[[Tensor], Tensor]
     steepest: float = 1.0
     bend: float = 0.0
@@ -107,12 +104,12 @@ def _gelu2(x: Tensor) -> Tensor:
     return (2.0 - x * x) * torch.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
 
 
-_RELU = Activation("ReLU", torch.relu, bend=1.0)
-_TANH = Activation("Tanh", torch.tanh, curvature=_rising_then_falling(_tanh2, 0.6584789))
-_SIGMOID = Activation("Sigmoid", torch.sigmoid, 0.25, curvature=_rising_then_falling(_sigmoid2, 1.3169579))
-_SOFTPLUS = Activation("Softplus", F.softplus, curvature=_falling_with_a_hump(_softplus2, 0.0))
-_SILU = Activation("SiLU", F.silu, 1.1, curvature=_falling_with_a_hump(_silu2, 3.4358))
-_GELU = Activation("GELU", F.gelu, 1.13, curvature=_falling_with_a_hump(_gelu2, 2.0))
+_RELU = Activation(torch.relu, bend=1.0)
+_TANH = Activation(torch.tanh, curvature=_rising_then_falling(_tanh2, 0.6584789))
+_SIGMOID = Activation(torch.sigmoid, 0.25, curvature=_rising_then_falling(_sigmoid2, 1.3169579))
+_SOFTPLUS = Activation(F.softplus, curvature=_falling_with_a_hump(_softplus2, 0.0))
+_SILU = Activation(F.silu, 1.1, curvature=_falling_with_a_hump(_silu2, 3.4358))
+_GELU = Activation(F.gelu, 1.13, curvature=_falling_with_a_hump(_gelu2, 2.0))
 _PLAIN: dict[type[nn.Module], Activation] = {
     nn.ReLU: _RELU, nn.Tanh: _TANH, nn.Sigmoid: _SIGMOID, nn.SiLU: _SILU,
 }  # fmt: skip
@@ -162,7 +159,7 @@ def activation_of(module: nn.Module) -> Activation | None:
         return _PLAIN[type(module)]
     if type(module) is nn.LeakyReLU:
         slope = float(module.negative_slope)
-        return Activation("LeakyReLU", lambda x: F.leaky_relu(x, slope), max(1.0, abs(slope)), 1.0 - slope)
+        return Activation(lambda x: F.leaky_relu(x, slope), max(1.0, abs(slope)), 1.0 - slope)
     if type(module) is nn.GELU and module.approximate == "none":
         return _GELU
     if type(module) is nn.Softplus and module.beta == 1.0 and module.threshold >= _SMOOTH:
@@ -193,7 +190,7 @@ class Network(nn.Module):
         super().__init__()
         self.module = module
         for part in module.modules():
-            if _hooked(part):
+            if hooked(part):
                 raise UnknownLayerError(f"a {type(part).__name__} has a hook")
         try:
             self.graph = _Tracer().trace(module)
@@ -277,12 +274,6 @@ class Network(nn.Module):
             else:
                 return args[0], before
         raise UnknownLayerError("it has no output")
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether something beside its forward takes part."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
 
 
 def _in_place(node: fx.Node, layers: dict[str, nn.Module]) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from riskvae._validation import check_parameters, choice, host_array
 from riskvae.robustness._attack_results import TargetedAttackResult
+from riskvae.robustness._checks import in_block
 from riskvae.robustness._coder import Coder, distance, fill_up
 from riskvae.robustness._envelope import Envelope, Settings
 from riskvae.robustness._opening import open_coder
@@ -104,12 +105,11 @@ def targeted_attack(
             delta = attack.climb(rows, x, towards, lambda moved, noise: -gap(moved, noise).mean(0))
             moved = x + delta.view_as(x)
             found = attack.judge(lambda noise: gap(moved, noise), x)
-            limit = fill_up(torch.as_tensor(np.broadcast_to(radius, len(coder.x))[rows].copy()).to(x), len(x))
             return {
                 "delta": delta,
                 "distance": found.mean(0),
                 "clean_distance": attack.judge(lambda noise: gap(x, noise), x).mean(0),
-                "p_reached": (found <= limit).to(x).mean(0),
+                "p_reached": (found <= in_block(radius, coder, rows, x)).to(x).mean(0),
             }
 
         found = attack.run(examine)
