@@ -21,14 +21,15 @@ from riskvae.robustness._opening import open_coder
 from riskvae.robustness._progress import examine_all
 from riskvae.robustness._proven import proven_margin
 from riskvae.robustness._radius import radius_of
-from riskvae.robustness._reach import second_order_reach, slope_limit
+from riskvae.robustness._reach import Event, slope_limit
 from riskvae.robustness._result import METHODS, RobustnessMargin
 from riskvae.robustness._search import Rays
+from riskvae.robustness._third_order import Failures, curvature_limit
 from riskvae.robustness._upper import ATTEMPTS, Settings, attacked_margin, linearized_margin
 
 Array = NDArray[np.float64]
 
-_BOUNDS = METHODS[:5]
+_BOUNDS = METHODS[:6]
 
 _METHODS_RULE = Rule(
     lambda value: (
@@ -272,28 +273,36 @@ def _from_below(
         if "theorem1" in settings.methods:
             # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
             bounds["theorem1"] = np.fmin(least * reach / frobenius, reach / whitened)
-        slope = _slope(coder, local, inside, r, settings) if settings.needs_slope else np.full(len(x), math.inf)
+        event = _event(coder, local, p_low, inside, r, settings)
         if "second_order" in settings.methods:
-            bounds["second_order"] = second_order_reach(p_low, slope) / whitened
+            bounds["second_order"] = event.second_order() / whitened
+        if "third_order" in settings.methods:
+            bounds["third_order"] = event.reach() / whitened
         if known.layers and "lipschitz" in settings.methods:
             bounds["lipschitz"] = reach / whitened_lipschitz(known.layers, local.scale).numpy()
         if known.network is not None and "proven" in settings.methods:
             free = None if box is None else (box[1] > box[0])[:count]
-            first = proven_margin(known.network, x[:count], local.scale[:count], p_low[:count], slope[:count], free)
+            first = proven_margin(known.network, x[:count], local.scale[:count], event.only(slice(count)), free)
             bounds["proven"] = np.concatenate((first, np.full(len(x) - count, math.nan)))
     radius = linear_radius(known.layers, x).cpu().numpy() if known.layers else np.full(len(x), math.nan)
     return {"p_robust": times / len(settings.bank), "p_low": p_low, "linear_radius": radius, **bounds}
 
 
-def _slope(coder: Coder, local: Local, inside: Tensor, r: Tensor, settings: Settings) -> Array:
-    """Limit of how fast the probability can fall, at half of the error that the confidence leaves.
+def _event(coder: Coder, local: Local, p_low: Array, inside: Tensor, r: Tensor, settings: Settings) -> Event:
+    """What draws tell of r-robustness at one block's rows, each part at its share of the error.
 
     Shifts of the latent distribution lie in an ellipsoid, so the slope counts in the metric of its axes: a shift w of
     length theta times the longest axis x has a slope of at most M / theta, M the norm of diag(axes / x) U^T grad f. As
     the reach at M / theta falls by less than theta, theta = 1 is the worst.
     """
+    if settings.n_limits == 1:
+        return Event(p_low, np.full(len(p_low), math.inf))
     mirrored = noise_distances(coder, local.mean, local.scale, local.reconstruction, -settings.bank) <= r[:, None]
-    return slope_limit(inside, mirrored, settings.bank, local.weights, settings.bound_confidence)
+    told = inside, mirrored, settings.bank, local.weights, settings.bound_confidence
+    slope = slope_limit(*told)
+    if settings.n_limits == 2:
+        return Event(p_low, slope)
+    return Event(p_low, slope, Failures.of(p_low, slope, curvature_limit(*told)))
 
 
 def _assemble(

@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from riskvae.robustness._network import Activation, Network
-from riskvae.robustness._reach import second_order_reach
+from riskvae.robustness._reach import Event
 from riskvae.robustness._sectors import sector_norm
 
 __all__ = ["Deviation", "proven_margin"]
@@ -260,14 +260,12 @@ def _largest_singular(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
 
 
-def proven_margin(
-    network: Network, x: Tensor, scale: Tensor, p: Array, slope: Array, free: Tensor | None = None
-) -> Array:
+def proven_margin(network: Network, x: Tensor, scale: Tensor, event: Event, free: Tensor | None = None) -> Array:
     """Largest radii (n,) at which an event is proven to keep a probability above one half.
 
     With w the whitened move of the mean, ||w - W J d|| <= E(rho) in the ball. As Phi^-1 of the event's probability is
-    1-Lipschitz in w, the event holds with more than 1/2 if it does with more than Phi(E) at W J d, of which probability
-    and slope tell; or if w as a whole is shorter than Phi^-1(p).
+    1-Lipschitz in w, the event holds with more than 1/2 if it does with more than Phi(E) at W J d, of which
+    probability, slope and curvature tell; or if w as a whole is shorter than Phi^-1(p).
 
     Parameters
     ----------
@@ -275,29 +273,29 @@ def proven_margin(
         The mean first among its outputs.
     x, scale : Tensor of shape (n, ...) and (n, k)
         Rows, and their posterior standard deviations.
-    p, slope : ndarray of shape (n,)
-        Lower limit of the event's probability at the rows, NaN where nothing is to be said; upper limit of how fast it
-        falls.
+    event : Event
+        What is known of the event at the rows.
     free : Tensor of shape (n, 1, d), default=None
         0 for features that may not change; None where all may.
     """
+    p = event.p
     found = np.full(len(p), math.nan)
     known = np.flatnonzero(p > 0.5)
     x, scale = x.detach().cpu().double(), scale.detach().cpu().double()
     for row in known:
         one = slice(row, row + 1)
         mask = None if free is None else free[one].cpu().double()
-        found[one] = _largest(Deviation(network, x[one], scale[one], mask), p[one], slope[one])
+        found[one] = _largest(Deviation(network, x[one], scale[one], mask), event.only(one))
     return found
 
 
-def _largest(deviation: Deviation, p: Array, slope: Array) -> Array:
-    straight = torch.as_tensor(ndtri(p))
-    start = torch.as_tensor(second_order_reach(p, slope)) / deviation.spectral.clamp(min=1e-12)
+def _largest(deviation: Deviation, event: Event) -> Array:
+    straight = torch.as_tensor(ndtri(event.p))
+    start = torch.as_tensor(event.reach()) / deviation.spectral.clamp(min=1e-12)
 
     def holds(rho: Tensor) -> Tensor:
         found = deviation.remainders(rho)
-        allowed = second_order_reach(p, slope, ndtr(deviation.deviation(rho, found).numpy()))
+        allowed = event.reach(ndtr(deviation.deviation(rho, found).numpy()))
         good = deviation.spectral * rho * _ROUNDED <= torch.as_tensor(np.nan_to_num(allowed, nan=-1.0))
         return good if good.all() else good | (deviation.move(rho, found) <= straight)
 

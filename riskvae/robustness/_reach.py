@@ -1,6 +1,7 @@
 """How far a standard normal may be shifted before an event of known probability can fail more often than it holds."""
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,31 @@ from torch import Tensor
 from riskvae.robustness._noise import clopper_pearson
 
 Array = NDArray[np.float64]
+
+
+class Event(NamedTuple):
+    """What is known of events whose probability shifts change, at n rows: at least p, and no faster a fall.
+
+    ``failures`` has what follows from the curvature, too.
+    """
+
+    p: Array
+    slope: Array
+    failures: Any = None
+
+    def second_order(self, level: ArrayLike = 0.5) -> Array:
+        """Largest shift, without the curvature."""
+        return second_order_reach(self.p, self.slope, level)
+
+    def reach(self, level: ArrayLike = 0.5) -> Array:
+        """Largest shift at which the event holds with at least a level; NaN where p is not above it."""
+        plain = self.second_order(level)
+        return plain if self.failures is None else np.fmax(plain, self.failures.reach(level))
+
+    def only(self, rows: slice) -> "Event":
+        """Some of the rows."""
+        failures = None if self.failures is None else self.failures.only(rows)
+        return Event(self.p[rows], self.slope[rows], failures)
 
 
 def second_order_reach(p: ArrayLike, slope: ArrayLike, level: ArrayLike = 0.5) -> Array:
@@ -47,21 +73,26 @@ def second_order_reach(p: ArrayLike, slope: ArrayLike, level: ArrayLike = 0.5) -
     """
     p, slope, level = (np.asarray(values, dtype=np.float64) for values in np.broadcast_arrays(p, slope, level))
     good = (p > level) & (p < 1.0)
-    q, level = np.where(good, p, 0.75), np.where(good, level, 0.5)
-    # The mass below a; the slab's slope falls in it.
-    low, high = np.zeros_like(q), 0.5 * (1.0 - q)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        steep = _density(ndtri(q + middle)) - _density(ndtri(middle)) > slope
-        low, high = np.where(steep, middle, low), np.where(steep, high, middle)
-    # The smaller mass: on the side of the half-space.
-    a, b = ndtri(low), ndtri(q + low)
-    near, far = np.zeros_like(q), b + 1.0
+    a, b = slab(np.where(good, p, 0.75), slope)
+    level = np.where(good, level, 0.5)
+    near, far = np.zeros_like(b), b + 1.0
     for _ in range(60):
         middle = 0.5 * (near + far)
         holds = ndtr(b - middle) - ndtr(a - middle) >= level
         near, far = np.where(holds, middle, near), np.where(holds, far, middle)
     return np.where(good, near, math.nan)
+
+
+def slab(p: Array, slope: Array) -> tuple[Array, Array]:
+    """Ends a < 0 < b of the interval of mass p at which density(b) - density(a) is the slope, or a little more."""
+    # The mass below a; the slab's slope falls in it.
+    low, high = np.zeros_like(p), 0.5 * (1.0 - p)
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        steep = density(ndtri(p + middle)) - density(ndtri(middle)) > slope
+        low, high = np.where(steep, middle, low), np.where(steep, high, middle)
+    # The smaller mass: on the side of the half-space.
+    return ndtri(low), ndtri(p + low)
 
 
 def slope_limit(inside: Tensor, mirrored: Tensor, bank: Tensor, weights: Tensor, confidence: float) -> Array:
@@ -112,5 +143,6 @@ def _largest_square(probability: Array, k: int) -> Array:
     return k * chi2.sf(chi2.isf(np.minimum(probability, 1.0), k), k + 2)
 
 
-def _density(x: Array) -> Array:
+def density(x: Array) -> Array:
+    """Of the standard normal distribution."""
     return np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)

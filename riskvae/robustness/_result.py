@@ -10,7 +10,7 @@ from riskvae.robustness._frame import to_frame
 
 Array = NDArray[np.float64]
 
-METHODS = ("theorem1", "whitened", "second_order", "lipschitz", "proven", "linearized", "attack")
+METHODS = ("theorem1", "whitened", "second_order", "third_order", "lipschitz", "proven", "linearized", "attack")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -19,7 +19,7 @@ class RobustnessMargin:
 
     Attributes
     ----------
-    theorem1, whitened, second_order : ndarray of shape (n,)
+    theorem1, whitened, second_order, third_order : ndarray of shape (n,)
         First-order lower bounds, in the units of X: exact if the encoder's mean is affine, as a network of
         rectifiers is within ``linear_radius``. NaN where abstained or not asked for, as everywhere below.
     lipschitz : ndarray of shape (n,)
@@ -61,6 +61,7 @@ class RobustnessMargin:
     theorem1: Array
     whitened: Array
     second_order: Array
+    third_order: Array
     lipschitz: Array
     proven: Array
     linearized: Array
@@ -86,7 +87,7 @@ class RobustnessMargin:
         """
         if not self.guaranteed:
             return np.full_like(self.lower, np.nan)
-        first_order = np.fmax(np.fmax(self.theorem1, self.whitened), self.second_order)
+        first_order = np.fmax.reduce([self.theorem1, self.whitened, self.second_order, self.third_order])
         proven = np.fmax(self.lipschitz, self.proven)
         return np.fmax(proven, np.minimum(first_order, self.linear_radius))
 

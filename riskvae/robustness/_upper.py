@@ -27,14 +27,16 @@ class Settings(NamedTuple):
     n_steps: int
 
     @property
-    def bound_confidence(self) -> float:
-        """Of p_low: where a slope is estimated too, both share the error, so that all bounds hold together."""
-        return 0.5 * (1.0 + self.confidence) if self.needs_slope else self.confidence
+    def n_limits(self) -> int:
+        """Limits that the bounds hang on: of the probability, of its slope, of its curvature."""
+        if {"third_order", "proven"} & set(self.methods):
+            return 3
+        return 2 if "second_order" in self.methods else 1
 
     @property
-    def needs_slope(self) -> bool:
-        """Whether a bound looks at how fast the probability falls."""
-        return bool({"second_order", "proven"} & set(self.methods))
+    def bound_confidence(self) -> float:
+        """Of each limit: they share the error, so that all bounds hold together."""
+        return 1.0 - (1.0 - self.confidence) / self.n_limits
 
     @property
     def attempt_confidence(self) -> float:
