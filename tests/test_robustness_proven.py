@@ -183,7 +183,7 @@ def test_tiny_networks_of_one_feature_are_bounded_everywhere(bent, monkeypatch):
 def test_of_an_affine_encoder_it_is_the_first_order_bound(X):
     vae = small(BetaVAE, hidden_layer_sizes=()).fit(X)
     margin = few(vae, X[:4])
-    np.testing.assert_allclose(margin.proven, margin.second_order, rtol=1e-6)
+    np.testing.assert_allclose(margin.proven, margin.third_order, rtol=1e-6)
     assert margin.lower_is_certified.mean() > 0.4  # equal but for rounding
     np.testing.assert_allclose(margin.certified, margin.lower, rtol=1e-6)
 
@@ -427,4 +427,4 @@ def test_a_linear_model_keeps_its_margin_above_every_bound():
     margin = robustness_margin(named, np.zeros((2, 6)), r=2.5, n_draws=20_000, random_state=0)
     assert (margin.certified <= model.margin(2.5)).all()
     np.testing.assert_allclose(margin.certified, margin.lower, rtol=1e-6)
-    assert math.isclose(margin.proven[0], margin.second_order[0], rel_tol=1e-6)
+    assert math.isclose(margin.proven[0], margin.third_order[0], rel_tol=1e-6)

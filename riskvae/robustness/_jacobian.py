@@ -50,6 +50,13 @@ class Local(NamedTuple):
     whitened: Tensor  # (n,): largest singular value of diag(1 / scale) times it
     weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T of that product U S V^T
 
+    def wider(self, share: float) -> tuple[Tensor, Tensor]:
+        """Weights of an ellipsoid whose axes are no shorter than about a share of the longest, and its metric."""
+        axes = self.weights.norm(dim=2)
+        turn = self.weights / axes[..., None].clamp(min=1e-300)
+        wide = ((axes.square() + share**2) / (1.0 + share**2)).sqrt()[..., None]
+        return wide * turn, turn / wide
+
 
 def linearize(coder: Coder, x: Tensor, free: Tensor | None = None) -> Local:
     """Encoder's Jacobian and its norms, these in float64, from its Gram matrix of k by k.

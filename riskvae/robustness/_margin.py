@@ -2,34 +2,32 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, integer, real
+from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer, real
+from riskvae.robustness._below import BOUNDS, bounds_below
 from riskvae.robustness._box import Box
 from riskvae.robustness._checks import RULES, in_block
 from riskvae.robustness._coder import Coder, noise_bank, paired_bank
-from riskvae.robustness._jacobian import Local, leading_directions, linearize
+from riskvae.robustness._jacobian import leading_directions, linearize
 from riskvae.robustness._known import Known
-from riskvae.robustness._lipschitz import linear_radius, whitened_lipschitz
-from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
+from riskvae.robustness._noise import clopper_pearson, probit
 from riskvae.robustness._opening import open_coder
 from riskvae.robustness._progress import examine_all
-from riskvae.robustness._proven import proven_margin
 from riskvae.robustness._radius import radius_of
-from riskvae.robustness._reach import Event, slope_limit
 from riskvae.robustness._result import METHODS, RobustnessMargin
 from riskvae.robustness._search import Rays
-from riskvae.robustness._third_order import Failures, curvature_limit
 from riskvae.robustness._upper import ATTEMPTS, Settings, attacked_margin, linearized_margin
 
 Array = NDArray[np.float64]
 
-_BOUNDS = METHODS[:6]
+# Decoded values for each row with n_draws="auto".
+_DECODED = 24_000_000
 
 _METHODS_RULE = Rule(
     lambda value: (
@@ -42,7 +40,7 @@ _METHODS_RULE = Rule(
 _RULES = {
     "methods": _METHODS_RULE,
     "confidence": real(0.5, 1.0, closed="left"),
-    "n_draws": integer(100),
+    "n_draws": integer(100) | choice("auto"),
     "max_norm": Rule(lambda value: value is None, "None") | real(0.0, closed="neither"),
     **RULES,
 }
@@ -58,7 +56,7 @@ def robustness_margin(
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
     mask: ArrayLike | None = None,
     confidence: float = 0.999,
-    n_draws: int = 10_000,
+    n_draws: int | Literal["auto"] = "auto",
     max_norm: float | None = None,
     n_steps: int = 20,
     n_restarts: int = 4,
@@ -81,6 +79,8 @@ def robustness_margin(
     - "second_order": the same with another reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
       at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Never
       smaller than "whitened";
+    - "third_order": the same from the curvature, too: from how far out the draws lie at which the event fails. Never
+      smaller than "second_order";
     - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian: no
       first-order error, and a good deal smaller;
     - "proven": no first-order error either, and by far larger. Inside a ball each activation leaves its tangent by no
@@ -88,7 +88,7 @@ def robustness_margin(
       the row. That bounds how far the mean can be from its linearization.
 
     p is estimated from draws and enters by its Clopper-Pearson lower limit, which caps :math:`\Phi^{-1}(p)` at
-    3.2 for 10,000 draws and a confidence of .999. From above:
+    3.3 for 30,000 draws and a confidence of .999. From above:
 
     - "attack": the smallest norm at which a perturbation was found that breaks r-robustness, confirmed on
       fresh draws.
@@ -121,10 +121,11 @@ def robustness_margin(
     mask : array-like of bool, of shape (n_features,) or of the shape of X, default=None
         True for the features that may change; None for all. First-order bounds look at these alone.
     confidence : float, default=0.999
-        Of each row's lower bounds, together, and of its upper end, in [0.5, 1). With "second_order" among the methods p
-        and the slope take half of the error each, for all bounds.
-    n_draws : int, default=10000
-        Draws for the probability, and for each confirmation; at least 100.
+        Of each row's lower bounds, together, and of its upper end, in [0.5, 1). What is estimated from draws for the
+        methods asked for (p, slopes, curvatures) shares the error.
+    n_draws : int or "auto", default="auto"
+        Draws for the probability, and for each confirmation; at least 100. "auto" takes as many as have 24 million
+        decoded values, from 10,000 to 100,000: 30,612 for rows of 784 values.
     max_norm : float, default=None
         Largest norm that the attack and "linearized" try; None is a hundred times the norm that can move the row's
         latent distribution by one standard deviation, :math:`1/\lVert \mathrm{diag}(1/\sigma) J \rVert_2`.
@@ -150,11 +151,12 @@ def robustness_margin(
 
     Notes
     -----
-    Work per row: the decoder runs on ``n_draws`` points for the probability, as many for "second_order" and for the
-    confirmation, and some ``400 * n_steps * n_restarts / 3`` with their gradients in the attack. To save time, in this
-    order: give float32 rows; leave "attack" out, "linearized" comes near it; lower ``n_draws`` (at
-    2,000 the bounds are 5 to 10 % smaller), then ``n_steps``; for wide convolutions leave "proven" out, which
-    takes seconds a row there. Memory per block: ``batch_size * n_restarts * 128`` decoded rows with their graph.
+    Work per row: the decoder runs on ``n_draws`` points for the probability, as many for "second_order", "third_order"
+    and "proven" together, as many for the confirmation, and some ``400 * n_steps * n_restarts / 3`` with their
+    gradients in the attack. To save time, in this order: give float32 rows; leave "attack" out, "linearized" comes near
+    it; lower ``n_draws`` (at 2,000 the bounds are 8 to 16 % smaller), then ``n_steps``; for wide convolutions leave
+    "proven" out, which takes seconds a row there. Memory per block: ``batch_size * n_restarts * 128`` decoded rows with
+    their graph.
 
     References
     ----------
@@ -180,6 +182,7 @@ def robustness_margin(
     with open_coder(vae, X) as coder:
         shape, k = tuple(coder.x.shape), coder.n_components
         n, d = shape[0], coder.x[0].numel()
+        n_draws = _draws(coder) if isinstance(n_draws, str) else n_draws
 
         def bank(purpose: str, size: int, width: int = k, index: int = 0) -> Tensor:
             return noise_bank(size, width, derive_seed(seed, purpose, index), coder.x)
@@ -191,7 +194,7 @@ def robustness_margin(
             confidence,
             bank("probability", n_draws),
             paired_bank(128, k, derive_seed(seed, "search"), coder.x),
-            bank("select", min(n_draws, 2048)),
+            bank("select", min(n_draws, max(2048, n_draws // 4))),
             [bank("confirm", n_draws, index=i) for i in range(ATTEMPTS)] if "attack" in methods else [],
             random_starts / random_starts.norm(dim=1, keepdim=True),
             n_steps,
@@ -214,6 +217,13 @@ def robustness_margin(
     return _assemble(columns, radius, settings, known, shape, stopped)
 
 
+def _draws(coder: Coder) -> int:
+    """More draws where a reconstruction has fewer values."""
+    with torch.no_grad():
+        width = coder.decode(coder.mean(coder.x[:1])).shape[-1]
+    return min(max(_DECODED // width, 10_000), 100_000)
+
+
 def _examine(
     coder: Coder,
     x: Tensor,
@@ -226,7 +236,7 @@ def _examine(
 ) -> dict[str, Array]:
     """Everything about one block of rows."""
     local = linearize(coder, x, None if box is None else (box[1] > box[0]).to(x))
-    out = _from_below(coder, x, count, local, r, settings, known, box)
+    out = bounds_below(coder, x, count, local, r, settings, known, box)
     abstained = out["p_low"] <= 0.5
     out["linearized"], out["upper"] = (np.full(len(x), math.nan) for _ in range(2))
     out["delta"] = torch.zeros_like(x).flatten(1).cpu().numpy()
@@ -248,63 +258,6 @@ def _examine(
     return out
 
 
-def _from_below(
-    coder: Coder,
-    x: Tensor,
-    count: int,
-    local: Local,
-    r: Tensor,
-    settings: Settings,
-    known: Known,
-    box: tuple[Tensor, Tensor] | None,
-) -> dict[str, Array]:
-    """Probability of one block's rows, and the lower bounds that follow from it; NaN where abstained or unknown."""
-    noise = noise_distances(coder, local.mean, local.scale, local.reconstruction, settings.bank)
-    inside = noise <= r[:, None]
-    times = inside.sum(1).cpu().numpy()
-    p_low, _ = clopper_pearson(times, len(settings.bank), settings.bound_confidence)
-    reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
-    frobenius, whitened = (norms.cpu().double().numpy() for norms in (local.frobenius, local.whitened))
-    least = local.scale.amin(1).cpu().double().numpy()
-    bounds = dict.fromkeys(_BOUNDS, np.full(len(x), math.nan))
-    with np.errstate(divide="ignore"):  # an encoder that does not move has no upper end
-        if "whitened" in settings.methods:
-            bounds["whitened"] = reach / whitened
-        if "theorem1" in settings.methods:
-            # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
-            bounds["theorem1"] = np.fmin(least * reach / frobenius, reach / whitened)
-        event = _event(coder, local, p_low, inside, r, settings)
-        if "second_order" in settings.methods:
-            bounds["second_order"] = event.second_order() / whitened
-        if "third_order" in settings.methods:
-            bounds["third_order"] = event.reach() / whitened
-        if known.layers and "lipschitz" in settings.methods:
-            bounds["lipschitz"] = reach / whitened_lipschitz(known.layers, local.scale).numpy()
-        if known.network is not None and "proven" in settings.methods:
-            free = None if box is None else (box[1] > box[0])[:count]
-            first = proven_margin(known.network, x[:count], local.scale[:count], event.only(slice(count)), free)
-            bounds["proven"] = np.concatenate((first, np.full(len(x) - count, math.nan)))
-    radius = linear_radius(known.layers, x).cpu().numpy() if known.layers else np.full(len(x), math.nan)
-    return {"p_robust": times / len(settings.bank), "p_low": p_low, "linear_radius": radius, **bounds}
-
-
-def _event(coder: Coder, local: Local, p_low: Array, inside: Tensor, r: Tensor, settings: Settings) -> Event:
-    """What draws tell of r-robustness at one block's rows, each part at its share of the error.
-
-    Shifts of the latent distribution lie in an ellipsoid, so the slope counts in the metric of its axes: a shift w of
-    length theta times the longest axis x has a slope of at most M / theta, M the norm of diag(axes / x) U^T grad f. As
-    the reach at M / theta falls by less than theta, theta = 1 is the worst.
-    """
-    if settings.n_limits == 1:
-        return Event(p_low, np.full(len(p_low), math.inf))
-    mirrored = noise_distances(coder, local.mean, local.scale, local.reconstruction, -settings.bank) <= r[:, None]
-    told = inside, mirrored, settings.bank, local.weights, settings.bound_confidence
-    slope = slope_limit(*told)
-    if settings.n_limits == 2:
-        return Event(p_low, slope)
-    return Event(p_low, slope, Failures.of(p_low, slope, curvature_limit(*told)))
-
-
 def _assemble(
     columns: dict[str, Array],
     radius: float | Array,
@@ -314,7 +267,7 @@ def _assemble(
     stopped: str,
 ) -> RobustnessMargin:
     abstained, n_draws = columns["p_low"] <= 0.5, len(settings.bank)
-    lower = np.fmax.reduce([columns[name] for name in _BOUNDS])
+    lower = np.fmax.reduce([columns[name] for name in BOUNDS])
     attacked = "attack" in settings.methods
     cap = probit(clopper_pearson(n_draws, n_draws, settings.bound_confidence)[0])
     notes = [stopped] if stopped else []

@@ -1,5 +1,6 @@
 """How far an encoder's mean may be from its linearization in a ball, proven; and the margin that follows from that."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 from torch import Tensor
 
 from riskvae.robustness._network import Activation, Network
@@ -155,6 +156,15 @@ class Deviation:
         together = _box_norm(self.out, torch.cat(found.low, 1), torch.cat(found.high, 1))
         return _ROUNDED * torch.minimum(each, together)
 
+    def turned(self, metric: Tensor) -> "Deviation":
+        """The same with moves w of the whitened mean measured as T w, T (n, k, k)."""
+        other = copy.copy(self)
+        other.whitened, other.weights = metric @ self.whitened, None
+        other.spectral = torch.linalg.matrix_norm(other.whitened, 2)
+        if self.layers:
+            other.out = metric @ self.out
+        return other
+
     def move(self, rho: Tensor, found: "_Remainders") -> Tensor:
         r"""Bound (n,) of the whole whitened move in balls of radius rho.
 
@@ -260,12 +270,20 @@ def _largest_singular(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
 
 
-def proven_margin(network: Network, x: Tensor, scale: Tensor, event: Event, free: Tensor | None = None) -> Array:
+def proven_margin(
+    network: Network,
+    x: Tensor,
+    scale: Tensor,
+    event: Event,
+    wide: Event,
+    metric: Tensor,
+    free: Tensor | None = None,
+) -> Array:
     """Largest radii (n,) at which an event is proven to keep a probability above one half.
 
     With w the whitened move of the mean, ||w - W J d|| <= E(rho) in the ball. As Phi^-1 of the event's probability is
     1-Lipschitz in w, the event holds with more than 1/2 if it does with more than Phi(E) at W J d, of which
-    probability, slope and curvature tell; or if w as a whole is shorter than Phi^-1(p).
+    probability, slope and curvature tell; or if w as a whole stays in a wider ellipsoid, of which they tell, too.
 
     Parameters
     ----------
@@ -274,30 +292,33 @@ def proven_margin(network: Network, x: Tensor, scale: Tensor, event: Event, free
     x, scale : Tensor of shape (n, ...) and (n, k)
         Rows, and their posterior standard deviations.
     event : Event
-        What is known of the event at the rows.
+        What is known of the event at the rows, after shifts in the ellipsoid W J d.
+    wide, metric : Event and Tensor of shape (n, k, k)
+        The same after shifts w, ||T w|| being their norm, with T the metric.
     free : Tensor of shape (n, 1, d), default=None
         0 for features that may not change; None where all may.
     """
-    p = event.p
-    found = np.full(len(p), math.nan)
-    known = np.flatnonzero(p > 0.5)
-    x, scale = x.detach().cpu().double(), scale.detach().cpu().double()
+    found = np.full(len(event.p), math.nan)
+    known = np.flatnonzero(event.p > 0.5)
+    x, scale, metric = (values.detach().cpu().double() for values in (x, scale, metric))
     for row in known:
         one = slice(row, row + 1)
         mask = None if free is None else free[one].cpu().double()
-        found[one] = _largest(Deviation(network, x[one], scale[one], mask), event.only(one))
+        found[one] = _largest(
+            Deviation(network, x[one], scale[one], mask), event.only(one), wide.only(one), metric[one]
+        )
     return found
 
 
-def _largest(deviation: Deviation, event: Event) -> Array:
-    straight = torch.as_tensor(ndtri(event.p))
+def _largest(deviation: Deviation, event: Event, wide: Event, metric: Tensor) -> Array:
+    whole, allowed_whole = deviation.turned(metric), torch.as_tensor(wide.reach())
     start = torch.as_tensor(event.reach()) / deviation.spectral.clamp(min=1e-12)
 
     def holds(rho: Tensor) -> Tensor:
         found = deviation.remainders(rho)
         allowed = event.reach(ndtr(deviation.deviation(rho, found).numpy()))
         good = deviation.spectral * rho * _ROUNDED <= torch.as_tensor(np.nan_to_num(allowed, nan=-1.0))
-        return good if good.all() else good | (deviation.move(rho, found) <= straight)
+        return good if good.all() else good | (whole.move(rho, found) <= allowed_whole)
 
     high = (1.0 - 1e-8) * start
     good = holds(high)

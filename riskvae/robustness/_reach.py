@@ -104,7 +104,8 @@ def slope_limit(inside: Tensor, mirrored: Tensor, bank: Tensor, weights: Tensor,
 
     .. math:: P(\lVert \bar{W Y} - E W Y \rVert \ge t) \le 2 \exp \frac{-n t^2}{2 (\sigma^2 + R t / 3)},
 
-    with :math:`\sigma^2 \ge E \lVert W Y \rVert^2` from an upper limit of the probability that Y is not 0.
+    with :math:`\sigma^2 \ge E \lVert W Y \rVert^2` from an upper limit of the probability that Y is not 0, or from the
+    draws themselves, whichever is less.
 
     Parameters
     ----------
@@ -122,20 +123,33 @@ def slope_limit(inside: Tensor, mirrored: Tensor, bank: Tensor, weights: Tensor,
     Pinelis and Sakhanenko, "Remarks on inequalities for large deviation probabilities" (1986).
     """
     n_draws, k = bank.shape
-    error = (1.0 - confidence) / 3.0
-    # The bound is about draws cut at a radius; that none of these is longer costs the last third.
+    error = (1.0 - confidence) / 4.0
+    # The bound is about draws cut at a radius; that none of these is longer costs a quarter.
     rare = error / n_draws
     half = 0.5 * (inside.to(bank.dtype) - mirrored.to(bank.dtype))
     mean = torch.einsum("nij,nj->ni", weights.to(bank), half @ bank / n_draws).norm(dim=1).cpu().double().numpy()
+    squares = [(h.abs() * (bank @ w.to(bank).T).square().sum(1)).mean() for h, w in zip(half, weights, strict=True)]
+    spread = 0.5 * torch.stack(squares).cpu().double().numpy()  # |h| is 0 or 1/2
     differ = (inside != mirrored).sum(1).cpu().numpy()
     _, often = clopper_pearson(differ, n_draws, 1.0 - error)
     shares = weights.cpu().double().square().sum((1, 2)).numpy()
+    fourth = shares**2 + 2.0 * weights.cpu().double().square().sum(2).square().sum(1).numpy()  # E ||W eta||^4
     variance = 0.25 * np.minimum(_largest_square(often, k), shares * _largest_square(often, 1))
+    variance = np.minimum(variance, mean_limit(spread, fourth / 16.0, n_draws, error))
     radius = math.sqrt(chi2.isf(rare, k))
     log = math.log(2.0 / error)
     linear = 2.0 * log * radius / 3.0
     deviation = (linear + np.sqrt(linear**2 + 8.0 * n_draws * log * variance)) / (2.0 * n_draws)
     return mean + deviation + 0.5 * math.sqrt(_largest_square(np.asarray(rare), k) * rare)
+
+
+def mean_limit(mean: Any, moment: Any, n: int, error: float) -> Any:
+    """Upper limit of the expectation of values of at least 0, from n draws and a limit of their second moment.
+
+    Such values are far below it on average only as far as that moment allows (Maurer, "A bound on the deviation
+    probability for sums of non-negative random variables", 2003).
+    """
+    return mean + (2.0 * moment * math.log(1.0 / error) / n) ** 0.5
 
 
 def _largest_square(probability: Array, k: int) -> Array:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from riskvae.robustness._reach import density, slab
+from riskvae.robustness._reach import density, mean_limit, slab
 
 __all__ = ["Failures", "curvature_limit"]
 
@@ -36,8 +36,8 @@ def curvature_limit(
     .. math:: P(\lambda_{\max}(K - \bar K) \ge t) \le k \exp \frac{-n t^2}{2 (V + t / 3)},
               \qquad V = \lambda_{\max}(E[a^2 \lVert \zeta \rVert^2 \zeta \zeta^T]),
 
-    and V is at most that of the draws plus :math:`\sqrt{2 m \log(1 / \epsilon) / n}`, as values that are not negative
-    have a mean that is far below their expectation by chance only as far as their second moment m allows.
+    and V is at most that of the draws plus :math:`\sqrt{2 m \log(1 / \epsilon) / n}`, with m the largest second moment
+    of a summand in any direction (see :func:`mean_limit`).
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def curvature_limit(
     axes = weights.square().sum(2)  # D^2
     rest, more = axes.sum(1) - axes.amax(1), axes.square().sum(1) - axes.square().amax(1)
     moment = 105.0 + 30.0 * rest + 3.0 * (rest.square() + 2.0 * more)  # of ||zeta||^4 (u zeta)^4, u the longest axis
-    variance = torch.linalg.eigvalsh(squares)[:, -1] + (2.0 * moment * math.log(1.0 / error) / n_draws).sqrt()
+    variance = mean_limit(torch.linalg.eigvalsh(squares)[:, -1], moment, n_draws, error)
     log = math.log(k / error) / n_draws
     deviation = log / 3.0 + (log * log / 9.0 + 2.0 * log * variance).sqrt()
     tau = torch.linalg.eigvalsh(mean)[:, -1:].clamp(min=1e-12) * torch.from_numpy(_MULTIPLIERS)
@@ -162,7 +162,7 @@ def _worst(p: Array, slope: Array, h: Array) -> tuple[Array, Array, Array]:
     return a, b, d
 
 
-def _multipliers_hold(a: Array, b: Array, d: Array) -> Array:
+def _multipliers_hold(a: Array, b: Array, d: Array) -> NDArray[np.bool_]:
     """Whether the parabola through e^(s t) at a, b and d has no negative coefficient, for s from 0 to d.
 
     That of t^2 has none. The others, over e^(s b) and e^(s a), fall or rise to a top and fall, so that s = d decides;
@@ -173,7 +173,7 @@ def _multipliers_hold(a: Array, b: Array, d: Array) -> Array:
     over = (a - b) * (a - d), (b - a) * (b - d), (d - a) * (d - b)
     zeroth = up[0] * b * d / over[0] + up[1] * a * d / over[1] + up[2] * a * b / over[2]
     first = -(up[0] * (b + d) / over[0] + up[1] * (a + d) / over[1] + up[2] * (a + b) / over[2])
-    return (zeroth >= 0) & (first >= 0)
+    return np.asarray((zeroth >= 0) & (first >= 0))
 
 
 def _left(mass: Array, wanted: Array) -> Array:

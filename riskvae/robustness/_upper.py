@@ -28,10 +28,10 @@ class Settings(NamedTuple):
 
     @property
     def n_limits(self) -> int:
-        """Limits that the bounds hang on: of the probability, of its slope, of its curvature."""
-        if {"third_order", "proven"} & set(self.methods):
-            return 3
-        return 2 if "second_order" in self.methods else 1
+        """Limits that the bounds hang on: of the probability, of its slope, of its curvature, the last two twice."""
+        if "proven" in self.methods:
+            return 5
+        return 3 if "third_order" in self.methods else 2 if "second_order" in self.methods else 1
 
     @property
     def bound_confidence(self) -> float:
