@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import dataclasses
 
 import matplotlib
 import numpy as np
@@ -18,6 +19,7 @@ from riskvae.plotting import (
     CalibrationDisplay,
     MarginDisplay,
     ReconstructionDisplay,
+    RobustnessCurveDisplay,
     TailCurveDisplay,
 )
 
@@ -162,6 +164,104 @@ def test_margins_that_cannot_be_drawn(X, vae, margin):
         MarginDisplay.from_margin(only, methods=("theorem1",))
     two = MarginDisplay(np.array([1.0, 2.0]), {"a": np.array([0.5, np.nan])}).plot()
     assert np.isnan(two.correlations["a"]).all()
+
+
+FIVE = {  # rows: two that break, one that the attack did not break, one without a certificate, one that abstains
+    "proven": [0.1, 0.2, 0.4, np.nan, np.nan],
+    "linearized": [0.3, 0.5, np.inf, 0.4, np.nan],
+    "upper": [0.3, 0.4, np.inf, 0.4, np.nan],
+}
+
+
+@pytest.fixture
+def five(margin):
+    """A margin of five rows with known numbers."""
+    unknown = dict.fromkeys(("theorem1", "whitened", "second_order", "lipschitz", "p_robust", "p_low"), [np.nan] * 5)
+    arrays = {name: np.array(values) for name, values in {**unknown, **FIVE, "lower": FIVE["proven"]}.items()}
+    states = {"abstained": np.arange(5) == 4, "censored": np.arange(5) == 2, "linear_radius": np.zeros(5)}
+    return dataclasses.replace(margin, **arrays, **states, r=1.5, delta=None, notes=())
+
+
+def test_shares_of_rows_that_withstand_a_change(five):
+    display = RobustnessCurveDisplay.from_margin(five)
+    at = display.share_at([0.0, 0.2, 0.4, 9.0])["model"]
+    np.testing.assert_allclose(at["certified"], [3 / 5, 2 / 5, 1 / 5, 0])  # a row counts at its own norm,
+    np.testing.assert_allclose(at["linearized"], [4 / 5, 4 / 5, 3 / 5, 1 / 5])
+    np.testing.assert_allclose(at["upper"], [4 / 5, 4 / 5, 1 / 5, 1 / 5])  # and is broken at it
+    assert display.share_at(0.2)["model"]["certified"] == pytest.approx(2 / 5)
+    with pytest.raises(ValueError, match=r"norm must be at least 0, the size of a change; got -1"):
+        display.share_at(-1)
+
+
+def test_curves_step_at_the_norms_of_rows_and_nowhere_else(five):
+    display = RobustnessCurveDisplay.from_margin(five, lw=3)
+    assert display.ax_.get_xscale() == "linear"
+    for curve, line in display.lines_["model"].items():
+        x, y = line.get_data()
+        assert line.get_drawstyle() == "steps-post"
+        assert line.get_linewidth() == 3
+        between = (x[:-1] + x[1:]) / 2
+        np.testing.assert_allclose(y[:-1], 100 * display.share_at(between)["model"][curve])
+        finite = {value for value in FIVE[curve.replace("certified", "proven")] if np.isfinite(value)}
+        assert set(x[1:][np.diff(y) < 0]) == finite
+        assert (np.diff(y) <= 0).all()
+    assert list(display.areas_["model"]) == ["broken", "unknown", "certified"]
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels == ["broken by the attack,\n1 row by noise alone", "unknown", "certified", "estimate"]
+    assert display.ax_.get_ylabel() == "share of 5 rows that stay within r = 1.5 (%)"
+    # In its box the area of what is certified begins with three rows, and that of what is broken ends below four.
+    assert display.areas_["model"]["certified"].get_paths()[0].get_extents().y1 == pytest.approx(60)
+    assert display.areas_["model"]["broken"].get_paths()[0].get_extents().y0 == pytest.approx(20)
+
+
+def test_certified_shares_lie_below_unbroken_ones(margin):
+    assert not np.isnan(margin.certified).any()
+    display = RobustnessCurveDisplay.from_margin(margin)
+    shares = display.share_at(np.linspace(0, 1.2 * margin.upper.max(), 200))["model"]
+    assert (shares["certified"] <= shares["upper"]).all()
+    assert shares["certified"][0] == shares["upper"][0] == 1
+    assert shares["certified"][-1] == shares["upper"][-1] == 0
+
+
+def test_curves_say_what_is_not_known(five):
+    free = dataclasses.replace(five, perturb="both")  # for which nothing is certified
+    display = RobustnessCurveDisplay.from_margin(free)
+    assert list(display.lines_["model"]) == ["lower", "linearized", "upper"]
+    assert list(display.areas_["model"]) == ["broken", "unknown"]
+    assert "lower bound, not certified" in [text.get_text() for text in display.ax_.get_legend().get_texts()]
+
+    nothing = np.full(5, np.nan)
+    unattacked = RobustnessCurveDisplay.from_margin(dataclasses.replace(five, upper=nothing, linearized=nothing))
+    assert list(unattacked.lines_["model"]) == ["certified"]
+    assert "broken: 1 row by noise alone" in [text.get_text() for text in unattacked.ax_.get_legend().get_texts()]
+    assert unattacked.areas_["model"]["unknown"].get_paths()[0].get_extents().y1 == pytest.approx(80)
+
+    noisy = {"proven": nothing, "lower": nothing, "linearized": nothing, "upper": nothing}
+    noisy = dataclasses.replace(five, **noisy, abstained=np.ones(5, dtype=bool))
+    assert RobustnessCurveDisplay.from_margin(noisy).share_at(0.0) == {"model": {"upper": 0.0}}
+    with pytest.raises(ValueError, match="margin of 'model' holds no number to draw; compute it with methods such as"):
+        RobustnessCurveDisplay.from_margin(dataclasses.replace(noisy, abstained=np.zeros(5, dtype=bool)))
+
+
+def test_models_are_compared_at_one_radius(five):
+    bold = dataclasses.replace(five, upper=10 * five.upper)
+    display = RobustnessCurveDisplay.from_margin({"one": five, "bold": bold}, ax=plt.figure().subplots())
+    assert display.share_at(1.0)["one"]["upper"] == pytest.approx(1 / 5)
+    assert display.share_at(1.0)["bold"]["upper"] == pytest.approx(4 / 5)
+    assert display.ax_.get_xscale() == "log"  # from 0.1 to 4
+    colors = [{line.get_color() for line in lines.values()} for lines in display.lines_.values()]
+    assert len(colors[0] | colors[1]) == 2
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    one, two = (f"{name},\n1 broken by noise alone" for name in ("one", "bold"))
+    assert labels == [one, two, "certified left of it", "estimate", "broken right of it"]
+    with pytest.raises(ValueError, match=r"of one r to be compared; r is 1.5 for 'a' and 2.0 for 'b'.*'auto' differs"):
+        RobustnessCurveDisplay.from_margin({"a": five, "b": dataclasses.replace(five, r=2.0)})
+    with pytest.raises(ValueError, match=r"of one perturb to be compared; perturb is mean for 'a' and both for 'b'"):
+        RobustnessCurveDisplay.from_margin({"a": five, "b": dataclasses.replace(five, perturb="both")})
+    with pytest.raises(TypeError, match="margin must be what robustness_margin returns, or several in a dict by name"):
+        RobustnessCurveDisplay.from_margin([five])
+    with pytest.raises(ValueError, match="at least one model"):
+        RobustnessCurveDisplay.from_margin({})
 
 
 def test_damage_is_drawn_against_the_norm(X, vae):

@@ -8,6 +8,7 @@ from riskvae.plotting._attack import AttackDisplay
 from riskvae.plotting._calibration import CalibrationDisplay
 from riskvae.plotting._margin import MarginDisplay
 from riskvae.plotting._reconstruction import ReconstructionDisplay
+from riskvae.plotting._robustness_curve import RobustnessCurveDisplay
 from riskvae.plotting._tail_curve import TailCurveDisplay
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "CalibrationDisplay",
     "MarginDisplay",
     "ReconstructionDisplay",
+    "RobustnessCurveDisplay",
     "TailCurveDisplay",
 ]

@@ -1,0 +1,297 @@
+"""Display of the share of rows that withstand a change, against its norm."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from riskvae.plotting._pyplot import axes_or_new, drawable, line_options, logarithmic, spans_a_decade
+from riskvae.robustness import RobustnessMargin
+
+Array = NDArray[np.float64]
+
+_LABELS = {
+    "certified": "certified left of it",
+    "lower": "lower bound, not certified",
+    "linearized": "estimate",
+    "upper": "broken right of it",
+}
+_STYLES: dict[str, dict[str, Any]] = {
+    "certified": {"linewidth": 2.0},
+    "lower": {"linewidth": 1.2, "linestyle": "-."},
+    "linearized": {"linewidth": 1.0, "linestyle": "--"},
+    "upper": {"linewidth": 1.2},
+}
+_AREAS = {"certified": "#2c7fb8", "unknown": "0.75", "broken": "#d1495b"}
+
+
+class RobustnessCurveDisplay:
+    r"""Share of rows that withstand every change of a norm: certified, estimated, and not broken by the attack.
+
+    Of n rows, at the norm t,
+
+    .. math:: \frac1n \#\{i : \mathrm{certified}_i \ge t\}
+        \;\le\; \frac1n \#\{i : \text{no change up to } t \text{ breaks } i\}
+        \;\le\; \frac1n \#\{i : \mathrm{upper}_i > t\},
+
+    at the confidence of the margins. What lies between is unknown. Every row is a step: curves are exact. A row that
+    abstains, because its own noise breaks it or may do so, counts as broken from 0 on; the legend says how many do. A
+    censored row, which the attack did not break, counts as not broken at any norm. Make it by :meth:`from_margin`.
+
+    Parameters
+    ----------
+    norms : dict of str to dict of str to ndarray of shape (n_rows,)
+        By model, and by curve: norm up to which each row stands, in the units of X; NaN where it does not stand.
+        Curves are "certified", "linearized" and "upper" (infinite where the attack broke nothing), as in
+        :class:`riskvae.robustness.RobustnessMargin`, and "lower", a bound that is not certified. Any may be left out.
+    abstained : dict of str to int, default=None
+        How many rows abstained, by model; None means none.
+    r : float, default=None
+        Radius of the reconstructions, for the axis.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where they are.
+    lines_ : dict of str to dict of str to matplotlib Line2D
+        Curves by model and name, in percent.
+    areas_ : dict of str to dict of str to matplotlib FillBetweenPolyCollection
+        By model: "unknown"; of a single one "certified" and "broken", too.
+
+    See Also
+    --------
+    riskvae.robustness.robustness_margin : Computes the margins.
+    MarginDisplay : Bounds against the attack, row by row.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from sklearn.datasets import load_digits
+    >>> from riskvae import BetaVAE, robustness_margin
+    >>> from riskvae.plotting import RobustnessCurveDisplay
+    >>> X = load_digits().data / 16
+    >>> vae = BetaVAE(n_components=4, hidden_layer_sizes=(64,), random_state=0).fit(X)
+    >>> margin = robustness_margin(vae, X[:8], r=1.5, n_draws=500, random_state=0)
+    >>> display = RobustnessCurveDisplay.from_margin(margin)
+    >>> shares = display.share_at(0.5)["model"]
+    >>> list(shares)
+    ['certified', 'linearized', 'upper']
+    >>> bool(shares["certified"] <= shares["upper"])
+    True
+    """
+
+    norms: dict[str, dict[str, Array]]
+    abstained: dict[str, int]
+    r: float | None
+    ax_: Any
+    figure_: Any
+    lines_: dict[str, dict[str, Any]]
+    areas_: dict[str, dict[str, Any]]
+
+    def __init__(
+        self,
+        norms: Mapping[str, Mapping[str, ArrayLike]],
+        *,
+        abstained: Mapping[str, int] | None = None,
+        r: float | None = None,
+    ) -> None:
+        self.norms = {
+            name: {curve: np.asarray(values, dtype=np.float64) for curve, values in curves.items()}
+            for name, curves in norms.items()
+        }
+        self.abstained = dict.fromkeys(self.norms, 0) | dict(abstained or {})
+        self.r = r
+
+    @classmethod
+    def from_margin(
+        cls,
+        margin: RobustnessMargin | Mapping[str, RobustnessMargin],
+        *,
+        name: str = "model",
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Draw what :func:`riskvae.robustness.robustness_margin` returned.
+
+        Curves are those that the margin has. Where nothing is certified, ``lower`` is drawn, as what it is.
+
+        Parameters
+        ----------
+        margin : RobustnessMargin, or dict of them
+            Of one model, or of several by name; then of the same r and ``perturb``.
+        name : str, default="model"
+            Name of a single model.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **options
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        RobustnessCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If margins differ by r, or by ``perturb``: their shares cannot be compared.
+        """
+        margins = dict(margin) if isinstance(margin, Mapping) else {name: margin}
+        for found in margins.values():
+            if not isinstance(found, RobustnessMargin):
+                raise TypeError(
+                    "margin must be what robustness_margin returns, or several in a dict by name; got "
+                    f"{type(found).__name__}."
+                )
+        if not margins:
+            raise ValueError("margin must name at least one model; got an empty dict.")
+        for what in ("r", "perturb"):
+            _must_agree(margins, what)
+        norms = {label: _curves(found) for label, found in margins.items()}
+        empty = [label for label, curves in norms.items() if not curves]
+        if empty:
+            raise ValueError(
+                f"margin of {empty[0]!r} holds no number to draw; compute it with methods such as 'proven', "
+                "'linearized' and 'attack'."
+            )
+        r = next(iter(margins.values())).r
+        return cls(
+            norms,
+            abstained={label: int(found.abstained.sum()) for label, found in margins.items()},
+            r=float(r) if np.ndim(r) == 0 else None,
+        ).plot(ax=ax, **options)
+
+    def share_at(self, norm: ArrayLike) -> dict[str, dict[str, Any]]:
+        """Shares of all rows that withstand changes of a norm.
+
+        Parameters
+        ----------
+        norm : float or array-like
+            At least 0, in the units of X.
+
+        Returns
+        -------
+        dict of str to dict of str to float or ndarray of the shape of norm
+            By model and curve, in [0, 1]: "upper" counts rows above the norm, all others rows at or above it.
+        """
+        at = np.asarray(norm, dtype=np.float64)[..., None]
+        if not (at >= 0).all():
+            raise ValueError(f"norm must be at least 0, the size of a change; got {norm!r}.")
+        return {
+            name: {
+                curve: np.mean(values > at if curve == "upper" else values >= at, axis=-1)
+                for curve, values in curves.items()
+            }
+            for name, curves in self.norms.items()
+        }
+
+    def plot(self, ax: Any = None, **options: Any) -> Self:
+        """Draw the curves, and what lies between.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **options
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        RobustnessCurveDisplay
+            Itself.
+        """
+        ax = axes_or_new(ax, figsize=(6.4, 4.4))
+        self.ax_, self.figure_ = ax, ax.figure
+        self.lines_, self.areas_ = {}, {}
+        every = np.concatenate([values for curves in self.norms.values() for values in curves.values()])
+        x = _steps(every)
+        draw = self._draw_one if len(self.norms) == 1 else self._draw_beside_others
+        for name, curves in self.norms.items():
+            # Between two steps a row stands whether or not its own norm counts.
+            percent = {curve: 100 * np.mean(values > x[:, None], axis=-1) for curve, values in curves.items()}
+            draw(ax, name, x, percent, options)
+        if spans_a_decade(every):
+            logarithmic(ax, "x")
+        ax.set(xlim=(x[0], x[-1]), ylim=(0, 100), xlabel="norm of the change (units of X)")
+        sizes = {len(values) for curves in self.norms.values() for values in curves.values()}
+        of = f"{sizes.pop()} rows" if len(sizes) == 1 else "the rows"
+        within = "" if self.r is None else f" within r = {self.r:g}"
+        ax.set_ylabel(f"share of {of} that stay{within} (%)")
+        ax.spines[["top", "right"]].set_visible(False)
+        # Beside the axes: there is no corner that no curve can pass.
+        several = "filled: unknown" if len(self.norms) > 1 else None
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, title=several, alignment="left")
+        return self
+
+    def _ends(self, name: str, percent: Mapping[str, Array], x: Array) -> tuple[Array, Array]:
+        """Least and largest share that a model may have: without other news, none, and all that do not abstain."""
+        top = 100 * (1 - self.abstained[name] / len(next(iter(self.norms[name].values()))))
+        return percent.get("certified", np.zeros_like(x)), percent.get("upper", np.full_like(x, top))
+
+    def _draw_one(self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]) -> None:
+        """Three areas, in the legend as they lie; it leaves out lines that only bound these."""
+        low, high = self._ends(name, percent, x)
+        noisy = self.abstained[name]
+        told = f"{noisy} row{'s' if noisy > 1 else ''} by noise alone"
+        broken = "broken by the attack" + (f",\n{told}" if noisy else "") if "upper" in percent else f"broken: {told}"
+        labels = {"broken": broken, "unknown": "unknown", "certified": "certified"}
+        ends = {"broken": (high, 100.0), "unknown": (low, high), "certified": (0.0, low)}
+        self.areas_[name] = {
+            area: ax.fill_between(x, *ends[area], step="post", color=_AREAS[area], alpha=0.55, lw=0, label=label)
+            for area, label in labels.items()
+            if area == "unknown" or np.any(ends[area][1] > np.asarray(ends[area][0]))
+        }
+        colors = {"certified": _AREAS["certified"], "upper": _AREAS["broken"], "lower": "k", "linearized": "k"}
+        self.lines_[name] = {}
+        for curve, y in percent.items():
+            style = line_options({**_STYLES[curve], "color": colors[curve]}, options)
+            label = _LABELS[curve] if curve in ("lower", "linearized") else "_bounds an area"
+            (self.lines_[name][curve],) = ax.plot(x, y, **style, drawstyle="steps-post", label=label)
+
+    def _draw_beside_others(
+        self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]
+    ) -> None:
+        """A color for each model, filled where its share is unknown; what a kind of line means, in gray."""
+        low, high = self._ends(name, percent, x)
+        color = f"C{len(self.areas_) % 10}"
+        noisy = f",\n{self.abstained[name]} broken by noise alone" if self.abstained[name] else ""
+        area = ax.fill_between(x, low, high, step="post", color=color, alpha=0.25, lw=0, label=name + noisy)
+        self.areas_[name] = {"unknown": area}
+        self.lines_[name] = {}
+        for curve, y in percent.items():
+            style = line_options({**_STYLES[curve], "color": color}, options)
+            (self.lines_[name][curve],) = ax.plot(x, y, **style, drawstyle="steps-post")
+        if len(self.areas_) == len(self.norms):  # all are drawn
+            for curve in _LABELS:
+                if any(curve in lines for lines in self.lines_.values()):
+                    ax.plot([], [], color="0.3", label=_LABELS[curve], **_STYLES[curve])
+
+
+def _steps(norms: Array) -> Array:
+    """Norms at which some curve steps, between the ends of the axis."""
+    steps = np.unique(drawable(norms))
+    if not len(steps):
+        return np.array([0.0, 1.0])
+    return np.concatenate([[0.8 * steps[0] if spans_a_decade(steps) else 0.0], steps, [1.15 * steps[-1]]])
+
+
+def _curves(margin: RobustnessMargin) -> dict[str, Array]:
+    """What the margin has; that all rows abstain is known without an attack."""
+    certified = margin.certified
+    below = {"lower": margin.lower} if np.isnan(certified).all() else {"certified": certified}
+    every = {**below, "linearized": margin.linearized, "upper": margin.upper}
+    found = {curve: values for curve, values in every.items() if not np.isnan(values).all()}
+    return found | {"upper": margin.upper} if margin.abstained.all() else found
+
+
+def _must_agree(margins: Mapping[str, RobustnessMargin], what: str) -> None:
+    """Refuse margins that answer different questions."""
+    (first, one), *others = margins.items()
+    for name, other in others:
+        ours, theirs = getattr(one, what), getattr(other, what)
+        if not np.array_equal(ours, theirs):
+            raise ValueError(
+                f"margins must be of one {what} to be compared; {what} is {ours} for {first!r} and {theirs} for "
+                f"{name!r}. Pass the same {what} to robustness_margin for all"
+                + (" (r='auto' differs by model)." if what == "r" else ".")
+            )
