@@ -142,7 +142,7 @@ def test_margins_are_drawn_against_the_attack(X, vae, margin):
     display = MarginDisplay.from_margin(margin, s=5)
     assert list(display.points_) == ["theorem1", "second_order", "linearized"]
     np.testing.assert_array_equal(
-        np.asarray(display.points_["theorem1"].get_offsets()), np.stack((margin.theorem1, margin.upper), 1)
+        np.asarray(display.points_["theorem1"].get_offsets()), np.stack((margin.upper, margin.theorem1), 1)
     )
     assert display.correlations["linearized"][0] == pytest.approx(np.corrcoef(margin.linearized, margin.upper)[0, 1])
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
@@ -151,6 +151,19 @@ def test_margins_are_drawn_against_the_attack(X, vae, margin):
     np.testing.assert_array_equal(low, high)
     again = MarginDisplay.from_estimator(vae, X[:12], n_draws=1000, random_state=0, methods=("whitened", "certified"))
     np.testing.assert_array_equal(again.bounds["certified"], margin.certified)
+    attack, bound = np.asarray(again.points_["certified"].get_offsets()).T
+    assert (bound <= attack).all()  # below the line
+
+
+def test_margins_that_span_a_decade_are_drawn_on_logarithmic_axes():
+    upper = np.array([1.0, 2.0, np.inf])
+    near = MarginDisplay(upper, {"lower": np.array([0.11, 0.5, 0.01])}).plot()  # an attack that failed is not drawn
+    assert near.ax_.get_xscale() == near.ax_.get_yscale() == "log"  # 0.11 to 2
+    assert near.ax_.get_ylim()[0] == pytest.approx(0.099)
+    assert near.ax_.get_xlim() == pytest.approx((0.9, 2.2))
+    nearer = MarginDisplay(upper, {"lower": np.array([0.21, 0.5, 0.01])}).plot()
+    assert nearer.ax_.get_xscale() == "linear"
+    assert nearer.ax_.get_xlim() == nearer.ax_.get_ylim() == pytest.approx((0, 2.1))
 
 
 def test_margins_that_cannot_be_drawn(X, vae, margin):

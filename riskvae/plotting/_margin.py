@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
-from riskvae.plotting._pyplot import axes_or_new
+from riskvae.plotting._pyplot import axes_or_new, drawable, logarithmic, spans_a_decade
 from riskvae.robustness import RobustnessMargin, robustness_margin
 
 _NAMES = {
@@ -14,15 +14,18 @@ _NAMES = {
     "whitened": "whitened bound",
     "second_order": "second-order bound",
     "lipschitz": "Lipschitz bound",
+    "proven": "proven bound",
     "linearized": "linearized estimate",
     "certified": "certified bound",
+    "lower": "largest bound",
 }
 
 
 class MarginDisplay:
-    """Margin found by attack against lower bounds and estimates, a point per row, with the line where they agree.
+    """Lower bounds and estimates of margins against what the attack found, a point per row, with the line of equals.
 
-    Points of a valid bound lie above the line. Make it by :meth:`from_estimator` or :meth:`from_margin`.
+    Points of a valid bound lie below the line. Axes are logarithmic where norms span a decade or more. Make it by
+    :meth:`from_estimator` or :meth:`from_margin`.
 
     Parameters
     ----------
@@ -92,7 +95,7 @@ class MarginDisplay:
         margin : RobustnessMargin
             With the method "attack" among those computed.
         methods : tuple of str, default=("theorem1", "second_order", "linearized")
-            Bounds to draw, of those, "second_order", "lipschitz" and "certified".
+            What to draw, of these, "whitened", "lipschitz", "proven", "certified" and "lower".
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **scatter_options
@@ -159,22 +162,33 @@ class MarginDisplay:
         MarginDisplay
             Itself.
         """
-        ax = axes_or_new(ax, figsize=(5.5, 5))
+        ax = axes_or_new(ax, figsize=(7.5, 5))
         self.ax_, self.figure_ = ax, ax.figure
         self.points_ = {}
         for name, values in self.bounds.items():
             pearson, _ = self.correlations[name]
             label = _NAMES.get(name, name) + ("" if np.isnan(pearson) else f" (Pearson {pearson:.2f})")
             options = {"s": 14, "alpha": 0.7, "linewidths": 0, **scatter_options, "label": label}
-            self.points_[name] = ax.scatter(values, self.upper, **options)
-        top = 1.05 * max(np.nanmax(np.where(np.isfinite(v), v, np.nan)) for v in (self.upper, *self.bounds.values()))
-        (self.line_,) = ax.plot([0, top], [0, top], color="k", lw=1, label="equal")
-        ax.fill_between([0, top], [0, top], color="k", alpha=0.05, lw=0)
-        ax.annotate("a bound here would be wrong", (0.97 * top, 0.3 * top), ha="right", color="gray", fontsize="small")
+            self.points_[name] = ax.scatter(self.upper, values, **options)
+        (left, low), (right, top) = self._corners(ax)
+        ends = [left, right]
+        (self.line_,) = ax.plot(ends, ends, color="k", lw=1, label="equal")
+        ax.fill_between(ends, ends, top, color="k", alpha=0.05, lw=0, label="a bound here would be wrong")
         shown = int(np.isfinite(self.upper).sum())
         rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
-        ax.set(xlim=(0, top), ylim=(0, top), xlabel="bound or estimate (norm, units of X)")
-        ax.set_ylabel(f"margin found by attack, {rows}")
+        ax.set(xlim=ends, ylim=(low, top), xlabel=f"margin found by attack (norm, units of X), {rows}")
+        ax.set_ylabel("bound or estimate of it")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, loc="lower right", fontsize="small")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
         return self
+
+    def _corners(self, ax: Any) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where axes begin and end: at 0 and one norm for both or, if logarithmic, as far as there are points."""
+        shown = np.isfinite(self.upper)
+        x = drawable(self.upper)
+        y = drawable(np.concatenate([self.upper, *(values[shown] for values in self.bounds.values())]))
+        if not spans_a_decade(y):
+            return (0.0, 0.0), (1.05 * y.max(), 1.05 * y.max())
+        logarithmic(ax, "x")
+        logarithmic(ax, "y")
+        return (0.9 * x.min(), 0.9 * y.min()), (1.1 * x.max(), 1.1 * y.max())
