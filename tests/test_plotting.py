@@ -3,6 +3,7 @@
 import builtins
 import copy
 import dataclasses
+import math
 
 import matplotlib
 import numpy as np
@@ -311,9 +312,62 @@ def test_images_are_drawn_in_lines(X, vae):
     assert list(plain.images_) == ["original", "one", "two"]
 
 
+class Channels:
+    """Two latents; reconstructs the mean of each image's channels, in the shape of its rows."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def encode(self, x):
+        code = x.flatten(1)[:, :2]
+        return code, 0.1 * code.exp()
+
+    def decode(self, z):
+        return (z.mean(1, keepdim=True).expand(-1, math.prod(self.shape))).reshape(-1, *self.shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5, 3)])
+@pytest.mark.parametrize("flat", [True, False])
+def test_images_of_three_channels_are_drawn_in_color(shape, flat):
+    images = np.random.default_rng(0).uniform(size=(4, *shape))
+    images[0].flat[:2] = 0.0, 1.0  # then colors are drawn as they are
+    rows, told = (images.reshape(4, -1), shape) if flat else (images, None)
+    model = Channels((60,) if flat else shape)
+    result = max_damage_attack(model, rows, max_norm=0.5, r=0.1, n_steps=2, random_state=0)
+    display = ReconstructionDisplay.from_attack(model, rows, result, image_shape=told)
+    seen = {label: np.array([image.get_array() for image in line]) for label, line in display.images_.items()}
+    colors = np.moveaxis(images, 1, -1) if shape[0] == 3 else images
+    np.testing.assert_allclose(seen["original"], colors)
+    assert seen["perturbation"].shape == (4, 4, 5, 3)
+    delta = np.reshape(result.delta, images.shape)
+    scaled = 2 * seen["perturbation"] - 1  # zero is gray
+    delta = np.moveaxis(delta, 1, -1) if shape[0] == 3 else delta
+    np.testing.assert_allclose(scaled, delta / np.abs(delta).max(), atol=1e-6)
+
+    dark = ReconstructionDisplay({"original": images, "double": 2 * images - 0.5}, shape).plot()
+    double = np.array([image.get_array() for image in dark.images_["double"]])
+    np.testing.assert_allclose(double, np.clip(2 * colors - 0.5, 0, 1))  # cut where the originals end
+
+
+def test_gray_images_may_have_a_channel(X, vae):
+    flat = ReconstructionDisplay({"original": X[:2]}, (2, 3)).plot()
+    for shape in ((1, 2, 3), (2, 3, 1)):
+        other = ReconstructionDisplay({"original": X[:2]}, shape).plot()
+        for one, two in zip(flat.images_["original"], other.images_["original"], strict=True):
+            np.testing.assert_array_equal(one.get_array(), two.get_array())
+            assert one.get_clim() == two.get_clim()
+
+
 def test_images_that_cannot_be_drawn(X, vae, margin):
-    with pytest.raises(ValueError, match=r"image_shape must be \(height, width\) with product 6.*got None"):
+    with pytest.raises(
+        ValueError, match=r"image_shape must be \(height, width\), or .* product 6.*got None and rows of"
+    ):
         ReconstructionDisplay.from_estimator(vae, X[:4])
+    for wrong in ((2, 2), (6,), (2, 3, 1, 1), 6):
+        with pytest.raises(ValueError, match="image_shape must be"):
+            ReconstructionDisplay.from_estimator(vae, X[:4], image_shape=wrong)
+    with pytest.raises(ValueError, match=r"of color images, with product 8.*rows of shape \(2, 2, 2\)"):
+        ReconstructionDisplay.from_estimator(Channels((2, 2, 2)), np.ones((4, 2, 2, 2)))
     with pytest.raises(ValueError, match=r"one perturbation for each of 4 rows of X; it has 12"):
         ReconstructionDisplay.from_attack(vae, X[:4], margin, image_shape=(2, 3))
     assert ReconstructionDisplay.from_attack(vae, X[:12], margin, image_shape=(2, 3)).axes_.shape == (5, 12)

@@ -1,29 +1,34 @@
 """Display of rows of images: originals, perturbations, reconstructions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from riskvae._validation import image_shape_of
 from riskvae.plotting._pyplot import pyplot
 from riskvae.robustness._opening import open_coder
 
+_CHANNELS = (1, 3)
+
 
 class ReconstructionDisplay:
-    """Images in labelled lines, one column per row of X: what went in, what was added, what came out.
+    r"""Images in labelled lines, one column per row of X: what went in, what was added, what came out.
 
+    Images of three channels are drawn in color, others in gray. Values are drawn from the least to the largest one of
+    the originals (the first line), :math:`(v - \min) / (\max - \min)`, cut at both ends: dark ones are made brighter.
     Make it by :meth:`from_estimator`, for reconstructions, or :meth:`from_attack`.
 
     Parameters
     ----------
     lines : dict of str to ndarray of shape (n_images, n_features)
-        Images by label, from top to bottom.
-    image_shape : (height, width)
-        Height and width.
+        Images by label, from top to bottom; or of shape (n_images, *image_shape).
+    image_shape : (height, width), (channels, height, width) or (height, width, channels)
+        Of one or three channels. Rows are images in C order.
     signed : sequence of str, default=()
-        Labels of lines that are differences, drawn around zero in two colors, on a scale of their own.
+        Labels of lines that are differences, on a scale of their own around zero: in two colors or, of color images,
+        with zero in gray.
 
     Attributes
     ----------
@@ -76,10 +81,10 @@ class ReconstructionDisplay:
         ----------
         vae : estimator, object with encode and decode, or dict of them
             One model, or several by name.
-        X : array-like of shape (n_images, n_features)
-            Rows, a handful.
-        image_shape : (height, width), default=None
-            None means square images.
+        X : array-like of shape (n_images, n_features), or of images
+            Rows, a handful; images are of shape (n_images, height, width), with or without channels.
+        image_shape : sequence of int, default=None
+            As in the class; None means the shape of images in X, and square gray images if rows are flat.
         figure : matplotlib Figure or SubFigure, default=None
             Where to draw; None makes a figure.
 
@@ -89,8 +94,9 @@ class ReconstructionDisplay:
         """
         models = vae if isinstance(vae, Mapping) else {"reconstruction": vae}
         rows = np.asarray(X)
+        shape = _picture_shape(rows, image_shape)
         lines = {"original": rows, **{name: _reconstruct(model, rows) for name, model in models.items()}}
-        return cls(lines, image_shape_of(rows, image_shape)).plot(figure)
+        return cls(lines, shape).plot(figure)
 
     @classmethod
     def from_attack(
@@ -102,7 +108,7 @@ class ReconstructionDisplay:
         ----------
         vae : estimator, or object with encode and decode
             What was attacked.
-        X : array-like of shape (n_images, n_features)
+        X : array-like of shape (n_images, n_features), or of images
             Rows that were attacked, a handful.
         result : AttackResult, TargetedAttackResult or RobustnessMargin
             With the perturbations ``delta`` of those rows.
@@ -119,6 +125,7 @@ class ReconstructionDisplay:
         if result.delta is None or len(result.delta) != len(rows):
             found = "none" if result.delta is None else len(result.delta)
             raise ValueError(f"result must hold one perturbation for each of {len(rows)} rows of X; it has {found}.")
+        shape = _picture_shape(rows, image_shape)
         moved = result.X_adv if hasattr(result, "X_adv") else rows + np.reshape(result.delta, rows.shape)
         lines = {
             "original": rows,
@@ -127,7 +134,7 @@ class ReconstructionDisplay:
             "attacked": moved,
             "reconstruction of attacked": _reconstruct(vae, moved),
         }
-        return cls(lines, image_shape_of(rows, image_shape), signed=("perturbation",)).plot(figure)
+        return cls(lines, shape, signed=("perturbation",)).plot(figure)
 
     def plot(self, figure: Any = None) -> Self:
         """Draw the images.
@@ -152,12 +159,22 @@ class ReconstructionDisplay:
         self.images_ = {}
         for line, (label, values) in zip(self.axes_, self.lines.items(), strict=True):
             options = self._colors(label, values)
-            images = np.reshape(values, (n, *self.image_shape))
+            images = self._pictures(np.reshape(values, (n, *self.image_shape)), options)
             self.images_[label] = [cell.imshow(image, **options) for cell, image in zip(line, images, strict=True)]
             for cell in line:
                 cell.set(xticks=[], yticks=[])
             line[0].set_ylabel(label, rotation=0, ha="right", va="center")
         return self
+
+    def _pictures(self, images: NDArray[np.floating], options: Mapping[str, Any]) -> NDArray[np.floating]:
+        """What matplotlib draws: (n, height, width), or colors in [0, 1] of shape (n, height, width, 3)."""
+        if len(self.image_shape) == 2:
+            return images
+        images = np.moveaxis(images, 1, -1) if self.image_shape[0] in _CHANNELS else images
+        if images.shape[-1] == 1:
+            return images[..., 0]
+        low, high = options["vmin"], options["vmax"]
+        return np.clip((np.asarray(images, dtype=np.float64) - low) / ((high - low) or 1.0), 0.0, 1.0)
 
     def _colors(self, label: str, values: NDArray[np.floating]) -> dict[str, Any]:
         """Options of matplotlib's ``imshow`` for a line."""
@@ -167,6 +184,23 @@ class ReconstructionDisplay:
         # The originals set the scale: one bad line must not gray out the others.
         first = next(iter(self.lines.values()))
         return {"cmap": "gray_r", "vmin": float(np.min(first)), "vmax": float(np.max(first))}
+
+
+def _picture_shape(rows: NDArray[Any], image_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Shape of a row's image: as given, else that of the row itself; a flat row is a square."""
+    size = math.prod(rows.shape[1:])
+    shape: Any = (image_shape,) if isinstance(image_shape, int) else image_shape
+    if shape is None:
+        shape = rows.shape[1:] if rows.ndim > 2 else (math.isqrt(size),) * 2
+    shape = tuple(shape)
+    good = len(shape) == 2 or (len(shape) == 3 and (shape[0] in _CHANNELS or shape[-1] in _CHANNELS))
+    if not good or math.prod(shape) != size:
+        raise ValueError(
+            f"image_shape must be (height, width), or (3, height, width) or (height, width, 3) of color images, with "
+            f"product {size}, the number of features; got {image_shape!r} and rows of shape {rows.shape[1:]} (None "
+            "means the shape of rows, and square gray images if these are flat)."
+        )
+    return shape
 
 
 def _reconstruct(vae: Any, rows: NDArray[np.floating]) -> NDArray[np.floating]:
