@@ -219,13 +219,16 @@ def test_curves_step_at_the_norms_of_rows_and_nowhere_else(five):
         finite = {value for value in FIVE[curve.replace("certified", "proven")] if np.isfinite(value)}
         assert set(x[1:][np.diff(y) < 0]) == finite
         assert (np.diff(y) <= 0).all()
-    assert list(display.areas_["model"]) == ["broken", "unknown", "certified"]
+    assert list(display.areas_["model"]) == ["noise", "broken", "unknown", "certified"]
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert labels == ["broken by the attack,\n1 row by noise alone", "unknown", "certified", "estimate"]
+    assert labels == ["broken by noise alone: 1 row", "broken by the attack", "unknown", "certified", "estimate"]
     assert display.ax_.get_ylabel() == "share of 5 rows that stay within r = 1.5 (%)"
-    # In its box the area of what is certified begins with three rows, and that of what is broken ends below four.
-    assert display.areas_["model"]["certified"].get_paths()[0].get_extents().y1 == pytest.approx(60)
-    assert display.areas_["model"]["broken"].get_paths()[0].get_extents().y0 == pytest.approx(20)
+    reach = {name: area.get_paths()[0].get_extents() for name, area in display.areas_["model"].items()}
+    ends = {name: (box.y0, box.y1) for name, box in reach.items()}
+    assert ends["noise"] == pytest.approx((80, 100))  # one row of five
+    assert ends["broken"] == pytest.approx((20, 80))
+    assert ends["unknown"] == pytest.approx((0, 80))
+    assert ends["certified"] == pytest.approx((0, 60))
 
 
 def test_certified_shares_lie_below_unbroken_ones(margin):
@@ -241,13 +244,13 @@ def test_curves_say_what_is_not_known(five):
     free = dataclasses.replace(five, perturb="both")  # for which nothing is certified
     display = RobustnessCurveDisplay.from_margin(free)
     assert list(display.lines_["model"]) == ["lower", "linearized", "upper"]
-    assert list(display.areas_["model"]) == ["broken", "unknown"]
+    assert list(display.areas_["model"]) == ["noise", "broken", "unknown"]
     assert "lower bound, not certified" in [text.get_text() for text in display.ax_.get_legend().get_texts()]
 
     nothing = np.full(5, np.nan)
     unattacked = RobustnessCurveDisplay.from_margin(dataclasses.replace(five, upper=nothing, linearized=nothing))
     assert list(unattacked.lines_["model"]) == ["certified"]
-    assert "broken: 1 row by noise alone" in [text.get_text() for text in unattacked.ax_.get_legend().get_texts()]
+    assert list(unattacked.areas_["model"]) == ["noise", "unknown", "certified"]
     assert unattacked.areas_["model"]["unknown"].get_paths()[0].get_extents().y1 == pytest.approx(80)
 
     noisy = {"proven": nothing, "lower": nothing, "linearized": nothing, "upper": nothing}

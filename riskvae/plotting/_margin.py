@@ -170,25 +170,27 @@ class MarginDisplay:
             label = _NAMES.get(name, name) + ("" if np.isnan(pearson) else f" (Pearson {pearson:.2f})")
             options = {"s": 14, "alpha": 0.7, "linewidths": 0, **scatter_options, "label": label}
             self.points_[name] = ax.scatter(self.upper, values, **options)
-        (left, low), (right, top) = self._corners(ax)
+        left, right, top = self._limit(ax)
         ends = [left, right]
         (self.line_,) = ax.plot(ends, ends, color="k", lw=1, label="equal")
         ax.fill_between(ends, ends, top, color="k", alpha=0.05, lw=0, label="a bound here would be wrong")
         shown = int(np.isfinite(self.upper).sum())
         rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
-        ax.set(xlim=ends, ylim=(low, top), xlabel=f"margin found by attack (norm, units of X), {rows}")
+        ax.set(xlabel=f"margin found by attack (norm, units of X), {rows}")
         ax.set_ylabel("bound or estimate of it")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
         return self
 
-    def _corners(self, ax: Any) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Where axes begin and end: at 0 and one norm for both or, if logarithmic, as far as there are points."""
+    def _limit(self, ax: Any) -> tuple[float, float, float]:
+        """Let axes end where points do, linear ones begin at 0; left, right and upper end."""
         shown = np.isfinite(self.upper)
         x = drawable(self.upper)
         y = drawable(np.concatenate([self.upper, *(values[shown] for values in self.bounds.values())]))
         if not spans_a_decade(y):
-            return (0.0, 0.0), (1.05 * y.max(), 1.05 * y.max())
-        logarithmic(ax, "x")
-        logarithmic(ax, "y")
-        return (0.9 * x.min(), 0.9 * y.min()), (1.1 * x.max(), 1.1 * y.max())
+            top = 1.05 * float(y.max())
+            ax.set(xlim=(0, top), ylim=(0, top))
+            return 0.0, top, top
+        logarithmic(ax, "x", 0.9 * x.min(), 1.1 * x.max())
+        logarithmic(ax, "y", 0.9 * y.min(), 1.1 * y.max())
+        return 0.9 * x.min(), 1.1 * x.max(), 1.1 * y.max()

@@ -42,13 +42,14 @@ def spans_a_decade(values: NDArray[np.floating]) -> bool:
     return bool(len(known) and known.max() >= 10 * known.min())
 
 
-def logarithmic(ax: Any, which: str) -> None:
-    """Make an axis, "x" or "y", logarithmic, with ticks at 1 and 3 of each decade, written out."""
-    pyplot()
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    ax.set(**{f"{which}scale": "log"})
-    axis = getattr(ax, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(NullLocator())
+def logarithmic(ax: Any, which: str, low: float, high: float) -> None:
+    """Make an axis, "x" or "y", logarithmic between two ends, with three ticks or more, written out."""
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for within in ((1,), (1, 3), (1, 2, 5), np.arange(1, 10), np.arange(10, 100) / 10):
+        ticks = np.outer(decades, within).ravel()
+        ticks = ticks[(low <= ticks) & (ticks <= high)]
+        if len(ticks) >= 3:
+            break
+    ax.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    getattr(ax, f"{which}axis").set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    getattr(ax, f"{which}axis").minorticks_off()

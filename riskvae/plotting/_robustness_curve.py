@@ -23,7 +23,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "linearized": {"linewidth": 1.0, "linestyle": "--"},
     "upper": {"linewidth": 1.2},
 }
-_AREAS = {"certified": "#2c7fb8", "unknown": "0.75", "broken": "#d1495b"}
+_AREAS = {"certified": "#2c7fb8", "unknown": "0.75", "broken": "#d1495b", "noise": "#7a1f2b"}
 
 
 class RobustnessCurveDisplay:
@@ -57,7 +57,7 @@ class RobustnessCurveDisplay:
     lines_ : dict of str to dict of str to matplotlib Line2D
         Curves by model and name, in percent.
     areas_ : dict of str to dict of str to matplotlib FillBetweenPolyCollection
-        By model: "unknown"; of a single one "certified" and "broken", too.
+        By model: "unknown"; of a single one "certified", "broken" by the attack and by "noise", too, if there are any.
 
     See Also
     --------
@@ -211,7 +211,7 @@ class RobustnessCurveDisplay:
             percent = {curve: 100 * np.mean(values > x[:, None], axis=-1) for curve, values in curves.items()}
             draw(ax, name, x, percent, options)
         if spans_a_decade(every):
-            logarithmic(ax, "x")
+            logarithmic(ax, "x", x[0], x[-1])
         ax.set(xlim=(x[0], x[-1]), ylim=(0, 100), xlabel="norm of the change (units of X)")
         sizes = {len(values) for curves in self.norms.values() for values in curves.values()}
         of = f"{sizes.pop()} rows" if len(sizes) == 1 else "the rows"
@@ -223,23 +223,26 @@ class RobustnessCurveDisplay:
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, title=several, alignment="left")
         return self
 
-    def _ends(self, name: str, percent: Mapping[str, Array], x: Array) -> tuple[Array, Array]:
-        """Least and largest share that a model may have: without other news, none, and all that do not abstain."""
-        top = 100 * (1 - self.abstained[name] / len(next(iter(self.norms[name].values()))))
-        return percent.get("certified", np.zeros_like(x)), percent.get("upper", np.full_like(x, top))
+    def _ends(self, name: str, percent: Mapping[str, Array], x: Array) -> tuple[Array, Array, Array]:
+        """Least and largest share that a model may have, without other news none and all; and of rows not abstained."""
+        n = len(next(iter(self.norms[name].values())))
+        top = np.full_like(x, 100 * ((n - self.abstained[name]) / n))
+        return percent.get("certified", np.zeros_like(x)), percent.get("upper", top), top
 
     def _draw_one(self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]) -> None:
-        """Three areas, in the legend as they lie; it leaves out lines that only bound these."""
-        low, high = self._ends(name, percent, x)
+        """Areas, in the legend as they lie; it leaves out lines that only bound these."""
+        low, high, top = self._ends(name, percent, x)
         noisy = self.abstained[name]
-        told = f"{noisy} row{'s' if noisy > 1 else ''} by noise alone"
-        broken = "broken by the attack" + (f",\n{told}" if noisy else "") if "upper" in percent else f"broken: {told}"
-        labels = {"broken": broken, "unknown": "unknown", "certified": "certified"}
-        ends = {"broken": (high, 100.0), "unknown": (low, high), "certified": (0.0, low)}
+        areas = {
+            "noise": (top, np.full_like(x, 100.0), f"broken by noise alone: {noisy} row{'s' if noisy > 1 else ''}"),
+            "broken": (high, top, "broken by the attack"),
+            "unknown": (low, high, "unknown"),
+            "certified": (np.zeros_like(x), low, "certified"),
+        }
         self.areas_[name] = {
-            area: ax.fill_between(x, *ends[area], step="post", color=_AREAS[area], alpha=0.55, lw=0, label=label)
-            for area, label in labels.items()
-            if area == "unknown" or np.any(ends[area][1] > np.asarray(ends[area][0]))
+            area: ax.fill_between(x, *ends, step="post", color=_AREAS[area], alpha=0.55, lw=0, label=label)
+            for area, (*ends, label) in areas.items()
+            if np.any(ends[1] > ends[0])
         }
         colors = {"certified": _AREAS["certified"], "upper": _AREAS["broken"], "lower": "k", "linearized": "k"}
         self.lines_[name] = {}
@@ -252,7 +255,7 @@ class RobustnessCurveDisplay:
         self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]
     ) -> None:
         """A color for each model, filled where its share is unknown; what a kind of line means, in gray."""
-        low, high = self._ends(name, percent, x)
+        low, high, _ = self._ends(name, percent, x)
         color = f"C{len(self.areas_) % 10}"
         noisy = f",\n{self.abstained[name]} broken by noise alone" if self.abstained[name] else ""
         area = ax.fill_between(x, low, high, step="post", color=color, alpha=0.25, lw=0, label=name + noisy)
