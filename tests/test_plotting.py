@@ -256,7 +256,7 @@ def test_curves_say_what_is_not_known(five):
     noisy = {"proven": nothing, "lower": nothing, "linearized": nothing, "upper": nothing}
     noisy = dataclasses.replace(five, **noisy, abstained=np.ones(5, dtype=bool))
     assert RobustnessCurveDisplay.from_margin(noisy).share_at(0.0) == {"model": {"upper": 0.0}}
-    with pytest.raises(ValueError, match="margin of 'model' holds no number to draw; compute it with methods such as"):
+    with pytest.raises(ValueError, match="margin of 'model' holds no number to draw; compute it with 'proven'"):
         RobustnessCurveDisplay.from_margin(dataclasses.replace(noisy, abstained=np.zeros(5, dtype=bool)))
 
 

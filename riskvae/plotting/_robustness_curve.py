@@ -133,30 +133,16 @@ class RobustnessCurveDisplay:
 
         Raises
         ------
+        TypeError
+            If margin is something else.
         ValueError
-            If margins differ by r, or by ``perturb``: their shares cannot be compared.
+            If margins differ by r, or by ``perturb``, so that they cannot be compared; or if one holds no number.
         """
         margins = dict(margin) if isinstance(margin, Mapping) else {name: margin}
-        for found in margins.values():
-            if not isinstance(found, RobustnessMargin):
-                raise TypeError(
-                    "margin must be what robustness_margin returns, or several in a dict by name; got "
-                    f"{type(found).__name__}."
-                )
-        if not margins:
-            raise ValueError("margin must name at least one model; got an empty dict.")
-        for what in ("r", "perturb"):
-            _must_agree(margins, what)
-        norms = {label: _curves(found) for label, found in margins.items()}
-        empty = [label for label, curves in norms.items() if not curves]
-        if empty:
-            raise ValueError(
-                f"margin of {empty[0]!r} holds no number to draw; compute it with methods such as 'proven', "
-                "'linearized' and 'attack'."
-            )
+        _check(margins)
         r = next(iter(margins.values())).r
         return cls(
-            norms,
+            {label: _curves(found) for label, found in margins.items()},
             abstained={label: int(found.abstained.sum()) for label, found in margins.items()},
             r=float(r) if np.ndim(r) == 0 else None,
         ).plot(ax=ax, **options)
@@ -174,14 +160,11 @@ class RobustnessCurveDisplay:
         dict of str to dict of str to float or ndarray of the shape of norm
             By model and curve, in [0, 1]: "upper" counts rows above the norm, all others rows at or above it.
         """
-        at = np.asarray(norm, dtype=np.float64)[..., None]
+        at = np.asarray(norm, dtype=np.float64)
         if not (at >= 0).all():
             raise ValueError(f"norm must be at least 0, the size of a change; got {norm!r}.")
         return {
-            name: {
-                curve: np.mean(values > at if curve == "upper" else values >= at, axis=-1)
-                for curve, values in curves.items()
-            }
+            name: {curve: _share(values, at, above=curve == "upper") for curve, values in curves.items()}
             for name, curves in self.norms.items()
         }
 
@@ -208,7 +191,7 @@ class RobustnessCurveDisplay:
         draw = self._draw_one if len(self.norms) == 1 else self._draw_beside_others
         for name, curves in self.norms.items():
             # Between two steps a row stands whether or not its own norm counts.
-            percent = {curve: 100 * np.mean(values > x[:, None], axis=-1) for curve, values in curves.items()}
+            percent = {curve: 100 * _share(values, x, above=True) for curve, values in curves.items()}
             draw(ax, name, x, percent, options)
         if spans_a_decade(every):
             logarithmic(ax, "x", x[0], x[-1])
@@ -247,9 +230,9 @@ class RobustnessCurveDisplay:
         colors = {"certified": _AREAS["certified"], "upper": _AREAS["broken"], "lower": "k", "linearized": "k"}
         self.lines_[name] = {}
         for curve, y in percent.items():
-            style = line_options({**_STYLES[curve], "color": colors[curve]}, options)
             label = _LABELS[curve] if curve in ("lower", "linearized") else "_bounds an area"
-            (self.lines_[name][curve],) = ax.plot(x, y, **style, drawstyle="steps-post", label=label)
+            style = line_options({**_STYLES[curve], "color": colors[curve]}, options)
+            (self.lines_[name][curve],) = ax.plot(x, y, **{**style, "drawstyle": "steps-post", "label": label})
 
     def _draw_beside_others(
         self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]
@@ -263,11 +246,17 @@ class RobustnessCurveDisplay:
         self.lines_[name] = {}
         for curve, y in percent.items():
             style = line_options({**_STYLES[curve], "color": color}, options)
-            (self.lines_[name][curve],) = ax.plot(x, y, **style, drawstyle="steps-post")
+            (self.lines_[name][curve],) = ax.plot(x, y, **{**style, "drawstyle": "steps-post", "label": "_"})
         if len(self.areas_) == len(self.norms):  # all are drawn
             for curve in _LABELS:
                 if any(curve in lines for lines in self.lines_.values()):
                     ax.plot([], [], color="0.3", label=_LABELS[curve], **_STYLES[curve])
+
+
+def _share(values: Array, norm: Array, *, above: bool) -> Any:
+    """Share of values above norms, or else at or above them; NaN is neither."""
+    ordered = np.sort(np.where(np.isnan(values), -np.inf, values))
+    return (len(values) - np.searchsorted(ordered, norm, side="right" if above else "left")) / len(values)
 
 
 def _steps(norms: Array) -> Array:
@@ -287,14 +276,24 @@ def _curves(margin: RobustnessMargin) -> dict[str, Array]:
     return found | {"upper": margin.upper} if margin.abstained.all() else found
 
 
-def _must_agree(margins: Mapping[str, RobustnessMargin], what: str) -> None:
-    """Refuse margins that answer different questions."""
-    (first, one), *others = margins.items()
-    for name, other in others:
-        ours, theirs = getattr(one, what), getattr(other, what)
-        if not np.array_equal(ours, theirs):
-            raise ValueError(
-                f"margins must be of one {what} to be compared; {what} is {ours} for {first!r} and {theirs} for "
-                f"{name!r}. Pass the same {what} to robustness_margin for all"
-                + (" (r='auto' differs by model)." if what == "r" else ".")
+def _check(margins: Mapping[str, RobustnessMargin]) -> None:
+    """Refuse what holds nothing to draw, and margins that answer different questions."""
+    for found in margins.values():
+        if not isinstance(found, RobustnessMargin):
+            raise TypeError(
+                "margin must be what robustness_margin returns, or several in a dict by name; got "
+                f"{type(found).__name__}."
             )
+    if not margins:
+        raise ValueError("margin must name at least one model; got an empty dict.")
+    (first, one), *_ = margins.items()
+    for name, other in margins.items():
+        if not _curves(other):
+            raise ValueError(f"margin of {name!r} holds no number to draw; compute it with 'proven' or 'attack'.")
+        for what, why in {"r": " (r='auto' differs by model)", "perturb": ""}.items():
+            ours, theirs = getattr(one, what), getattr(other, what)
+            if not np.array_equal(ours, theirs):
+                raise ValueError(
+                    f"margins must be of one {what} to be compared; {what} is {ours} for {first!r} and {theirs} for "
+                    f"{name!r}. Pass the same {what} to robustness_margin for all{why}."
+                )
