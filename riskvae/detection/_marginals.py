@@ -71,13 +71,17 @@ class Marginals(nn.Module):
 
     def forward(self, x: Tensor, *, seen: bool = False) -> Tensor:
         """Sums (n,) for rows; ``seen`` rows are among those kept, and do not count for themselves."""
+        return self.each(x, seen=seen).sum(0).to(x.dtype)
+
+    def each(self, x: Tensor, *, seen: bool = False) -> Tensor:
+        """What each feature adds to the sums, (n_features, n)."""
         n, own = self.values.shape[1] - seen, int(seen)
         columns = x.float().to(self.values).T.contiguous()  # rounded as the values are: ties must stay ties
         below = torch.searchsorted(self.values, columns, right=True) - own
         above = self.values.shape[1] - torch.searchsorted(self.values, columns) - own
         share = (2.0 * (torch.minimum(below, above) + 1) / (n + 2)).to(columns).clamp(max=1.0)
         out = torch.maximum(self.values[:, :1] - columns, columns - self.values[:, -1:]).clamp(min=0.0)
-        return (share.log() - (out / self.spread[:, None]).log1p()).sum(0).to(x.dtype)
+        return share.log() - (out / self.spread[:, None]).log1p()
 
     def join(self, earlier: "Marginals", kept: tuple[Tensor, Tensor]) -> None:
         """Take some rows' worth of values of an earlier part, and of this one, by their places (old, new)."""

@@ -148,9 +148,13 @@ class RowScore(nn.Module):
 
     def least(self, verdicts: Tensor) -> Tensor:
         """The least favorable one for each row, in nats of the model's bound."""
+        return self.aligned(verdicts).amin(0)
+
+    def aligned(self, verdicts: Tensor) -> Tensor:
+        """All of them in nats of the model's bound, (n_verdicts, n); infinite where one cannot tell rows apart."""
         middle, slope = (part.to(verdicts)[:, None] for part in (self.middle, self.slope))
         aligned = torch.where(slope > 0, middle[0] + slope * (verdicts - middle), torch.inf)
-        return torch.minimum(aligned[1:].amin(0), verdicts[0])
+        return torch.cat((verdicts[:1], aligned[1:]))
 
     def values_per_row(self, vae: Any) -> int:
         """Numbers that are held for each row."""

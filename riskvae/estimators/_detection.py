@@ -1,16 +1,19 @@
 """Rows that are anomalies: a score, a threshold, and p-values from held-out rows."""
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from riskvae._validation import check_parameters, level_of_the_user, limited, real
 from riskvae.detection._calibration import score_at
+from riskvae.detection._line import Line
 from riskvae.estimators._conformal import FALSE_ALARMS, ConformalMixin
 from riskvae.estimators._judging import young_of
 
@@ -159,6 +162,12 @@ class DetectionMixin(ConformalMixin):
                 self.net_.copies["young"] = score.young, young
             ages.append(young)
         return {"width": score.values_per_row(model), "module": nn.ModuleList((score, *ages))}
+
+    def _line_on_tensors(self, dtype: torch.dtype) -> Line:
+        """What :meth:`predict` decides by, as a module of tensors: copies, so that nothing here changes."""
+        score, *vaes = copy.deepcopy(self._scoring()["module"])
+        line = Line(score, vaes, float(self.offset_))
+        return line.to(self.device_, dtype).eval().requires_grad_(False)
 
     def _score(self, rows: Array) -> Array:
         def bound(modules: Any, x: Tensor) -> tuple[Tensor]:

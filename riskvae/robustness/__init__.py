@@ -14,6 +14,8 @@ from riskvae.robustness._noise import clopper_pearson
 from riskvae.robustness._result import RobustnessMargin
 from riskvae.robustness._sensitivity import EncoderSensitivity, encoder_sensitivity
 from riskvae.robustness._targeted import targeted_attack
+from riskvae.robustness._verdict import verdict_margin
+from riskvae.robustness._verdict_result import VerdictMargin
 from riskvae.robustness._wrap import wrap
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "EncoderSensitivity",
     "RobustnessMargin",
     "TargetedAttackResult",
+    "VerdictMargin",
     "clopper_pearson",
     "encoder_sensitivity",
     "max_damage_attack",
     "robustness_margin",
     "targeted_attack",
+    "verdict_margin",
     "wrap",
 ]

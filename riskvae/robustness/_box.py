@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import host_array
-from riskvae.robustness._coder import Coder, fill_up
+from riskvae.robustness._coder import Examined, fill_up
 
 __all__ = ["Box"]
 
@@ -21,7 +21,7 @@ class Box(NamedTuple):
 
     @classmethod
     def of(
-        cls, owner: str, coder: Coder, bounds: Any, mask: Any = None, budget: NDArray[Any] | None = None
+        cls, owner: str, coder: Examined, bounds: Any, mask: Any = None, budget: NDArray[Any] | None = None
     ) -> Self | None:
         """The box that all three allow; None where none of them is there."""
         x = coder.x.flatten(1)
@@ -50,7 +50,7 @@ def _both(box: tuple[Tensor, Tensor] | None, low: Tensor, high: Tensor) -> tuple
     return (low, high) if box is None else (torch.maximum(box[0], low), torch.minimum(box[1], high))
 
 
-def _per_feature(values: Any, coder: Coder) -> Tensor | None:
+def _per_feature(values: Any, coder: Examined) -> Tensor | None:
     """Numbers, one for all, for each feature, or for each feature of each row, as (1, d) or (n, d); None otherwise."""
     x = coder.x
     array = np.asarray(host_array(values) if isinstance(values, Tensor) else values, dtype=np.float64)
@@ -68,7 +68,7 @@ def _per_feature(values: Any, coder: Coder) -> Tensor | None:
     return torch.as_tensor(np.array(array)).to(x)
 
 
-def _from_bounds(owner: str, coder: Coder, bounds: Any) -> tuple[Tensor, Tensor]:
+def _from_bounds(owner: str, coder: Examined, bounds: Any) -> tuple[Tensor, Tensor]:
     x = coder.x.flatten(1)
     told = _shortly(bounds)
     try:
@@ -94,7 +94,7 @@ def _from_bounds(owner: str, coder: Coder, bounds: Any) -> tuple[Tensor, Tensor]
     return low, high
 
 
-def _from_mask(owner: str, coder: Coder, mask: Any) -> Tensor:
+def _from_mask(owner: str, coder: Examined, mask: Any) -> Tensor:
     try:
         free = _per_feature(mask, coder)
     except (TypeError, ValueError):

@@ -1,5 +1,6 @@
 """Checks of parameters that margins and attacks have in common."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from riskvae._validation import boolean, choice, integer
-from riskvae.robustness._coder import Coder, fill_up
+from riskvae._validation import Rule, boolean, choice, integer
+from riskvae.robustness._coder import Examined, fill_up
+from riskvae.robustness._projection import NORMS
 
+NORM = Rule(
+    lambda value: isinstance(value, Real) and not isinstance(value, bool) and value in NORMS,
+    "1, 2 or numpy.inf",
+    kind=lambda value: isinstance(value, Real),
+)
 RULES = {
     "perturb": choice("mean", "both"),
     "n_steps": integer(1),
@@ -31,7 +38,7 @@ def positive_per_row(name: str, value: Any, n: int, *, otherwise: str = "") -> f
     return float(values) if values.ndim == 0 else values
 
 
-def in_block(values: float | NDArray[np.float64], coder: Coder, rows: slice, x: Tensor) -> Tensor:
+def in_block(values: float | NDArray[np.float64], coder: Examined, rows: slice, x: Tensor) -> Tensor:
     """A number, or one per row, for the rows of a block, filled up as it is."""
     each = np.broadcast_to(values, len(coder.x))[rows].copy()
     return fill_up(torch.as_tensor(each).to(x), len(x))

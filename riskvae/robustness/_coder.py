@@ -21,14 +21,13 @@ _TRIED = 1024
 _WRAP = "For a model that returns something else, see riskvae.robustness.wrap."
 
 
-class Coder:
-    """Encoder and decoder of a model, with their answers checked.
+class Examined:
+    """A model, and rows that it is examined at, one block at a time.
 
     Parameters
     ----------
     model : object
-        With ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors; and, where it has one,
-        ``log_likelihood(x, z)``.
+        Of tensors.
     rows : ndarray of shape (n, ...)
         What is examined.
     dtype, device : torch.dtype, torch.device
@@ -40,6 +39,29 @@ class Coder:
         self.x = torch.tensor(np.ascontiguousarray(rows), dtype=dtype, device=device)
         self.dtype = dtype
         self.device = device
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, int, Tensor]]:
+        """Blocks of exactly ``size`` rows, the last filled up: a row's answer must not hang on its company.
+
+        Matrix products of another shape round otherwise, and an attack would amplify that. Of fewer rows than ``size``
+        the block is the next power of two, so that one row does not cost as much as many.
+        """
+        size = min(size, 2 ** (len(self.x) - 1).bit_length())
+        for start in range(0, len(self.x), size):
+            x = self.x[start : start + size]
+            yield slice(start, start + len(x)), len(x), fill_up(x, size)
+
+class Coder(Examined):
+    """Encoder and decoder of a model, with their answers checked.
+
+    Parameters
+    ----------
+    model : object
+        With ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors; and, where it has one,
+        ``log_likelihood(x, z)``.
+    rows, dtype, device
+        As above.
+    """
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of rows, each (n, k)."""
@@ -177,17 +199,6 @@ class Coder:
                 f"{what} is NaN or infinite for {len(bad)} rows, the first of them row {start + int(bad[0])} of X. "
                 "Look for a model that diverged in training, or for rows far outside the data that it was trained on."
             )
-
-    def blocks(self, size: int) -> Iterator[tuple[slice, int, Tensor]]:
-        """Blocks of exactly ``size`` rows, the last filled up: a row's answer must not hang on its company.
-
-        Matrix products of another shape round otherwise, and an attack would amplify that. Of fewer rows than ``size``
-        the block is the next power of two, so that one row does not cost as much as many.
-        """
-        size = min(size, 2 ** (len(self.x) - 1).bit_length())
-        for start in range(0, len(self.x), size):
-            x = self.x[start : start + size]
-            yield slice(start, start + len(x)), len(x), fill_up(x, size)
 
 
 def fill_up(values: Tensor, size: int) -> Tensor:

@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from riskvae._validation import Rule, check_parameters, derive_seed, draw_seed, host_array, integer, real
+from riskvae._validation import check_parameters, derive_seed, draw_seed, host_array, integer, real
 from riskvae.robustness._box import Box
-from riskvae.robustness._checks import RULES, in_block, positive_per_row
+from riskvae.robustness._checks import NORM, RULES, in_block, positive_per_row
 from riskvae.robustness._coder import CHUNK, Coder, distance, gradient_of, noise_bank, paired_bank
 from riskvae.robustness._noise import clopper_pearson
 from riskvae.robustness._progress import examine_all
-from riskvae.robustness._projection import NORMS, ascent, project
+from riskvae.robustness._projection import ascent, project
 
 Array = NDArray[Any]
 
@@ -34,11 +33,7 @@ _NEARER = 20
 _SHARES = (0.0015, 0.01, 0.05, 0.2)
 
 _RULES = {
-    "norm": Rule(
-        lambda value: isinstance(value, Real) and not isinstance(value, bool) and value in NORMS,
-        "1, 2 or numpy.inf",
-        kind=lambda value: isinstance(value, Real),
-    ),
+    "norm": NORM,
     "n_draws": integer(1),
     "confidence": real(0.5, 1.0, closed="left"),
     **RULES,

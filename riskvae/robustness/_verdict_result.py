@@ -1,0 +1,96 @@
+"""How far rows are from another verdict, and how that prints."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskvae.robustness._frame import to_frame
+
+__all__ = ["VerdictMargin"]
+
+Array = NDArray[Any]
+
+MASKING, FALSE_ALARM = "masking", "false alarm"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class VerdictMargin:
+    r"""Margins of the verdicts on n rows, as :func:`verdict_margin` returns them: proven <= margin <= upper.
+
+    Attributes
+    ----------
+    verdict : ndarray of int of shape (n,)
+        1 for inliers, -1 for outliers: ``predict`` of the rows as they are.
+    kind : ndarray of str of shape (n,)
+        What a flip would be: "masking" of an outlier, a "false alarm" of an inlier.
+    upper : ndarray of shape (n,)
+        Smallest norm at which the attack flipped the verdict, confirmed by the detector itself, in the units of X;
+        infinite where censored.
+    estimate : ndarray of shape (n,)
+        Where Newton's steps meet the line; no bound. NaN where the detector is flat.
+    proven : ndarray of shape (n,)
+        No change of a smaller norm flips the verdict; NaN where nothing is proven.
+    censored : ndarray of bool of shape (n,)
+        No flip was found up to ``max_norm``.
+    score : ndarray of shape (n,)
+        ``score_samples`` of the rows: decisions plus ``offset``.
+    offset : float
+        The line: rows that score below are outliers. 0 for a detector of decisions alone.
+    X_adv : ndarray of the shape of X
+        Changed rows; the row itself where censored.
+    delta : ndarray of the shape of X
+        ``X_adv - X``.
+    norm : float
+        In which changes are measured.
+    max_norm : float, ndarray of shape (n,) or None
+        Up to where a flip was looked for.
+    notes : tuple of str
+        What could not be proven, and why; what stopped the work.
+    """
+
+    verdict: NDArray[np.int_]
+    kind: NDArray[np.str_]
+    upper: Array
+    estimate: Array
+    proven: Array
+    censored: NDArray[np.bool_]
+    score: Array
+    offset: float
+    X_adv: Array
+    delta: Array
+    norm: float
+    max_norm: float | Array | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_frame(self) -> Any:
+        """Rows as a pandas DataFrame, one column per number."""
+        return to_frame(self, offset=self.offset, norm=self.norm)
+
+    def __repr__(self) -> str:
+        n = len(self.verdict)
+        lines = [f"VerdictMargin of {n} row{'s' if n != 1 else ''}: norm {self.norm:g}, in the units of X"]
+        for kind, what in ((MASKING, "outliers, to pass for inliers"), (FALSE_ALARM, "inliers, to become outliers")):
+            of_kind = self.kind == kind
+            if of_kind.any():
+                lines += [f"  {kind}: {of_kind.sum()} {what}", *self._lines(of_kind)]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _lines(self, rows: NDArray[np.bool_]) -> list[str]:
+        told = []
+        for name, meaning in (("proven", "no smaller change"), ("estimate", "near it"), ("upper", "a change that does")):
+            values = getattr(self, name)[rows]
+            known = values[np.isfinite(values)]
+            if len(known):
+                told.append(
+                    f"    {name:9}{np.median(known):>10.4g} (median){known.min():>10.4g} to {known.max():.4g}   {meaning}"
+                )
+            else:
+                told.append(f"    {name:9}{'none':>10}")
+        never = np.isposinf(self.proven[rows]).sum()
+        if never:
+            told.append(f"    proven for {never} of them: no change that is allowed does")
+        if self.censored[rows].any():
+            told.append(f"    censored: {self.censored[rows].sum()}, no flip found up to max_norm; not in upper")
+        return told
