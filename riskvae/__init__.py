@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riskvae.estimators import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
-    from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack
+    from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack, verdict_margin
 
     from . import datasets, estimators, likelihoods, losses, metrics, nets, plotting, risk, robustness, training
 
 __all__ = [
     "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "datasets", "estimators", "likelihoods",
     "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin",
-    "targeted_attack", "training",
+    "targeted_attack", "training", "verdict_margin",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ _HOMES = {
     "max_damage_attack": "riskvae.robustness",
     "robustness_margin": "riskvae.robustness",
     "targeted_attack": "riskvae.robustness",
+    "verdict_margin": "riskvae.robustness",
 }
 _MODULES = (
     "datasets", "estimators", "likelihoods", "losses", "metrics", "nets", "plotting", "risk", "robustness", "training",

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from riskvae.detection._ranges import Reach, bound_range
 from riskvae.detection._score import RowScore
 
 __all__ = ["Line"]
 
-# Values are cut here before they are scored, as scores of arrays are.
-_LARGEST = 1e12
 
 
 class Line(nn.Module):
@@ -32,18 +31,21 @@ class Line(nn.Module):
         Scores below it are those of outliers.
     """
 
+    largest = 1e12  # values are cut here before they are scored, as those of arrays are
+
     def __init__(self, score: RowScore, vaes: Sequence[Any], offset: float) -> None:
         super().__init__()
         self.score = score
         self.vaes = nn.ModuleList(vaes)
         self.offset = offset
+        self.widest = max(vae.widest for vae in vaes)
 
     def forward(self, x: Tensor, window: float = 0.1) -> Tensor:
         """Verdicts (n_verdicts, n) above the line; ``window`` is half the width of the quotients, in spreads."""
-        cut = x.clamp(-_LARGEST, _LARGEST)
+        cut = x.clamp(-self.largest, self.largest)
         bounds = [density.bound(vae, cut) for density, vae in zip(self.score.densities, self.vaes, strict=True)]
         found = self.score.aligned(torch.stack((*bounds, self._tails(cut, window))))
-        beyond = (x.abs().double() / _LARGEST).clamp(min=1.0).log().sum(1)
+        beyond = (x.abs().double() / self.largest).clamp(min=1.0).log().sum(1)
         if beyond.any():
             found = found - (found.amin(0).abs() * beyond).to(found)
         return found - self.offset
@@ -62,12 +64,36 @@ class Line(nn.Module):
         """Where rows (n, d) might be inliers, (n, 2, d): what the model makes of them, and the features' medians."""
         values = self.score.marginals.values
         middle = values[:, values.shape[1] // 2].to(x)
-        rebuilt = self.vaes[0].decode(self.vaes[0].encode(x.clamp(-_LARGEST, _LARGEST)).mean)  # type: ignore[operator]
+        rebuilt = self.vaes[0].decode(self.vaes[0].encode(x.clamp(-self.largest, self.largest)).mean)  # type: ignore[operator]
         return torch.stack((rebuilt, middle.expand_as(x)), 1)
 
     def examples(self) -> Tensor:
         """Rows (m, d) that the model would make: decoded means of its prior."""
         return self.vaes[0].decode(self.score.densities[0].prior_mean)  # type: ignore[operator, arg-type]
+
+    @property
+    def networks(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Encoder and decoder of each verdict but the last; none where :meth:`network_range` says nothing."""
+        plain = all(len(density.draws) == 1 and not density.draws.any() for density in self.score.densities)  # type: ignore[arg-type, operator, union-attr]
+        return [(vae.encoder, vae.decoder) for vae in self.vaes] if plain and self._has_medians else []  # type: ignore[misc]
+
+    @property
+    def _has_medians(self) -> bool:
+        """Whether medians are a level of their own, which rises with what the decoder gives for it."""
+        return all(0.5 in vae.likelihood.levels for vae in self.vaes)  # type: ignore[operator, union-attr]
+
+    def network_range(
+        self, which: int, x: Tensor, radius: Tensor, norm: float, posterior: Any, latent: Tensor, decoded: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Least and largest value (n,) of a verdict above the line within a :class:`Reach`."""
+        reach = Reach(radius, norm, posterior, latent, decoded)
+        ends = torch.stack(bound_range(self.score.densities[which], self.vaes[which], x, reach))  # type: ignore[arg-type]
+        middle, slope = self.score.middle.double(), self.score.slope.double()
+        if slope[which] <= 0 and which > 0:
+            ends = torch.full_like(ends, torch.inf)
+        elif which > 0:
+            ends = middle[0] + slope[which] * (ends - middle[which])
+        return ends[0] - self.offset, ends[1] - self.offset
 
     @property
     def levels(self) -> Tensor:

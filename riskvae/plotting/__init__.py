@@ -10,6 +10,7 @@ from riskvae.plotting._margin import MarginDisplay
 from riskvae.plotting._reconstruction import ReconstructionDisplay
 from riskvae.plotting._robustness_curve import RobustnessCurveDisplay
 from riskvae.plotting._tail_curve import TailCurveDisplay
+from riskvae.plotting._verdict import VerdictMarginDisplay
 
 __all__ = [
     "AnomalyMapDisplay",
@@ -19,4 +20,5 @@ __all__ = [
     "ReconstructionDisplay",
     "RobustnessCurveDisplay",
     "TailCurveDisplay",
+    "VerdictMarginDisplay",
 ]

@@ -1,5 +1,6 @@
 """The margin of a verdict, block by block: starts, rounds of the attack, a proof, and the detector's own word."""
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ from riskvae.robustness._checks import in_block, positive_per_row
 from riskvae.robustness._coder import noise_bank
 from riskvae.robustness._detector import Detector
 from riskvae.robustness._flips import Flips, Found
+from riskvae.robustness._network import UnknownLayerError
 from riskvae.robustness._projection import norm_of
 from riskvae.robustness._separable import Moves, least_norm
+from riskvae.robustness._verdict_proof import network_proof
 
 __all__ = ["Search", "Settings"]
 
@@ -74,6 +77,16 @@ class Search:
         self.seed = draw_seed(settings.random_state)
         self.random = noise_bank(_RANDOM * settings.n_restarts, d, derive_seed(self.seed, "directions"), x)
         self.notes: list[str] = []
+        self.proof: Any = None  # the same line, in double precision
+        if not detector.separable:
+            self._note("proven: nothing is known of this detector but its decisions")
+        else:
+            self.proof = copy.deepcopy(detector.line).double().cpu()
+            if not self.proof.networks:
+                self._note(
+                    "proven by single features alone, and for outliers alone: scores are means over draws, or have no "
+                    "medians of their own"
+                )
 
     def examine(self, rows: slice, x: Tensor) -> dict[str, Array]:
         """Smallest changes that flip, estimates and proofs of a block."""
@@ -89,8 +102,9 @@ class Search:
         box = None if self.box is None else self.box.around(rows, x)
         flips = Flips(self.detector, x, side, slack, self._cap(rows, x), settings.norm, box)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "trials"))
-        proven, solved = self._proven(flips, verdicts)
+        by_features, solved, error = self._by_features(flips, verdicts)
         found = self._attack(flips, self._starts(flips, solved), generator)
+        proven = self._proven(flips, by_features, found.size, error)
         delta = torch.where(found.size.isfinite()[:, None], found.delta, torch.nan)
         return {name: host_array(values) for name, values in
                 {"delta": delta, "estimate": flips.estimate(), "proven": proven}.items()}  # fmt: skip
@@ -159,32 +173,57 @@ class Search:
     # ----------------------------------------------------------------------------------------- proof
 
     @torch.no_grad()
-    def _proven(self, flips: Flips, verdicts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Norms (n,) below which no change flips, NaN where nothing is known; and changes that would do for one verdict."""
-        x, detector = flips.x, self.detector
-        nothing = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
+    def _by_features(self, flips: Flips, verdicts: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Norms (n,) below which the verdict on single features stays; changes that would turn it; rounding errors."""
+        x, detector, norm = flips.x, self.detector, self.settings.norm
         if not detector.separable:
-            return nothing, None
-        sums = detector.line.shares(x).abs().sum(1) + abs(detector.offset) + verdicts[-1].abs()
+            return torch.full((len(x),), torch.nan).to(x.device), None, torch.zeros_like(flips.cap)
+        sums = detector.line.shares(x).abs().sum(1) + abs(detector.offset) + verdicts.abs().amax(0)
         error = _ERRORS * self.eps * sums
-        limits = self._limits(flips)
+        limits, cap = self._limits(flips), flips.cap.double()
         masks = flips.side[:, 0] > 0
-        bound, up, moved_up = least_norm(Moves.up(detector.line, x, limits), -verdicts[-1] - error, self.settings.norm)
-        # Rows that are inliers: what the features alone would take.
-        _, down, moved_down = least_norm(
-            Moves.down(detector.line, x, limits, flips.cap.double()), verdicts[-1] + error, self.settings.norm
-        )
-        goal, moved = (torch.where(masks[:, None], a, b) for a, b in ((up, down), (moved_up, moved_down)))
-        solved = torch.where(moved, goal.to(x) - x, 0.0)
-        return torch.where(masks, bound, nothing), solved
+        rise = least_norm(Moves.up(detector.line, x, limits), -verdicts[-1] - error, norm)
+        fall = least_norm(Moves.down(detector.line, x, limits, cap), verdicts[-1] - error, norm)
+        goal, moved = (torch.where(masks[:, None], a, b) for a, b in zip(rise[1:], fall[1:], strict=True))
+        bound = torch.where(masks, rise[0], torch.minimum(fall[0], cap))
+        return bound, torch.where(moved, goal.to(x) - x, 0.0), error
 
-    def _limits(self, flips: Flips) -> tuple[Tensor, Tensor]:
-        """Least and largest values (n, d) that the box and the largest norm leave."""
+    @torch.no_grad()
+    def _proven(self, flips: Flips, by_features: Tensor, size: Tensor, error: Tensor) -> Tensor:
+        """Norms (n,) below which no change flips; NaN where nothing is known.
+
+        To mask a row all verdicts must be won, and any that cannot is proof enough; no false alarm needs all to stay.
+        """
+        masks = flips.side[:, 0] > 0
+        nothing = torch.where(masks, by_features, torch.nan)
+        if not self.detector.separable or not self.proof.networks:
+            return nothing
+        most = torch.where(masks, size.double(), torch.minimum(by_features, size.double()))
+        most = torch.minimum(most, flips.cap.double())
+        free = None if flips.free is None else flips.free.double()
+        try:
+            radius = network_proof(
+                self.proof, flips.x.double(), flips.side[:, 0], error, most, self.settings.norm, free
+            )
+        except UnknownLayerError as reason:
+            self._note(f"proven by single features alone, and for outliers alone: of the networks, {reason}")
+            return nothing
+        # Where values are cut scores fall by other rules.
+        radius = torch.where(flips.x.abs().amax(1) + most < self.proof.largest, radius, 0.0)
+        return torch.where(masks, torch.maximum(by_features, radius), radius)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @staticmethod
+    def _limits(flips: Flips) -> tuple[Tensor, Tensor]:
+        """Least and largest values (n, d) that bounds and mask leave."""
         x = flips.x.double()
-        low, high = x - flips.cap[:, None], x + flips.cap[:, None]
-        if flips.box is not None:
-            low, high = torch.maximum(low, x + flips.box[0][:, 0]), torch.minimum(high, x + flips.box[1][:, 0])
-        return low, high
+        if flips.box is None:
+            far = torch.full_like(x, torch.inf)
+            return -far, far
+        return x + flips.box[0][:, 0], x + flips.box[1][:, 0]
 
     # -------------------------------------------------------------------------------------- confirm
 

@@ -78,7 +78,11 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> Posterior:
         """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite."""
         mean, raw = self.encoder(x).chunk(2, dim=-1)
-        return Posterior(mean, unit_softplus(raw) + (_MIN_SCALE + self.scale_offset))
+        return Posterior(mean, self.scales(raw))
+
+    def scales(self, raw: Tensor) -> Tensor:
+        """Posterior scales of what the encoder gives after the mean; they rise with it."""
+        return unit_softplus(raw) + (_MIN_SCALE + self.scale_offset)
 
     def decode(self, z: Tensor) -> Tensor:
         """Mean rows of latent points."""

@@ -1,0 +1,134 @@
+"""Display of verdicts: the share of rows that a change of some size can flip."""
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskvae.plotting._pyplot import axes_or_new
+from riskvae.robustness import VerdictMargin
+
+Array = NDArray[np.floating]
+
+# Of each kind: what is counted, what a flip does, and its color.
+_KINDS = {
+    "masking": ("outliers", "pass for inliers", "C3"),
+    "false alarm": ("inliers", "become outliers", "C0"),
+}
+
+
+class VerdictMarginDisplay:
+    """Share of outliers that can be hidden, and of inliers that can be made false alarms, against the size of a change.
+
+    A line is what an attack does: at least so many rows flip. Above a shaded edge lie rows of which it is proven that
+    no change of that size flips them. A dot marks the size at which half of the rows flip.
+
+    Parameters
+    ----------
+    upper, proven : dict of str to ndarray
+        Norms by kind, "masking" and "false alarm": those found by attack, infinite where there is none; and those below
+        which no change flips a row, NaN where nothing is proven.
+    norm : float, default=2
+        In which changes are measured.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where they are.
+    lines_ : dict of str to matplotlib Line2D
+        Share of each kind that flips.
+    proven_ : dict of str to matplotlib PolyCollection
+        Rows that are proven not to; only kinds of which something is.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from riskvae import verdict_margin
+    >>> from riskvae.plotting import VerdictMarginDisplay
+    >>> class Disk:
+    ...     def decision_function(self, x):
+    ...         return 1 - x.norm(dim=1)
+    >>> margin = verdict_margin(Disk(), [[3.0, 4.0], [0.0, 0.5], [0.0, 0.9]], random_state=0)
+    >>> display = VerdictMarginDisplay.from_margin(margin)
+    >>> list(display.lines_)
+    ['masking', 'false alarm']
+    """
+
+    upper: dict[str, Array]
+    proven: dict[str, Array]
+    norm: float
+    ax_: Any
+    figure_: Any
+    lines_: dict[str, Any]
+    proven_: dict[str, Any]
+
+    def __init__(self, upper: dict[str, Array], proven: dict[str, Array], norm: float = 2) -> None:
+        self.upper = {kind: np.sort(np.asarray(values)) for kind, values in upper.items()}
+        self.proven = {kind: np.sort(np.nan_to_num(np.asarray(values), posinf=np.inf)) for kind, values in proven.items()}
+        self.norm = norm
+
+    @classmethod
+    def from_margin(cls, margin: VerdictMargin, *, ax: Any = None, **line_options: Any) -> Self:
+        """Draw what :func:`riskvae.robustness.verdict_margin` returned.
+
+        Parameters
+        ----------
+        margin : VerdictMargin
+            With a flip found for one row at least.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_options
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        VerdictMarginDisplay
+        """
+        if not isinstance(margin, VerdictMargin):
+            raise TypeError(f"margin must be what verdict_margin returns; got {type(margin).__name__}.")
+        if not np.isfinite(margin.upper).any():
+            raise ValueError("margin has no flip to draw: compute it with a larger max_norm, or with wider bounds.")
+        kinds = [kind for kind in _KINDS if (margin.kind == kind).any()]
+        ends = ({kind: values[margin.kind == kind] for kind in kinds} for values in (margin.upper, margin.proven))
+        return cls(*ends, margin.norm).plot(ax=ax, **line_options)
+
+    def plot(self, ax: Any = None, **line_options: Any) -> Self:
+        """Draw the shares.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_options
+            For matplotlib's ``plot``.
+
+        Returns
+        -------
+        VerdictMarginDisplay
+            Itself.
+        """
+        ax = axes_or_new(ax, figsize=(6.5, 4.2))
+        self.ax_, self.figure_ = ax, ax.figure
+        self.lines_, self.proven_ = {}, {}
+        known = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in self.upper.values()])
+        low, high = 0.5 * np.quantile(known, 0.02), 1.3 * known.max()
+        at = np.geomspace(low, high, 400)
+        for kind, values in self.upper.items():
+            what, does, color = _KINDS[kind]
+            share = np.searchsorted(values, at, side="right") / len(values)
+            half = values[(len(values) - 1) // 2]
+            marked = bool(np.isfinite(half) and half > low)
+            label = f"{len(values)} {what}: {does}" + (f", half by {half:.2g}" if marked else "")
+            (self.lines_[kind],) = ax.plot(at, share, **{"color": color, "lw": 2.2, "label": label, **line_options})
+            ax.plot(*((half, 0.5) if marked else ((), ())), "o", color=color, ms=7)
+            if (self.proven[kind] > low).any():
+                safe = np.searchsorted(self.proven[kind], at, side="left") / len(values)
+                told = f"{what} proven to stay as they are"
+                self.proven_[kind] = ax.fill_between(at, safe, 1.0, color=color, alpha=0.15, lw=0, label=told)
+        ax.set(xscale="log", xlim=(low, high), ylim=(0, 1.0), ylabel="share of rows")
+        ax.set_xlabel(f"size of the change (norm {self.norm:g}, units of X)")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.22), fontsize="small", ncols=2)
+        return self

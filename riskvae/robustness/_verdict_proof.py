@@ -1,0 +1,102 @@
+"""Balls in which a detector's networks are proven to leave a verdict as it is."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from riskvae.robustness._network import take_apart
+from riskvae.robustness._proven import Deviation, reach_of
+
+__all__ = ["network_proof"]
+
+# Halvings of the largest radius, and bisections from there; Jacobians' entries at once.
+_HALVINGS, _BISECTIONS, _CHUNK = 14, 7, 2**23
+
+
+def network_proof(
+    line: Any, x: Tensor, side: Tensor, error: Tensor, most: Tensor, norm: float, free: Tensor | None
+) -> Tensor:
+    """Radii (n,) in which every network verdict stays above the line, of inliers; in which one stays below, of outliers.
+
+    Encoder and decoder leave their linearization by no more than what each activation can add; from how far their
+    outputs reach follow the least and the largest evidence bound.
+
+    Parameters
+    ----------
+    line : module
+        With ``networks`` and ``network_range``, in double precision.
+    x : Tensor of shape (n, d)
+        Rows, in double precision.
+    side : Tensor of shape (n,)
+        1 for outliers, -1 for inliers.
+    error : Tensor of shape (n,)
+        Rounding errors of the verdicts.
+    most : Tensor of shape (n,)
+        Largest radius that is tried.
+    norm : {1, 2, inf}
+        Of the ball.
+    free : Tensor of shape (n, 1, d) or None
+        0 for features that may not change.
+
+    Raises
+    ------
+    UnknownLayerError
+        Where a network does something of which nothing is known.
+    """
+    parts = [(take_apart(encoder), take_apart(decoder)) for encoder, decoder in line.networks]
+    size = max(1, _CHUNK // (x.shape[1] * max(1, line.widest)))
+    found = []
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        balls = [_Balls(line, i, *pair, x[rows], norm, None if free is None else free[rows]) for i, pair in enumerate(parts)]
+        found.append(_largest(balls, side[rows], error[rows], most[rows]))
+    return torch.cat(found)
+
+
+class _Balls:
+    """What one verdict can become in balls around n rows."""
+
+    def __init__(
+        self, line: Any, which: int, encoder: Any, decoder: Any, x: Tensor, norm: float, free: Tensor | None
+    ) -> None:
+        self.line, self.which, self.x, self.norm = line, which, x, norm
+        out, _ = encoder(x)
+        self.k = out.shape[1] // 2
+        self.encoder = Deviation(encoder, x, torch.ones_like(out), free)
+        self.steep = (1.0 + 1e-9) * torch.linalg.matrix_norm(self.encoder.whitened[:, : self.k], 2)
+        values, _ = decoder(out[:, : self.k])
+        self.decoder = Deviation(decoder, out[:, : self.k], torch.ones_like(values))
+        count = x.new_full((len(x),), x.shape[1]) if free is None else free[:, 0].sum(1)
+        self.euclidean = count.sqrt() if math.isinf(norm) else torch.ones_like(count)
+
+    def range(self, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and largest values (n,) above the line."""
+        euclidean = radius * self.euclidean
+        *posterior, linear = reach_of(self.encoder, euclidean)
+        each = torch.maximum(*posterior)[:, : self.k]
+        # As a whole means move by no more than their Jacobian and what is beyond it allow.
+        latent = torch.minimum(each.norm(dim=1), self.steep * euclidean + (each - linear[:, : self.k]).norm(dim=1))
+        *decoded, _ = reach_of(self.decoder, latent)
+        return self.line.network_range(self.which, self.x, radius, self.norm, posterior, latent, decoded)
+
+
+def _largest(balls: list[_Balls], side: Tensor, error: Tensor, most: Tensor) -> Tensor:
+    def holds(radius: Tensor) -> Tensor:
+        low, high = (torch.stack(ends) for ends in zip(*(ball.range(radius) for ball in balls), strict=True))
+        return torch.where(side > 0, (high < -error).any(0), (low > error).all(0))
+
+    radius = most.clone()
+    good = holds(radius)
+    for _ in range(_HALVINGS):
+        if good.all():
+            break
+        radius = torch.where(good, radius, 0.5 * radius)
+        good = good | holds(radius)
+    low, high = torch.where(good, radius, 0.0), torch.where(good, torch.minimum(2.0 * radius, most), radius)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        good = holds(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return low
