@@ -12,7 +12,7 @@ from helpers import small
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from riskvae import QuantileVAE, RiskAwareVAE, max_damage_attack, robustness_margin
+from riskvae import QuantileVAE, RiskAwareVAE, max_damage_attack, robustness_margin, verdict_margin
 from riskvae.metrics import coverage, row_losses, tail_curve
 from riskvae.plotting import (
     AnomalyMapDisplay,
@@ -22,6 +22,7 @@ from riskvae.plotting import (
     ReconstructionDisplay,
     RobustnessCurveDisplay,
     TailCurveDisplay,
+    VerdictMarginDisplay,
 )
 
 matplotlib.use("Agg")
@@ -279,6 +280,28 @@ def test_models_are_compared_at_one_radius(five):
         RobustnessCurveDisplay.from_margin([five])
     with pytest.raises(ValueError, match="at least one model"):
         RobustnessCurveDisplay.from_margin({})
+
+def test_shares_of_flipped_verdicts_are_drawn_against_the_norm(X, quantile_vae, margin):
+    rows = np.concatenate((X[:6], X[:6] + np.array([1.5, 0, 0, -1, 0, 0])))
+    found = verdict_margin(quantile_vae, rows, n_steps=10, random_state=0)
+    display = VerdictMarginDisplay.from_margin(found, lw=1)
+    assert set(display.lines_) == set(found.kind) == {"masking", "false alarm"}
+    for kind, line in display.lines_.items():
+        upper = found.upper[found.kind == kind]
+        sizes, shares = line.get_data()
+        np.testing.assert_allclose(shares, (upper <= np.asarray(sizes)[:, None]).mean(1))
+        assert line.get_lw() == 1
+        if kind in display.proven_:
+            edge = display.proven_[kind].get_paths()[0].vertices
+            assert edge[:, 1].max() == 1
+            # No row that is proven at some size is one that flips there.
+            assert (np.interp(sizes, *edge[1 : len(sizes) + 1].T) >= shares - 1e-9).all()
+    assert display.proven_
+    assert VerdictMarginDisplay.from_margin(found, ax=display.ax_).ax_ is display.ax_
+    with pytest.raises(TypeError, match="margin must be what verdict_margin returns; got RobustnessMargin"):
+        VerdictMarginDisplay.from_margin(margin)
+    with pytest.raises(ValueError, match="no flip to draw"):
+        VerdictMarginDisplay.from_margin(verdict_margin(quantile_vae, rows, n_steps=1, max_norm=1e-9))
 
 
 def test_damage_is_drawn_against_the_norm(X, vae):

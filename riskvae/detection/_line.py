@@ -12,14 +12,13 @@ from riskvae.detection._score import RowScore
 __all__ = ["Line"]
 
 
-
 class Line(nn.Module):
     r"""How far each verdict on a row is above the line; the row is an outlier where one of them is below 0.
 
     .. math:: d_v(x) = \bar b + \frac{\Delta b}{\Delta v} (v(x) - \bar v) - \text{offset}
 
-    Values are those of the scores. Of features one by one, whose shares are steps, the gradient is a difference quotient:
-    their own would be 0.
+    Values are those of the scores. Of features one by one, whose shares are steps, the gradient is a difference
+    quotient: their own would be 0.
 
     Parameters
     ----------
@@ -30,6 +29,9 @@ class Line(nn.Module):
     offset : float
         Scores below it are those of outliers.
     """
+
+    score: Any
+    vaes: Any
 
     largest = 1e12  # values are cut here before they are scored, as those of arrays are
 
@@ -64,30 +66,30 @@ class Line(nn.Module):
         """Where rows (n, d) might be inliers, (n, 2, d): what the model makes of them, and the features' medians."""
         values = self.score.marginals.values
         middle = values[:, values.shape[1] // 2].to(x)
-        rebuilt = self.vaes[0].decode(self.vaes[0].encode(x.clamp(-self.largest, self.largest)).mean)  # type: ignore[operator]
+        rebuilt = self.vaes[0].decode(self.vaes[0].encode(x.clamp(-self.largest, self.largest)).mean)
         return torch.stack((rebuilt, middle.expand_as(x)), 1)
 
     def examples(self) -> Tensor:
         """Rows (m, d) that the model would make: decoded means of its prior."""
-        return self.vaes[0].decode(self.score.densities[0].prior_mean)  # type: ignore[operator, arg-type]
+        return self.vaes[0].decode(self.score.densities[0].prior_mean)
 
     @property
     def networks(self) -> list[tuple[nn.Module, nn.Module]]:
         """Encoder and decoder of each verdict but the last; none where :meth:`network_range` says nothing."""
-        plain = all(len(density.draws) == 1 and not density.draws.any() for density in self.score.densities)  # type: ignore[arg-type, operator, union-attr]
-        return [(vae.encoder, vae.decoder) for vae in self.vaes] if plain and self._has_medians else []  # type: ignore[misc]
+        plain = all(len(density.draws) == 1 and not density.draws.any() for density in self.score.densities)
+        return [(vae.encoder, vae.decoder) for vae in self.vaes] if plain and self._has_medians else []
 
     @property
     def _has_medians(self) -> bool:
         """Whether medians are a level of their own, which rises with what the decoder gives for it."""
-        return all(0.5 in vae.likelihood.levels for vae in self.vaes)  # type: ignore[operator, union-attr]
+        return all(0.5 in vae.likelihood.levels for vae in self.vaes)
 
     def network_range(
         self, which: int, x: Tensor, radius: Tensor, norm: float, posterior: Any, latent: Tensor, decoded: Any
     ) -> tuple[Tensor, Tensor]:
         """Least and largest value (n,) of a verdict above the line within a :class:`Reach`."""
         reach = Reach(radius, norm, posterior, latent, decoded)
-        ends = torch.stack(bound_range(self.score.densities[which], self.vaes[which], x, reach))  # type: ignore[arg-type]
+        ends = torch.stack(bound_range(self.score.densities[which], self.vaes[which], x, reach))
         middle, slope = self.score.middle.double(), self.score.slope.double()
         if slope[which] <= 0 and which > 0:
             ends = torch.full_like(ends, torch.inf)

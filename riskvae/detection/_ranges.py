@@ -38,7 +38,7 @@ class Reach(NamedTuple):
 
 
 def bound_range(density: RowDensity, vae: Any, x: Tensor, reach: Reach) -> tuple[Tensor, Tensor]:
-    """Least and largest evidence bound (n,) of rows (n, d) within some reach, for the posterior mean as the one draw."""
+    """Least and largest evidence bound (n,) of rows (n, d) within some reach, at the posterior mean."""
     out = vae.encoder(x)
     ends = out - reach.posterior[0], out + reach.posterior[1]
     mean = out.chunk(2, -1)[0]
@@ -66,9 +66,7 @@ def _prior_range(density: RowDensity, mean: Tensor, reach: Reach) -> tuple[Tenso
     return low, high
 
 
-def _density_range(
-    noise: Any, vae: Any, x: Tensor, low: Tensor, high: Tensor, reach: Reach
-) -> tuple[Tensor, Tensor]:
+def _density_range(noise: Any, vae: Any, x: Tensor, low: Tensor, high: Tensor, reach: Reach) -> tuple[Tensor, Tensor]:
     """Of the log-density of values around their medians.
 
     It falls with the distance from the median; in the scale it rises and then falls, so that the least is at an end.

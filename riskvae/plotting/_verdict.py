@@ -64,7 +64,9 @@ class VerdictMarginDisplay:
 
     def __init__(self, upper: dict[str, Array], proven: dict[str, Array], norm: float = 2) -> None:
         self.upper = {kind: np.sort(np.asarray(values)) for kind, values in upper.items()}
-        self.proven = {kind: np.sort(np.nan_to_num(np.asarray(values), posinf=np.inf)) for kind, values in proven.items()}
+        self.proven = {
+            kind: np.sort(np.nan_to_num(np.asarray(values), posinf=np.inf)) for kind, values in proven.items()
+        }
         self.norm = norm
 
     @classmethod
@@ -89,8 +91,10 @@ class VerdictMarginDisplay:
         if not np.isfinite(margin.upper).any():
             raise ValueError("margin has no flip to draw: compute it with a larger max_norm, or with wider bounds.")
         kinds = [kind for kind in _KINDS if (margin.kind == kind).any()]
-        ends = ({kind: values[margin.kind == kind] for kind in kinds} for values in (margin.upper, margin.proven))
-        return cls(*ends, margin.norm).plot(ax=ax, **line_options)
+        upper, proven = (
+            {kind: values[margin.kind == kind] for kind in kinds} for values in (margin.upper, margin.proven)
+        )
+        return cls(upper, proven, margin.norm).plot(ax=ax, **line_options)
 
     def plot(self, ax: Any = None, **line_options: Any) -> Self:
         """Draw the shares.

@@ -51,6 +51,7 @@ class Examined:
             x = self.x[start : start + size]
             yield slice(start, start + len(x)), len(x), fill_up(x, size)
 
+
 class Coder(Examined):
     """Encoder and decoder of a model, with their answers checked.
 

@@ -87,8 +87,9 @@ class _Plain:
 
 @contextmanager
 def open_detector(detector: Any, X: Any) -> Iterator[Detector]:
-    """Detector and rows of X, checked. It has copies of all modules, in evaluation mode: nothing of the caller's
-    changes.
+    """Detector and rows of X, checked.
+
+    It has copies of all modules, in evaluation mode: nothing of the caller's changes.
     """
     prepare_process()
     _check_kind(detector)

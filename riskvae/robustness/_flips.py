@@ -95,7 +95,7 @@ class Flips:
 
     @torch.no_grad()
     def first(self, delta: Tensor, halvings: int, stride: int) -> Tensor:
-        """By how much each change (n, c, d) is to be shortened to flip first, of some powers of 2; infinite for never."""
+        """By which power of 2 each change (n, c, d) is to be shortened to flip first; infinite for never."""
         factor = torch.full(delta.shape[:2], math.inf).to(delta)
         for power in range(halvings, -1, -stride):
             flips = self.size(self.clip(2.0**-power * delta)).isfinite()

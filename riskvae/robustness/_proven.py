@@ -15,7 +15,7 @@ from riskvae.robustness._network import Activation, Network
 from riskvae.robustness._reach import Event
 from riskvae.robustness._sectors import sector_norm
 
-__all__ = ["Deviation", "proven_margin", "reach_of"]
+__all__ = ["Deviation", "proven_margin"]
 
 Array = NDArray[np.float64]
 
@@ -268,20 +268,6 @@ def _largest_singular(matrix: Tensor) -> Tensor:
     tall = matrix.shape[1] > matrix.shape[2]
     gram = matrix.transpose(1, 2) @ matrix if tall else matrix @ matrix.transpose(1, 2)
     return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
-
-
-def reach_of(deviation: Deviation, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How far outputs may go down and up in Euclidean balls of radius rho (n,), (n, k) each; linear share of it."""
-    linear = rho[:, None] * deviation.whitened.norm(dim=2)
-    down = up = linear
-    if deviation.layers:
-        found = deviation.remainders(rho)
-        for layer, low, high, size in zip(deviation.layers, found.low, found.high, found.size, strict=True):
-            plus, minus = layer.out.clamp(min=0.0), layer.out.clamp(max=0.0)
-            by_norm = layer.out.norm(dim=2) * size[:, None]
-            up = up + torch.minimum(_apply(plus, high) + _apply(minus, low), by_norm)
-            down = down + torch.minimum(-_apply(plus, low) - _apply(minus, high), by_norm)
-    return _ROUNDED * down, _ROUNDED * up, linear
 
 
 def proven_margin(

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from riskvae.robustness._network import take_apart
-from riskvae.robustness._proven import Deviation, reach_of
+from riskvae.robustness._proven import Deviation
 
-__all__ = ["network_proof"]
+__all__ = ["Balls", "network_proof"]
 
+# For rounding, in double precision.
+_ROUNDED = 1.0 + 1e-9
 # Halvings of the largest radius, and bisections from there; Jacobians' entries at once.
 _HALVINGS, _BISECTIONS, _CHUNK = 14, 7, 2**23
 
@@ -18,7 +20,7 @@ _HALVINGS, _BISECTIONS, _CHUNK = 14, 7, 2**23
 def network_proof(
     line: Any, x: Tensor, side: Tensor, error: Tensor, most: Tensor, norm: float, free: Tensor | None
 ) -> Tensor:
-    """Radii (n,) in which every network verdict stays above the line, of inliers; in which one stays below, of outliers.
+    """Radii (n,) in which all network verdicts stay above the line, of inliers; in which one stays below, else.
 
     Encoder and decoder leave their linearization by no more than what each activation can add; from how far their
     outputs reach follow the least and the largest evidence bound.
@@ -50,12 +52,29 @@ def network_proof(
     found = []
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
-        balls = [_Balls(line, i, *pair, x[rows], norm, None if free is None else free[rows]) for i, pair in enumerate(parts)]
+        balls = [
+            Balls(line, i, *pair, x[rows], norm, None if free is None else free[rows]) for i, pair in enumerate(parts)
+        ]
         found.append(_largest(balls, side[rows], error[rows], most[rows]))
     return torch.cat(found)
 
 
-class _Balls:
+def _reach_of(deviation: Deviation, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How far outputs may go down and up in Euclidean balls of radius rho (n,), (n, k) each; linear share of it."""
+    linear = rho[:, None] * deviation.whitened.norm(dim=2)
+    down = up = linear
+    if deviation.layers:
+        found = deviation.remainders(rho)
+        for layer, low, high, size in zip(deviation.layers, found.low, found.high, found.size, strict=True):
+            plus, minus = layer.out.clamp(min=0.0), layer.out.clamp(max=0.0)
+            low, high = low[..., None], high[..., None]
+            by_norm = layer.out.norm(dim=2) * size[:, None]
+            up = up + torch.minimum((plus @ high + minus @ low)[..., 0], by_norm)
+            down = down + torch.minimum(-(plus @ low + minus @ high)[..., 0], by_norm)
+    return _ROUNDED * down, _ROUNDED * up, linear
+
+
+class Balls:
     """What one verdict can become in balls around n rows."""
 
     def __init__(
@@ -65,7 +84,7 @@ class _Balls:
         out, _ = encoder(x)
         self.k = out.shape[1] // 2
         self.encoder = Deviation(encoder, x, torch.ones_like(out), free)
-        self.steep = (1.0 + 1e-9) * torch.linalg.matrix_norm(self.encoder.whitened[:, : self.k], 2)
+        self.steep = _ROUNDED * torch.linalg.matrix_norm(self.encoder.whitened[:, : self.k], 2)
         values, _ = decoder(out[:, : self.k])
         self.decoder = Deviation(decoder, out[:, : self.k], torch.ones_like(values))
         count = x.new_full((len(x),), x.shape[1]) if free is None else free[:, 0].sum(1)
@@ -74,15 +93,15 @@ class _Balls:
     def range(self, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Least and largest values (n,) above the line."""
         euclidean = radius * self.euclidean
-        *posterior, linear = reach_of(self.encoder, euclidean)
+        *posterior, linear = _reach_of(self.encoder, euclidean)
         each = torch.maximum(*posterior)[:, : self.k]
         # As a whole means move by no more than their Jacobian and what is beyond it allow.
         latent = torch.minimum(each.norm(dim=1), self.steep * euclidean + (each - linear[:, : self.k]).norm(dim=1))
-        *decoded, _ = reach_of(self.decoder, latent)
+        *decoded, _ = _reach_of(self.decoder, latent)
         return self.line.network_range(self.which, self.x, radius, self.norm, posterior, latent, decoded)
 
 
-def _largest(balls: list[_Balls], side: Tensor, error: Tensor, most: Tensor) -> Tensor:
+def _largest(balls: list[Balls], side: Tensor, error: Tensor, most: Tensor) -> Tensor:
     def holds(radius: Tensor) -> Tensor:
         low, high = (torch.stack(ends) for ends in zip(*(ball.range(radius) for ball in balls), strict=True))
         return torch.where(side > 0, (high < -error).any(0), (low > error).all(0))

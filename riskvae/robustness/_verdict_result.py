@@ -79,13 +79,16 @@ class VerdictMargin:
 
     def _lines(self, rows: NDArray[np.bool_]) -> list[str]:
         told = []
-        for name, meaning in (("proven", "no smaller change"), ("estimate", "near it"), ("upper", "a change that does")):
+        for name, meaning in (
+            ("proven", "no smaller change"),
+            ("estimate", "near it"),
+            ("upper", "a change that does"),
+        ):
             values = getattr(self, name)[rows]
             known = values[np.isfinite(values)]
             if len(known):
-                told.append(
-                    f"    {name:9}{np.median(known):>10.4g} (median){known.min():>10.4g} to {known.max():.4g}   {meaning}"
-                )
+                ends = f"{known.min():>10.4g} to {known.max():.4g}"
+                told.append(f"    {name:9}{np.median(known):>10.4g} (median){ends:24}{meaning}")
             else:
                 told.append(f"    {name:9}{'none':>10}")
         never = np.isposinf(self.proven[rows]).sum()

@@ -120,7 +120,7 @@ class Search:
     @torch.no_grad()
     def _starts(self, flips: Flips, solved: Tensor | None) -> Tensor:
         """Changes (n, c, d) at whose ends, or on the way to which, the verdict may flip."""
-        x, norm = flips.x, self.settings.norm
+        x = flips.x
         n, d = x.shape
         some = [flips.gradients(), flips.straight(self.random.expand(n, -1, -1))]
         features = some[0].abs().amax(1)
