@@ -10,18 +10,20 @@ from riskvae.robustness import VerdictMargin
 
 Array = NDArray[np.floating]
 
+# Least size that is drawn, as a share of the largest: what flips by a hair stands at the left edge.
+_DECADES = 1e-3
 # Of each kind: what is counted, what a flip does, and its color.
 _KINDS = {
-    "masking": ("outliers", "pass for inliers", "C3"),
-    "false alarm": ("inliers", "become outliers", "C0"),
+    "masking": ("outliers", "made to pass for inliers", "C3"),
+    "false alarm": ("inliers", "made outliers", "C0"),
 }
 
 
 class VerdictMarginDisplay:
     """Share of outliers that can be hidden, and of inliers that can be made false alarms, against the size of a change.
 
-    A line is what an attack does: at least so many rows flip. Above a shaded edge lie rows of which it is proven that
-    no change of that size flips them. A dot marks the size at which half of the rows flip.
+    A line is what an attack does: at least so many rows flip. Above the dashed edge of a shade lie rows of which it is
+    proven that no change of that size flips them. A dot marks the size at which half of the rows flip.
 
     Parameters
     ----------
@@ -115,20 +117,23 @@ class VerdictMarginDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.proven_ = {}, {}
         known = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in self.upper.values()])
-        low, high = 0.5 * np.quantile(known, 0.02), 1.3 * known.max()
+        high = 1.3 * known.max()
+        low = max(0.5 * np.quantile(known, 0.02), _DECADES * high)
         at = np.geomspace(low, high, 400)
         for kind, values in self.upper.items():
             what, does, color = _KINDS[kind]
             share = np.searchsorted(values, at, side="right") / len(values)
             half = values[(len(values) - 1) // 2]
             marked = bool(np.isfinite(half) and half > low)
-            label = f"{len(values)} {what}: {does}" + (f", half by {half:.2g}" if marked else "")
+            label = f"{len(values)} {what} {does}" + (f", half by {half:.2g}" if marked else "")
             (self.lines_[kind],) = ax.plot(at, share, **{"color": color, "lw": 2.2, "label": label, **line_options})
             ax.plot(*((half, 0.5) if marked else ((), ())), "o", color=color, ms=7)
             if (self.proven[kind] > low).any():
                 safe = np.searchsorted(self.proven[kind], at, side="left") / len(values)
-                told = f"{what} proven to stay as they are"
-                self.proven_[kind] = ax.fill_between(at, safe, 1.0, color=color, alpha=0.15, lw=0, label=told)
+                self.proven_[kind] = ax.fill_between(at, safe, 1.0, color=color, alpha=0.1, lw=0)
+                ax.plot(at, safe, color=color, lw=1.1, ls="--", label=f"at most so many {what}: proven")
+        if self.proven_:
+            ax.annotate("proven: no flip", (0.02, 0.93), xycoords="axes fraction", color="0.25")
         ax.set(xscale="log", xlim=(low, high), ylim=(0, 1.0), ylabel="share of rows")
         ax.set_xlabel(f"size of the change (norm {self.norm:g}, units of X)")
         ax.xaxis.set_major_formatter("{x:g}")
