@@ -42,8 +42,10 @@ def verdict_margin(
     - ``upper`` is found by attack, and the detector itself confirms it on ``X_adv``. Rays lead along gradients of each
       verdict and single features, at random, towards what the model makes of the row and rows that it would make. From
       the best of them go steps on shrinking balls, which gradients lead, and small trials, which need none, in turn.
-    - ``proven``, for outliers, comes from the features one by one. To mask a row all verdicts must be won, and this one
-      is a sum over features, of which the most that a change of some norm can add is bounded by Lagrange's duality.
+    - ``proven`` needs QuantileVAE. To mask a row all verdicts must be won, and one that cannot be is proof enough; no
+      false alarm needs all to stay. Features one by one are a sum, and what a change of some norm can add to it is
+      bounded by Lagrange's duality. Of networks it is bounded how far each activation leaves its tangent, and from
+      that how far posterior, decoded values and evidence bound may go.
     - ``estimate`` follows the verdict that is least by a few of Newton's steps, and promises nothing.
 
     Parameters
