@@ -191,7 +191,9 @@ FIVE = {  # rows: two that break, one that the attack did not break, one without
 @pytest.fixture
 def five(margin):
     """A margin of five rows with known numbers."""
-    unknown = dict.fromkeys(("theorem1", "whitened", "second_order", "lipschitz", "p_robust", "p_low"), [np.nan] * 5)
+    unknown = dict.fromkeys(
+        ("theorem1", "whitened", "second_order", "third_order", "lipschitz", "p_robust", "p_low"), [np.nan] * 5
+    )
     arrays = {name: np.array(values) for name, values in {**unknown, **FIVE, "lower": FIVE["proven"]}.items()}
     states = {"abstained": np.arange(5) == 4, "censored": np.arange(5) == 2, "linear_radius": np.zeros(5)}
     return dataclasses.replace(margin, **arrays, **states, r=1.5, delta=None, notes=())
@@ -280,6 +282,7 @@ def test_models_are_compared_at_one_radius(five):
         RobustnessCurveDisplay.from_margin([five])
     with pytest.raises(ValueError, match="at least one model"):
         RobustnessCurveDisplay.from_margin({})
+
 
 def test_shares_of_flipped_verdicts_are_drawn_against_the_norm(X, quantile_vae, margin):
     rows = np.concatenate((X[:6], X[:6] + np.array([1.5, 0, 0, -1, 0, 0])))

@@ -13,6 +13,7 @@ _NAMES = {
     "theorem1": "bound of theorem 1",
     "whitened": "whitened bound",
     "second_order": "second-order bound",
+    "third_order": "third-order bound",
     "lipschitz": "Lipschitz bound",
     "proven": "proven bound",
     "linearized": "linearized estimate",
