@@ -8,6 +8,8 @@ from scipy.optimize import linprog
 from scipy.stats import chi2, norm
 
 from riskvae import robustness_margin
+from riskvae.robustness._jacobian import linearize
+from riskvae.robustness._opening import open_coder
 from riskvae.robustness._reach import Event, second_order_reach, slab
 from riskvae.robustness._third_order import Failures, _first_violation, _worst, curvature_limit
 
@@ -113,3 +115,16 @@ def test_third_order_is_the_largest_first_order_bound_and_below_the_margin():
     margin = robustness_margin(model, np.zeros((1, 4)), r=2.5, n_draws=20_000, methods=names, random_state=0)
     assert 1.02 * margin.second_order[0] < margin.third_order[0] < model.margin(2.5)
     assert margin.lower[0] == margin.third_order[0]
+
+
+def test_the_wider_ellipsoid_has_every_direction():
+    # An encoder that looks at one feature alone has one axis; a bent one may move along the others, too.
+    model = LinearGaussian(3, 4, seed=0)
+    with open_coder(model, np.zeros((2, 4))) as coder:
+        local = linearize(coder, coder.x, torch.tensor([1.0, 0.0, 0.0, 0.0]).double().expand(2, 1, 4))
+    weights, metric = local.wider(0.5)
+    axes, wide = (torch.linalg.svdvals(w)[0].numpy() for w in (local.weights, weights))
+    np.testing.assert_allclose(axes, [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(wide, [1, 0.2**0.5, 0.2**0.5], atol=1e-6)
+    # Shifts w of norm ||T w|| = 1 are W^T y with ||y|| = 1.
+    np.testing.assert_allclose((metric @ weights.mT).numpy(), np.broadcast_to(np.eye(3), (2, 3, 3)), atol=1e-9)

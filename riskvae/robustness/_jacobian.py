@@ -48,14 +48,14 @@ class Local(NamedTuple):
     gram: Tensor  # (n, k, k): that Jacobian times its transpose
     frobenius: Tensor  # (n,): its Frobenius norm
     whitened: Tensor  # (n,): largest singular value of diag(1 / scale) times it
-    weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T of that product U S V^T
+    turn: Tensor  # (n, k, k): U^T of that product U S V^T
+    weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T
 
     def wider(self, share: float) -> tuple[Tensor, Tensor]:
         """Weights of an ellipsoid whose axes are no shorter than about a share of the longest, and its metric."""
-        axes = self.weights.norm(dim=2)
-        turn = self.weights / axes[..., None].clamp(min=1e-300)
-        wide = ((axes.square() + share**2) / (1.0 + share**2)).sqrt()[..., None]
-        return wide * turn, turn / wide
+        axes = self.weights.square().sum(2, keepdim=True)  # squared
+        wide = ((axes + share**2) / (1.0 + share**2)).sqrt()
+        return wide * self.turn, self.turn / wide
 
 
 def linearize(coder: Coder, x: Tensor, free: Tensor | None = None) -> Local:
@@ -75,9 +75,10 @@ def linearize(coder: Coder, x: Tensor, free: Tensor | None = None) -> Local:
     singular = squares.clamp(min=0.0).sqrt()
     whitened = singular[:, -1]
     relative = torch.where(whitened[:, None] > 0, singular / whitened[:, None].clamp(min=1e-300), 1.0)
-    weights = relative[:, :, None] * vectors.transpose(1, 2)
+    turn = vectors.transpose(1, 2)
     frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
-    return Local(mean, scale, reconstruction, jacobian, gram, frobenius, whitened, weights)
+    weights = relative[:, :, None] * turn
+    return Local(mean, scale, reconstruction, jacobian, gram, frobenius, whitened, turn, weights)
 
 
 def leading_features(coder: Coder, local: Local, count: int) -> Tensor:
