@@ -60,6 +60,10 @@ KINDS = {
         nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
         nn.Linear(8, K),
     ),
+    "max pooling": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.MaxPool2d(2, 1), nn.Tanh(), nn.Flatten(),
+        nn.Linear(24, K),
+    ),
     "residual": Residual,
 }  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -428,3 +432,39 @@ def test_a_linear_model_keeps_its_margin_above_every_bound():
     assert (margin.certified <= model.margin(2.5)).all()
     np.testing.assert_allclose(margin.certified, margin.lower, rtol=1e-6)
     assert math.isclose(margin.proven[0], margin.third_order[0], rel_tol=1e-6)
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "rounds"),
+    [
+        (nn.MaxPool2d(2), 2),
+        (nn.MaxPool2d(3, 2), 4),
+        (nn.MaxPool2d((1, 3), (2, 1)), 2),
+        (nn.MaxPool3d((2, 2, 1)), 2),
+        (lambda x: F.max_pool2d(x, kernel_size=2, stride=1), 2),
+        (lambda x: torch.max_pool2d(x, 3), 4),
+    ],
+)
+def test_max_pooling_is_sums_and_rectifiers(pool, rounds):
+    x = torch.randn(5, 2, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = take_apart(Call(pool).double())
+    found, before = network(x)
+    torch.testing.assert_close(found, pool(x).flatten(1), rtol=0, atol=1e-12)
+    assert len(before) == len(network.activations) == rounds
+
+
+def test_max_pooling_with_padding_or_holes_is_not_understood():
+    for pool in (nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, ceil_mode=True)):
+        with pytest.raises(UnknownLayerError, match="nothing is known of MaxPool2d"):
+            take_apart(Call(pool))
+    with pytest.raises(UnknownLayerError, match="nothing is known of max_pool2d"):
+        take_apart(Call(lambda x: F.max_pool2d(x, 2, padding=1)))

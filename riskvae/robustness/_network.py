@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from riskvae.nets import Linear, Standardize
 from riskvae.nets._parametrized import parametrized, take_off
 from riskvae.robustness._copies import hooked, shares
+from riskvae.robustness._pooling import MaxPool
 
 __all__ = ["Activation", "Network", "UnknownLayerError", "take_apart"]
 
@@ -137,6 +138,10 @@ _HARMLESS = {
     "dim", "dims", "start_dim", "end_dim", "keepdim", "alpha", "bias", "stride", "padding", "dilation", "groups",
     "chunks", "kernel_size", "input", "weight", "shape", "sizes",
 }  # fmt: skip
+_POOLS: dict[Any, int] = {F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3}
+_POOLS |= {torch.max_pool1d: 1, torch.max_pool2d: 2, torch.max_pool3d: 3}
+# What max-pooling is told by default.
+_AS_ALWAYS = (("padding", 0), ("dilation", 1), ("ceil_mode", False), ("return_indices", False))
 _OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub}
 _AFFINE_IN_ALL = {
     operator.iadd,
@@ -199,7 +204,7 @@ class Network(nn.Module):
         if sum(node.op == "placeholder" for node in self.graph.nodes) != 1:
             raise UnknownLayerError("it takes more than one argument")
         self.modules_by_name = dict(module.named_modules())
-        self.activations: dict[fx.Node, Activation] = {}
+        self.bent: dict[fx.Node, Activation | MaxPool] = {}
         moving: set[fx.Node] = set()
         for node in self.graph.nodes:
             if (node.op == "call_method" and node.target in _SHAPES) or (
@@ -216,11 +221,11 @@ class Network(nn.Module):
             return
         inputs: list[fx.Node] = []  # each as often as it is there: x * x is no affine step
         fx.map_arg((node.args, node.kwargs), lambda parent: inputs.append(parent) if parent in moving else None)
-        found = self._activation(node)
+        found = self._activation(node) or self._pooling(node)
         if found is not None:
             if _in_place(node, self.modules_by_name) and len(node.args[0].users) > 1:  # type: ignore[union-attr]
                 raise UnknownLayerError(f"{node.name} changes in place what is used again")
-            self.activations[node] = found
+            self.bent[node] = found
             return
         if node.op == "call_module":
             layer = self.modules_by_name[str(node.target)]
@@ -242,6 +247,24 @@ class Network(nn.Module):
         plain = set(node.kwargs) <= {"inplace"} and len(node.args) == 1
         return _FUNCTIONS.get(node.target) if plain else None
 
+    def _pooling(self, node: fx.Node) -> MaxPool | None:
+        if node.op == "call_module":
+            return MaxPool.of(self.modules_by_name[str(node.target)])
+        dims = _POOLS.get(node.target)
+        if dims is None or any(isinstance(value, fx.Node) for value in (*node.args[1:], *node.kwargs.values())):
+            return None
+        plain = {name: value for name, value in node.kwargs.items() if (name, value) not in _AS_ALWAYS}
+        return MaxPool.of_call(dims, *node.args[1:], **plain)
+
+    @property
+    def activations(self) -> list[Activation]:
+        """All, in the order in which they come."""
+        return [
+            one
+            for found in self.bent.values()
+            for one in ((found,) if isinstance(found, Activation) else (_RELU,) * found.rounds)
+        ]
+
     def _attribute(self, name: str) -> Any:
         value: Any = functools.reduce(getattr, name.split("."), self.module)
         return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -254,14 +277,18 @@ class Network(nn.Module):
         def value(node: fx.Node) -> Any:
             return values[node]
 
+        def bend(a: Tensor, activation: Activation = _RELU) -> Tensor:
+            before.append(a)
+            out = activation.function(a)
+            return out if taps is None else out + taps[len(before) - 1]
+
         for node in self.graph.nodes:
             args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
             if node.op == "placeholder":
                 values[node] = x
-            elif node in self.activations:
-                before.append(args[0])
-                out = self.activations[node].function(args[0])
-                values[node] = out if taps is None else out + taps[len(before) - 1]
+            elif node in self.bent:
+                found = self.bent[node]
+                values[node] = bend(args[0], found) if isinstance(found, Activation) else found(args[0], bend)
             elif node.op == "get_attr":
                 values[node] = self._attribute(str(node.target))
             elif node.op == "call_module":

@@ -66,7 +66,7 @@ class Deviation:
         self.n, self.k = scale.shape
         self.weights: Tensor | None = None  # to go on with
         self.layers: list[_Layer] = []
-        activations = list(network.activations.values())
+        activations = network.activations
         _, shapes = network(x)
         taps = [torch.zeros_like(a) for a in shapes]
 
