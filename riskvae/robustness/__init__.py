@@ -7,7 +7,8 @@ In the house: this room asks models and knows no estimator. Import the names bel
 that an ``Envelope`` calls (`_max_damage.py` is the example).
 """
 
-from riskvae.robustness._attack_results import AttackResult, TargetedAttackResult
+from riskvae.robustness._attack_results import AttackResult, DamageCurve, TargetedAttackResult
+from riskvae.robustness._damage_curve import damage_curve
 from riskvae.robustness._margin import robustness_margin
 from riskvae.robustness._max_damage import max_damage_attack
 from riskvae.robustness._noise import clopper_pearson
@@ -20,11 +21,13 @@ from riskvae.robustness._wrap import wrap
 
 __all__ = [
     "AttackResult",
+    "DamageCurve",
     "EncoderSensitivity",
     "RobustnessMargin",
     "TargetedAttackResult",
     "VerdictMargin",
     "clopper_pearson",
+    "damage_curve",
     "encoder_sensitivity",
     "max_damage_attack",
     "robustness_margin",

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskvae.robustness._frame import to_frame
+from riskvae.robustness._frame import as_frame, to_frame
 
-__all__ = ["AttackResult", "TargetedAttackResult"]
+__all__ = ["AttackResult", "DamageCurve", "TargetedAttackResult"]
 
 Array = NDArray[Any]
 
@@ -78,6 +78,66 @@ class AttackResult:
                 f"{np.nanmedian(self.log_likelihood):.4g}; degradation {np.nanmedian(self.degradation):.1%}"
             )
         return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DamageCurve:
+    """What :func:`damage_curve` found for n rows at m norms.
+
+    Attributes
+    ----------
+    max_norms : ndarray of shape (m,)
+        Radii of the balls, from the smallest on.
+    damage : ndarray of shape (m, n)
+        Mean distance of the attacked row's reconstructions from the clean one, in the units of the decoder's output,
+        over draws that the attack did not see. It does not fall from one norm to the next.
+    clean_damage : ndarray of shape (n,)
+        The same without a perturbation: what the noise alone does.
+    log_likelihood, log_likelihood_adv, degradation : ndarrays of shape (n,), (m, n), (m, n)
+        As in :class:`AttackResult`; NaN for models without a likelihood.
+    p_broken, success : ndarrays of shape (m, n)
+        Share of those draws at which the reconstruction moves by more than r, and whether the row is broken, at the
+        confidence asked for.
+    norm : float
+        Of the balls.
+    r : float or ndarray of shape (n,)
+        Radius of the reconstructions.
+    X_adv : ndarray of shape (m, *X.shape) or None
+        Attacked rows, where they were to be kept.
+    """
+
+    max_norms: Array
+    damage: Array
+    clean_damage: Array
+    log_likelihood: Array
+    log_likelihood_adv: Array
+    degradation: Array
+    p_broken: Array
+    success: NDArray[np.bool_]
+    norm: float
+    r: float | Array
+    X_adv: Array | None = None
+
+    def to_frame(self) -> Any:
+        """Rows at each norm as a pandas DataFrame: a line for each pair, ``row`` and ``max_norm`` saying which."""
+        m, n = self.damage.shape
+        names = ("damage", "log_likelihood_adv", "degradation", "p_broken", "success")
+        each = {"row": np.tile(np.arange(n), m), "max_norm": np.repeat(self.max_norms, n)}
+        each |= {name: getattr(self, name).ravel() for name in names}
+        each |= {name: np.tile(getattr(self, name), m) for name in ("clean_damage", "log_likelihood")}
+        return as_frame({**each, "norm": self.norm, "r": np.tile(np.broadcast_to(self.r, n), m)})
+
+    def __repr__(self) -> str:
+        n = self.damage.shape[1]
+        lines = [
+            f"DamageCurve of {n} rows, norm {self.norm:g}; broken: moved by more than r = {_range(self.r)} in most draws",
+            f"{'norm up to':>12}{'damage (median)':>18}{'quartiles':>20}{'broken':>9}",
+        ]
+        for size, damage, success in zip(self.max_norms, self.damage, self.success, strict=True):
+            low, middle, high = np.nanquantile(damage, [0.25, 0.5, 0.75])
+            quartiles = f"{low:.4g} to {high:.4g}"
+            lines.append(f"{size:>12.4g}{middle:>18.4g}{quartiles:>20}{success.mean():>9.1%}")
+        return "\n".join([*lines, f"  by noise alone {np.nanmedian(self.clean_damage):.4g} (median)"])
 
 
 @dataclass(frozen=True, repr=False, eq=False)

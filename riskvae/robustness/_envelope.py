@@ -11,26 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import check_parameters, derive_seed, draw_seed, host_array, integer, real
+from riskvae.robustness._ascent import SHARES, Ascent, best_of
 from riskvae.robustness._box import Box
 from riskvae.robustness._checks import NORM, RULES, in_block, positive_per_row
-from riskvae.robustness._coder import CHUNK, Coder, distance, gradient_of, noise_bank, paired_bank
+from riskvae.robustness._coder import CHUNK, Coder, distance, noise_bank, paired_bank
 from riskvae.robustness._noise import clopper_pearson
 from riskvae.robustness._progress import examine_all
-from riskvae.robustness._projection import ascent, project
+from riskvae.robustness._projection import ascent, norm_of, project
+from riskvae.robustness._radius import auto_bank
 
 Array = NDArray[Any]
 
-# Fresh draws behind every reported figure.
-_REPORT_DRAWS = 256
-# Steps without a better point after which a step size halves.
-_PATIENCE = 3
-# Starts per restart that are tried for a few steps.
-_EXPLORE = 3
-# Times that a start is halved where the model overflows.
-_NEARER = 20
-# Shares of the entries that a step in norm 1 moves, in turn: the best perturbations have few entries, and which ones
-# is found by steps of few and of many.
-_SHARES = (0.0015, 0.01, 0.05, 0.2)
+# Starts per restart that all draws decide between; in norm 1 there are many more, which few draws sort out.
+_POOL, _FEW = 6, 4
 
 _RULES = {
     "norm": NORM,
@@ -62,33 +55,6 @@ class Settings(NamedTuple):
         check_parameters(owner, self._asdict(), _RULES)
 
 
-class _Climb(NamedTuple):
-    """Where the ascents of n rows from c starts each have got to."""
-
-    delta: Tensor  # (n, c, d)
-    before: Tensor  # (n, c, d)
-    step: Tensor  # (n, c)
-    misses: Tensor  # (n, c): steps since the last better point
-    best: Tensor  # (n, c, d)
-    best_value: Tensor  # (n, c)
-
-    @classmethod
-    def at(cls, delta: Tensor, radius: Tensor) -> "_Climb":
-        """Before the first step."""
-        step = 2.0 * radius.expand(delta.shape[:2])
-        return cls(delta, delta, step, torch.zeros_like(step), torch.zeros_like(delta), torch.zeros_like(step))
-
-    def only(self, index: Tensor) -> "_Climb":
-        """Some of the starts, by index (n, m)."""
-        return _Climb(*(_take(part, index) for part in self))
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    if values.dim() == 3:
-        index = index[..., None].expand(-1, -1, values.shape[-1])
-    return values.gather(1, index)
-
-
 class Envelope:
     """One attack on the rows of a coder.
 
@@ -113,14 +79,13 @@ class Envelope:
         )
         self.box = Box.of(owner, coder, settings.bounds, settings.mask, budget)
         self.seed = seed = draw_seed(settings.random_state)
-        k = coder.n_components
-        self.bank = paired_bank(settings.n_draws, k, derive_seed(seed, "search"), coder.x)
-        self.fresh = noise_bank(_REPORT_DRAWS, k, derive_seed(seed, "report"), coder.x)
+        self.bank = paired_bank(settings.n_draws, coder.n_components, derive_seed(seed, "search"), coder.x)
+        # Behind every reported figure. Those of "auto", so that what the noise alone does is found once.
+        self.fresh = auto_bank(coder, seed)
         d = coder.x[0].numel()
         self.random = noise_bank(settings.n_restarts, d, derive_seed(seed, "starts"), coder.x)
-        self.flat = 0
         self.overflows = False
-        self.still: Tensor | None = None  # rows of the block without a gradient at any start
+        self.still = np.zeros(n, dtype=bool)  # rows without a gradient at any start
 
     def _budget(self) -> Array | None:
         """Largest change of each feature, (1 or n, d), where ``max_norm`` says so for norm infinity."""
@@ -146,7 +111,13 @@ class Envelope:
         return None if self.box is None else torch.lt(*self.box.around(rows, x)).to(x)
 
     def climb(
-        self, rows: slice, x: Tensor, directions: Tensor, objective: Callable[[Tensor, Tensor], Tensor]
+        self,
+        rows: slice,
+        x: Tensor,
+        directions: Tensor,
+        objective: Callable[[Tensor, Tensor], Tensor],
+        radius: Tensor,
+        known: Tensor | None = None,
     ) -> Tensor:
         """Perturbations (n, d) of the largest objective that was met.
 
@@ -160,92 +131,43 @@ class Envelope:
             Where to look first, beside random directions.
         objective : callable
             From perturbed rows (n * copies, ...), copies of a row side by side, and draws (m, k) to (n * copies,).
+        radius : Tensor of shape (n,)
+            Of the ball.
+        known : Tensor of shape (n, d), default=None
+            Perturbations inside, such as those of a smaller ball: to begin from as they are and as long as the ball is
+            wide, and to beat. None is doing nothing.
         """
-        n = len(x)
-        norm, copies = self.settings.norm, self.settings.n_restarts
-        radius = in_block(self.max_norm, self.coder, rows, x)[:, None]
+        n, norm = len(x), self.settings.norm
+        reach = radius[:, None]
         low, high = (None, None) if self.box is None else self.box.around(rows, x)
-        free = self.free(rows, x)
+        free, random = self.free(rows, x), self.random
+        if free is not None:
+            directions, random = directions * free, random * free
 
         def inside(delta: Tensor) -> Tensor:
-            return project(delta, radius.expand(delta.shape[:2]), norm, low, high)
+            return project(delta, reach.expand(delta.shape[:2]), norm, low, high)
 
-        def value(delta: Tensor) -> Tensor:
+        def value(delta: Tensor, bank: Tensor = self.bank) -> Tensor:
             moved = x[:, None] + delta.view(*delta.shape[:2], *x.shape[1:])
-            return objective(moved.flatten(0, 1), self.bank).view(delta.shape[:2])
+            return objective(moved.flatten(0, 1), bank).view(delta.shape[:2])
 
-        with torch.no_grad():
-            random = self.random
-            if free is not None:
-                directions, random = directions * free, random * free
-            some = [ascent(directions, norm, share=1.0), ascent(random, norm).expand(n, -1, -1)]
-            if norm == 1:
-                some += [ascent(directions, norm, share=share) for share in _SHARES[:2]]
-            pool = inside(torch.cat(some, 1) * radius[..., None])
-            for _ in range(_NEARER):
-                values = torch.stack([value(pool[:, i : i + 1])[:, 0] for i in range(pool.shape[1])], 1)
-                known = values.isfinite()
-                if known.all():
-                    break
-                self.overflows = True
-                pool = torch.where(known[..., None], pool, 0.5 * pool)  # where the model overflows, nearer
-            values = self._known(values)
-            state = _Climb.at(_take(pool, values.topk(min(_EXPLORE * copies, pool.shape[1]), dim=1).indices), radius)
-            # Doing nothing is the point to beat.
-            state = state._replace(best_value=value(torch.zeros_like(state.best)))
-        # More starts than restarts for a few steps, the best of them for the rest: no more work than without.
-        early = self.settings.n_steps // (2 * _EXPLORE) if state.best.shape[1] > copies else 0
-        state = self._ascend(state, value, inside, free, early)
-        with torch.no_grad():
-            state = state.only(state.best_value.topk(min(copies, state.best.shape[1]), dim=1).indices)
-        late = self.settings.n_steps - early * (_EXPLORE if early else 0)
-        state = self._ascend(state, value, inside, free, late + 1)  # the last step too is looked at
-        if self.still is not None:
-            self.flat += int(self.still[: rows.stop - rows.start].sum())
-            self.still = None
-        chosen = state.best_value.argmax(1)
-        return state.best[torch.arange(n, device=x.device), chosen]
-
-    def _ascend(
-        self,
-        state: "_Climb",
-        value: Callable[[Tensor], Tensor],
-        inside: Callable[[Tensor], Tensor],
-        free: Tensor | None,
-        n_steps: int,
-    ) -> "_Climb":
-        """Steps of projected ascent with momentum."""
-        norm = self.settings.norm
-        delta, before, step, misses, best, best_value = state
-        for i in range(n_steps):
-            with torch.enable_grad(), self.coder.first_order():
-                here = delta.detach().requires_grad_()
-                found = value(here)
-                gradient = gradient_of(found, here)
-            found, gradient = self._known(found), gradient.nan_to_num(0.0, 0.0, 0.0)
-            gradient = gradient if free is None else gradient * free
-            if self.still is None:
-                self.still = (gradient == 0).all(-1).all(-1)
-            better = found.detach() > best_value
-            best_value = torch.where(better, found.detach(), best_value)
-            best = torch.where(better[..., None], delta, best)
-            misses = torch.where(better, 0.0, misses + 1.0)
-            stuck = misses >= _PATIENCE
-            step = torch.where(stuck, 0.5 * step, step)
-            misses = torch.where(stuck, 0.0, misses)
-            goal = inside(delta + step[..., None] * ascent(gradient, norm, _SHARES[i % 4]))
-            ahead = inside(delta + 0.75 * (goal - delta) + 0.25 * (delta - before))
-            # Where it is stuck, from the best point on; its momentum is of elsewhere.
-            before = torch.where(stuck[..., None], best, delta)
-            delta = torch.where(stuck[..., None], best, ahead)
-        return _Climb(delta, before, step, misses, best, best_value)
-
-    def _known(self, values: Tensor) -> Tensor:
-        """Values of candidates; one that the model overflows at is not better than any."""
-        known = values.isfinite()
-        if not known.all():
-            self.overflows = True
-        return torch.where(known, values, -torch.inf)
+        some = [ascent(directions, norm, share=1.0), ascent(random, norm).expand(n, -1, -1)]
+        if norm == 1:
+            some += [ascent(directions, norm, share=share) for share in SHARES[:2]]
+        pool = inside(torch.cat(some, 1) * reach[..., None])
+        few = self.bank[:: max(1, len(self.bank) // _FEW)]
+        pool = best_of(pool, lambda delta: value(delta, few), _POOL * self.settings.n_restarts)
+        if known is None:
+            known = torch.zeros_like(pool[:, 0])
+        else:
+            longer = known * (radius / norm_of(known, norm).clamp(min=1e-30))[:, None]
+            pool = torch.cat((known[:, None], inside(longer[:, None]), pool), 1)
+        search = Ascent(value, inside, norm, free, self.coder.first_order)
+        found = search.best(pool, known, reach, self.settings.n_steps, self.settings.n_restarts)
+        self.overflows |= search.overflows
+        if search.still is not None:
+            self.still[rows] |= host_array(search.still[: rows.stop - rows.start])
+        return found
 
     def distances(self, moved: Tensor, noise: Tensor, goal: Tensor, clean_scale: Tensor) -> Tensor:
         """Distances of perturbed rows' reconstructions from goals at draws (m, k), (m, n * copies).
@@ -271,16 +193,16 @@ class Envelope:
         return known & (clopper_pearson(count, len(self.fresh), self.settings.confidence)[0] > 0.5)
 
     def run(self, examine: Callable[[slice, Tensor], dict[str, Tensor]]) -> dict[str, Array]:
-        """Examine all blocks; their results, with the attacked rows as the caller gets them."""
+        """Results of all blocks, by name; and what must be said of them."""
 
         def on_host(rows: slice, x: Tensor) -> dict[str, Array]:
             return {name: host_array(values) for name, values in examine(rows, x).items()}
 
         blocks = self.coder.blocks(self.settings.batch_size)
         found, _ = examine_all(self.owner, blocks, len(self.coder.x), self.settings.verbose, on_host)
-        if self.flat:
+        if self.still.any():
             warnings.warn(
-                f"{self.owner}: the gradient is zero at every start for {self.flat} rows: the model does not react to "
+                f"{self.owner}: the gradient is zero at every start for {self.still.sum()} rows: the model does not react to "
                 "its input there, so nothing was optimized. Look for a collapsed posterior, saturated units, or a "
                 "detach inside.",
                 UserWarning,
@@ -294,14 +216,17 @@ class Envelope:
                 UserWarning,
                 stacklevel=3,
             )
-        x = self.coder.x
-        delta = torch.from_numpy(found["delta"]).to(x)
-        moved = x.flatten(1) + delta
-        # The sum rounds: towards the row, entry by entry, so that the difference stays in the ball.
-        too_far = (moved - x.flatten(1)).abs() > delta.abs()
-        moved = torch.where(too_far, torch.nextafter(moved, x.flatten(1)), moved)
-        if self.box is not None:
-            moved = self.box.clip(moved, x.flatten(1))  # rounding in the sum
-        found["X_adv"] = host_array(moved.view_as(x))
-        found["delta"] = host_array((moved - x.flatten(1)).view_as(x))
         return found
+
+    def landed(self, delta: Array) -> tuple[Array, Array]:
+        """Changed rows as the caller gets them, and their differences, for perturbations (n, d)."""
+        x = self.coder.x.flatten(1)
+        change = torch.from_numpy(delta).to(x)
+        moved = x + change
+        # The sum rounds: towards the row, entry by entry, so that the difference stays in the ball.
+        too_far = (moved - x).abs() > change.abs()
+        moved = torch.where(too_far, torch.nextafter(moved, x), moved)
+        if self.box is not None:
+            moved = self.box.clip(moved, x)  # rounding in the sum
+        shape = self.coder.x.shape
+        return host_array(moved.view(shape)), host_array((moved - x).view(shape))

@@ -1,21 +1,14 @@
 """The perturbation in a ball that moves a reconstruction most."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from riskvae.robustness._attack_results import AttackResult
-from riskvae.robustness._checks import in_block
-from riskvae.robustness._coder import Coder
+from riskvae.robustness._damage import damage_figures, damage_search
 from riskvae.robustness._envelope import Envelope, Settings
-from riskvae.robustness._jacobian import leading_directions, leading_features, linearize
 from riskvae.robustness._opening import open_coder
-from riskvae.robustness._radius import radius_of
+from riskvae.robustness._radius import given_radius
 
 __all__ = ["max_damage_attack"]
 
@@ -124,51 +117,10 @@ def max_damage_attack(
     settings.check("max_damage_attack")
     with open_coder(vae, X) as coder:
         attack = Envelope("max_damage_attack", coder, settings)
-        radius = radius_of("max_damage_attack", r, coder, attack.seed, batch_size)
-
-        def examine(rows: slice, x: Tensor) -> dict[str, Tensor]:
-            local = linearize(coder, x, attack.free(rows, x))
-            directions = leading_directions(coder, local, 2 * n_restarts)
-            if norm == 1:
-                directions = torch.cat((directions, leading_features(coder, local, 8 * n_restarts)), 1)
-
-            def damage(moved: Tensor, noise: Tensor) -> Tensor:
-                return attack.distances(moved, noise, local.reconstruction, local.scale)
-
-            delta = attack.climb(
-                rows, x, torch.cat((directions, -directions), 1), lambda moved, noise: damage(moved, noise).mean(0)
-            )
-            moved = x + delta.view_as(x)
-            found = attack.judge(lambda noise: damage(moved, noise), x)
-            with torch.no_grad():
-                mean, scale = coder.encode(moved)
-            scale = scale if perturb == "both" else local.scale
-            return {
-                "delta": delta,
-                "damage": found.mean(0),
-                "clean_damage": attack.judge(lambda noise: damage(x, noise), x).mean(0),
-                "p_broken": (found > in_block(radius, coder, rows, x)).to(x).mean(0),
-                "log_likelihood": attack.judge(_likelihood(coder, x, local.mean, local.scale), x).mean(0),
-                "log_likelihood_adv": attack.judge(_likelihood(coder, x, mean, scale), x).mean(0),
-            }
-
-        found = attack.run(examine)
-    clean, adv = found["log_likelihood"], found["log_likelihood_adv"]
-    return AttackResult(
-        **found,
-        degradation=np.abs(adv - clean) / np.abs(clean),
-        success=attack.surely(found["p_broken"]),
-        r=radius,
-        norm=norm,
-        max_norm=attack.max_norm,
-    )
-
-
-def _likelihood(coder: Coder, x: Tensor, mean: Tensor, scale: Tensor) -> Callable[[Tensor], Tensor]:
-    """Log-likelihoods (m, n) of rows at draws from a posterior, as a function of the draws; NaN without one."""
-
-    def at(noise: Tensor) -> Tensor:
-        found = coder.log_likelihood(x.flatten(1), mean + scale * noise[:, None])
-        return mean.new_full((len(noise), len(mean)), math.nan) if found is None else found
-
-    return at
+        radius = given_radius("max_damage_attack", r, len(coder.x))
+        found = attack.run(damage_search(attack, [attack.max_norm]))
+        figures = damage_figures(attack, found, radius)
+        X_adv, delta = attack.landed(found["delta"][:, 0])
+    for name in ("damage", "log_likelihood_adv", "degradation", "p_broken", "success"):
+        (figures[name],) = figures[name]
+    return AttackResult(X_adv=X_adv, delta=delta, **figures, norm=norm, max_norm=attack.max_norm)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 NORMS = (1, 2, math.inf)
-# Bisections: the multiplier is known to 2^-60 of its range, below the resolution of float64.
-_BISECTIONS = 60
+# Bisections: the multiplier is known to 2^-60 of its range, below the resolution of float64; or as far as float32 goes.
+_BISECTIONS = {torch.float64: 60, torch.float32: 30}
 
 
 def norm_of(delta: Tensor, norm: float) -> Tensor:
@@ -52,18 +52,34 @@ def project(delta: Tensor, radius: Tensor, norm: float, low: Tensor | None, high
         threshold = (1.0 - share) * delta.abs().amax(-1)
         return clip(delta.sign() * (delta.abs() - threshold[..., None]).relu())
 
-    # Of the share that is kept; without a box the Euclidean one has a closed form.
+    # Of the share that is kept; without a box nothing needs to be searched.
     inside = norm_of(clip(delta), norm) <= radius
     if bool(inside.all()):
         return clip(delta)
-    if norm == 2 and low is None:
-        return delta * (radius / norm_of(delta, 2).clamp(min=1e-30)).clamp(max=1.0)[..., None]
+    if low is None:
+        near = delta if norm == 2 else _soft_threshold(delta, radius)
+        return near * (radius / norm_of(near, norm).clamp(min=1e-30)).clamp(max=1.0)[..., None]
     kept, lost = torch.zeros_like(radius), torch.ones_like(radius)
-    for _ in range(_BISECTIONS):
+    for _ in range(_BISECTIONS[delta.dtype]):
         middle = 0.5 * (kept + lost)
         fits = norm_of(shrunk(middle), norm) <= radius
         kept, lost = torch.where(fits, middle, kept), torch.where(fits, lost, middle)
     return torch.where(inside[..., None], clip(delta), shrunk(kept))
+
+
+def _soft_threshold(delta: Tensor, radius: Tensor) -> Tensor:
+    """Entries that lie outside the ball of norm 1 shrunk by what brings them there, by Newton's method.
+
+    The norm is convex and piecewise linear in the threshold, so it is met from below, after finitely many steps.
+    """
+    size = delta.abs()
+    threshold = torch.zeros_like(radius)
+    while True:
+        left = size > threshold[..., None]
+        raised = (torch.where(left, size, 0.0).sum(-1) - radius) / left.sum(-1).clamp(min=1)
+        if not (raised > threshold).any():
+            return delta.sign() * (size - threshold[..., None]).relu()
+        threshold = torch.maximum(threshold, raised)
 
 
 def ascent(gradient: Tensor, norm: float, share: float = 0.1) -> Tensor:

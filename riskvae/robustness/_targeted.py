@@ -102,7 +102,8 @@ def targeted_attack(
                 return attack.distances(moved, noise, goal, clean_scale)
 
             towards = (target - x).flatten(1)[:, None]
-            delta = attack.climb(rows, x, towards, lambda moved, noise: -gap(moved, noise).mean(0))
+            size = in_block(attack.max_norm, coder, rows, x)
+            delta = attack.climb(rows, x, towards, lambda moved, noise: -gap(moved, noise).mean(0), size)
             moved = x + delta.view_as(x)
             found = attack.judge(lambda noise: gap(moved, noise), x)
             return {
@@ -113,8 +114,11 @@ def targeted_attack(
             }
 
         found = attack.run(examine)
+        X_adv, delta = attack.landed(found.pop("delta"))
     success = attack.surely(found["p_reached"])
-    return TargetedAttackResult(**found, success=success, space=space, norm=norm, max_norm=attack.max_norm, r=radius)
+    return TargetedAttackResult(
+        X_adv, delta, **found, success=success, space=space, norm=norm, max_norm=attack.max_norm, r=radius
+    )
 
 
 def _targets(coder: Coder, X_target: Any) -> Tensor:
