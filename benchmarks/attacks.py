@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import time
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import nn
 from training import load_rows
 
 from riskvae import BetaVAE, max_damage_attack
-from riskvae.nets import ConvDecoder, ConvEncoder
+from riskvae.nets import conv_decoder, conv_encoder
 from riskvae.robustness import damage_curve
 from riskvae.robustness._projection import project
 
@@ -88,39 +89,26 @@ def judged(model, x, delta):
     return np.array(out)
 
 
-class Flat(nn.Module):
-    """Encoder and decoder of an estimator's module, as tensors in and tensors out."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module.eval().requires_grad_(False)
-
-    def encode(self, x):
-        return self.module.encode(x)
-
-    def decode(self, z):
-        return self.module.decode(z).flatten(1)
-
-
-def trained(kind, X):
-    """A model of MNIST, of ten dimensions, trained in a minute."""
-    nets = {}
+@cache
+def trained(kind):
+    """A model of MNIST of ten dimensions, trained in a minute, and rows."""
+    X, nets, epochs = load_rows(8192), {}, 10
     if kind == "convolution":
-        nets = {"encoder": ConvEncoder((1, 28, 28), 10), "decoder": ConvDecoder((1, 28, 28), 10)}
-    options = {"likelihood": "bernoulli", "max_epochs": 6 if nets else 10, "device": "cpu", "random_state": 0}
-    return BetaVAE(10, beta=1.0, **nets, **options).fit(X)
+        nets, epochs = {"encoder": partial(conv_encoder, channels=(16, 32))}, 4
+        nets["decoder"] = partial(conv_decoder, channels=(16, 32))
+    options = {"likelihood": "bernoulli", "max_epochs": epochs, "device": "cpu", "random_state": 0}
+    vae = BetaVAE(10, beta=1.0, **nets, **options).fit(X)
+    return vae, vae.module_.eval().requires_grad_(False), np.ascontiguousarray(X)
 
 
 def damage_cases(args):
     """Damage found relative to the long PGD's, case by case."""
-    models = {}
     for kind, norm, box in itertools.product(("perceptron", "convolution"), SIZES, (False, True)):
 
         def case(kind=kind, norm=norm, box=box):
-            X = load_rows(8192)
-            vae = models.setdefault(kind, None) or models.update({kind: trained(kind, X)}) or models[kind]
-            rows = np.ascontiguousarray(X[: args.rows])
-            x, model = torch.from_numpy(rows), Flat(vae.module_)
+            vae, model, X = trained(kind)
+            rows = X[: args.rows]
+            x = torch.from_numpy(rows)
             options = {"max_norm": SIZES[norm], "norm": norm, "bounds": (0, 1) if box else None}
             ours, ours_s = timed(lambda: max_damage_attack(vae, rows, random_state=0, **options))
             peer = {"steps": args.steps, "restarts": args.restarts}
@@ -177,8 +165,8 @@ def curve_cases(args):
     """Damage and seconds of a curve over those of single attacks."""
 
     def case():
-        X = load_rows(8192)
-        vae, rows = trained("perceptron", X), X[: args.rows]
+        vae, _, X = trained("perceptron")
+        rows = X[: args.rows]
         curve, ours = timed(lambda: damage_curve(vae, rows, NORMS, bounds=(0, 1), random_state=0))
         singles, theirs = timed(
             lambda: [max_damage_attack(vae, rows, max_norm=q, bounds=(0, 1), random_state=0) for q in NORMS]

@@ -160,9 +160,12 @@ class TargetedAttackResult:
     norm : float
         Of the ball.
     max_norm : float or ndarray of shape (n,)
-        Its radius.
+        Its radius; where the least was looked for, that of the largest ball tried.
     r : float or ndarray of shape (n,)
         Radius around the target.
+    least_norm : ndarray of shape (n,) or None
+        Norm of the smallest perturbation found that reaches the target, confirmed on fresh draws; infinite where none
+        does, and ``X_adv`` is then what came near. None where ``max_norm`` was given.
     """
 
     X_adv: Array
@@ -175,17 +178,21 @@ class TargetedAttackResult:
     norm: float
     max_norm: float | Array
     r: float | Array
+    least_norm: Array | None = None
 
     def to_frame(self) -> Any:
         """Rows as a pandas DataFrame, one column per number."""
         return to_frame(self, norm=self.norm, max_norm=self.max_norm, r=self.r)
 
     def __repr__(self) -> str:
+        least = ""
+        if self.least_norm is not None and self.success.any():
+            least = f"\n  least norm {np.median(self.least_norm[self.success]):.4g} (median of those)"
         return (
             f"TargetedAttackResult of {len(self.distance)} rows, norm {self.norm:g} up to {_range(self.max_norm)}: "
             f"{self.success.sum()} reached their target (within r = {_range(self.r)} in most draws)\n"
             f"  distance in {self.space} space {np.nanmedian(self.distance):.4g} (median), "
-            f"clean {np.nanmedian(self.clean_distance):.4g}"
+            f"clean {np.nanmedian(self.clean_distance):.4g}{least}"
         )
 
 

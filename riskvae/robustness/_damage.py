@@ -99,7 +99,7 @@ def damage_figures(attack: Envelope, found: dict[str, Array], r: float | Array |
 def _starts(attack: Envelope, rows: slice, x: Tensor) -> Tensor:
     """Directions (n, c, d), each way."""
     coder, settings = attack.coder, attack.settings
-    length = in_block(attack.max_norm, coder, rows, x)
+    length = attack.radius(rows, x)
     if settings.norm == math.inf:
         length = length * math.sqrt(x[0].numel())
     features = 8 * settings.n_restarts if settings.norm == 1 else 0

@@ -134,8 +134,8 @@ class Envelope:
         radius : Tensor of shape (n,)
             Of the ball.
         known : Tensor of shape (n, d), default=None
-            Perturbations inside, such as those of a smaller ball: to begin from as they are and as long as the ball is
-            wide, and to beat. None is doing nothing.
+            Perturbations such as those of another ball: to begin from as they are and as long as the ball is wide, and
+            to beat. None is doing nothing.
         """
         n, norm = len(x), self.settings.norm
         reach = radius[:, None]
@@ -160,6 +160,7 @@ class Envelope:
         if known is None:
             known = torch.zeros_like(pool[:, 0])
         else:
+            known = inside(known[:, None])[:, 0]
             longer = known * (radius / norm_of(known, norm).clamp(min=1e-30))[:, None]
             pool = torch.cat((known[:, None], inside(longer[:, None]), pool), 1)
         search = Ascent(value, inside, norm, free, self.coder.first_order)
@@ -180,17 +181,27 @@ class Envelope:
         decoded = self.coder.decode(mean + scale * noise[:, None])
         return distance(decoded, goal.repeat_interleave(copies, 0))
 
-    def judge(self, values: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Values (m, n) at fresh draws, by a function of the draws it is given."""
+    def radius(self, rows: slice, x: Tensor) -> Tensor:
+        """Of the ball, for the rows of a block."""
+        return in_block(self.max_norm, self.coder, rows, x)
+
+    def judge(self, values: Callable[[Tensor], Tensor], x: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Values (m, n) at fresh draws, or at others, by a function of the draws it is given."""
         count = max(1, CHUNK // x.numel())
         with torch.no_grad():
-            return torch.cat([values(part) for part in self.fresh.split(count)])
+            return torch.cat([values(part) for part in (self.fresh if draws is None else draws).split(count)])
 
-    def surely(self, share: Array) -> NDArray[np.bool_]:
-        """Whether shares of fresh draws show a probability above one half, at the stated confidence."""
+    def surely(self, share: Array, confidence: float | None = None) -> NDArray[np.bool_]:
+        """Whether shares of fresh draws show a probability above one half, at the stated confidence or another."""
         known = np.isfinite(share)
         count = np.rint(np.where(known, share, 0.0) * len(self.fresh))
-        return known & (clopper_pearson(count, len(self.fresh), self.settings.confidence)[0] > 0.5)
+        low, _ = clopper_pearson(count, len(self.fresh), confidence or self.settings.confidence)
+        return known & (low > 0.5)
+
+    def least_share(self, confidence: float) -> float:
+        """Smallest share of fresh draws that shows a probability above one half."""
+        shares = np.arange(len(self.fresh) + 1) / len(self.fresh)
+        return float(shares[self.surely(shares, confidence)].min(initial=1.0))
 
     def run(self, examine: Callable[[slice, Tensor], dict[str, Tensor]]) -> dict[str, Array]:
         """Results of all blocks, by name; and what must be said of them."""
