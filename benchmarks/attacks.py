@@ -94,9 +94,16 @@ def trained(kind):
     """A model of MNIST of ten dimensions, trained in a minute, and rows."""
     X, nets, epochs = load_rows(8192), {}, 10
     if kind == "convolution":
-        nets, epochs = {"encoder": partial(conv_encoder, channels=(16, 32))}, 4
+        nets, epochs = {"encoder": partial(conv_encoder, channels=(16, 32))}, 12
         nets["decoder"] = partial(conv_decoder, channels=(16, 32))
-    options = {"likelihood": "bernoulli", "max_epochs": epochs, "device": "cpu", "random_state": 0}
+    options = {
+        "likelihood": "bernoulli",
+        "max_epochs": epochs,
+        "lr": 3e-3,
+        "batch_size": 128,
+        "device": "cpu",
+        "random_state": 0,
+    }
     vae = BetaVAE(10, beta=1.0, **nets, **options).fit(X)
     return vae, vae.module_.eval().requires_grad_(False), np.ascontiguousarray(X)
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from riskvae.robustness._coder import gradient_of
 from riskvae.robustness._projection import ascent
 
-__all__ = ["SHARES", "Ascent", "best_of"]
+__all__ = ["SHARES", "Ascent"]
 
 # Steps without a better point after which a step size halves.
 _PATIENCE = 3
-# Starts per restart that are tried for a few steps.
-_EXPLORE = 3
+# Starts per restart that are tried on few draws, and the share of steps that each has there.
+_EXPLORE, _EARLY = 8, 1 / 6
 # Times that a start is halved where the model overflows.
 _NEARER = 20
 # Shares of the entries that a step in norm 1 moves, in turn: the best perturbations have few entries, and which ones
@@ -44,15 +44,6 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index)
 
 
-def best_of(pool: Tensor, value: Callable[[Tensor], Tensor], count: int) -> Tensor:
-    """The starts (n, count, d) of a pool (n, p, d) with the largest values; all, where there are not more."""
-    if pool.shape[1] <= count:
-        return pool
-    with torch.no_grad():
-        values = _one_by_one(value, pool).nan_to_num(-torch.inf)
-    return _take(pool, values.topk(count, dim=1).indices)
-
-
 def _one_by_one(value: Callable[[Tensor], Tensor], pool: Tensor) -> Tensor:
     return torch.cat([value(pool[:, i : i + 1]) for i in range(pool.shape[1])], 1)
 
@@ -62,8 +53,8 @@ class Ascent:
 
     Parameters
     ----------
-    value : callable
-        Objective (n, c) of perturbations (n, c, d).
+    value, sketch : callable
+        Objective (n, c) of perturbations (n, c, d), and a cheap likeness of it on which starts are tried.
     inside : callable
         Projection of perturbations (n, c, d).
     norm : {1, 2, inf}
@@ -84,12 +75,14 @@ class Ascent:
     def __init__(
         self,
         value: Callable[[Tensor], Tensor],
+        sketch: Callable[[Tensor], Tensor],
         inside: Callable[[Tensor], Tensor],
         norm: float,
         free: Tensor | None,
         first_order: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.value = value
+        self.sketch = sketch
         self.inside = inside
         self.norm = norm
         self.free = free
@@ -98,39 +91,46 @@ class Ascent:
         self.still: Tensor | None = None
 
     @torch.no_grad()
-    def best(self, pool: Tensor, known: Tensor, radius: Tensor, n_steps: int, copies: int) -> Tensor:
+    def best(self, pools: list[Tensor], known: Tensor, radius: Tensor, n_steps: int, copies: int) -> Tensor:
         """Best perturbations (n, d) met from the best of a pool of starts.
 
         Parameters
         ----------
-        pool : Tensor of shape (n, p, d)
-            Starts to choose from.
+        pools : list of Tensor of shape (n, p, d)
+            Starts to choose from, as many of each.
         known : Tensor of shape (n, d)
             The point to beat.
         radius : Tensor of shape (n, 1)
             Of the ball: first steps are twice as long.
         n_steps, copies : int
-            Gradient steps and ascents of each row. Three times as many start, for a sixth of the steps each, and the
-            best go on for the rest: no more work than without.
+            Gradient steps and ascents of each row. Eight times as many start, on the sketch and for a sixth of the
+            steps each, and the best go on for the rest.
         """
-        pool, values = self._tried(pool)
-        chosen = values.topk(min(_EXPLORE * copies, pool.shape[1]), dim=1).indices
-        delta = _take(pool, chosen)
+        each = -(-_EXPLORE * copies // len(pools))
+        some = []
+        for pool in pools:
+            pool, values = self._tried(pool)
+            some.append(_take(pool, values.topk(min(each, pool.shape[1]), dim=1).indices))
+        delta = torch.cat(some, 1)
         step = 2.0 * radius.expand(delta.shape[:2])
-        best = known[:, None].expand_as(delta)
-        state = _Climb(delta, delta, step, torch.zeros_like(step), best, self.value(known[:, None]).expand_as(step))
-        n_starts = delta.shape[1]
-        early = n_steps // (2 * _EXPLORE) if n_starts > copies else 0
-        state = self._steps(state, early)
-        state = state.only(state.best_value.topk(min(copies, n_starts), dim=1).indices)
+        best, nothing = known[:, None].expand_as(delta), torch.zeros_like(step)
+        state = _Climb(delta, delta, step, nothing, best, self.sketch(known[:, None]).expand_as(step))
+        early = round(_EARLY * n_steps) if delta.shape[1] > copies else 0
+        state = self._steps(state, early, self.sketch)
+        state = state.only(state.best_value.topk(min(copies, delta.shape[1]), dim=1).indices)
+        # What the sketch took for better may be worse.
+        value, still = self._known(_one_by_one(self.value, state.best)), self.value(known[:, None])
+        better = value > still
+        best = torch.where(better[..., None], state.best, known[:, None])
+        state = state._replace(best=best, best_value=torch.where(better, value, still))
         # The last step too is looked at.
-        state = self._steps(state, n_steps - _EXPLORE * early + 1)
-        return state.best[torch.arange(len(pool), device=pool.device), state.best_value.argmax(1)]
+        state = self._steps(state, n_steps - 2 * early + 1, self.value)
+        return state.best[torch.arange(len(known), device=known.device), state.best_value.argmax(1)]
 
     def _tried(self, pool: Tensor) -> tuple[Tensor, Tensor]:
         """Starts and their values; where the model overflows, nearer ones."""
         for _ in range(_NEARER):
-            values = _one_by_one(self.value, pool)
+            values = _one_by_one(self.sketch, pool)
             known = values.isfinite()
             if known.all():
                 break
@@ -138,12 +138,12 @@ class Ascent:
             pool = torch.where(known[..., None], pool, 0.5 * pool)
         return pool, self._known(values)
 
-    def _steps(self, state: _Climb, n_steps: int) -> _Climb:
+    def _steps(self, state: _Climb, n_steps: int, value: Callable[[Tensor], Tensor]) -> _Climb:
         delta, before, step, misses, best, best_value = state
         for i in range(n_steps):
             with torch.enable_grad(), self.first_order():
                 here = delta.detach().requires_grad_()
-                found = self.value(here)
+                found = value(here)
                 gradient = gradient_of(found, here)
             found, gradient = self._known(found.detach()), gradient.nan_to_num(0.0, 0.0, 0.0)
             gradient = gradient if self.free is None else gradient * self.free

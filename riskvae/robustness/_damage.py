@@ -44,7 +44,7 @@ def damage_search(
             mean, scale = coder.encode(x)
             reference = coder.decode(mean)
         noise = noise_distances(coder, mean, scale, reference, attack.fresh)
-        starts = _starts(attack, rows, x)
+        directions, *features = _starts(attack, rows, x)
 
         def damage(moved: Tensor, draws: Tensor) -> Tensor:
             return attack.distances(moved, draws, reference, scale).mean(0)
@@ -55,7 +55,7 @@ def damage_search(
         for radius in radii:
             if np.any(radius):
                 size = in_block(radius, coder, rows, x)
-                found = attack.climb(rows, x, starts, damage, size, delta if parts else None)
+                found = attack.climb(rows, x, directions, damage, size, delta if parts else None, *features)
                 with torch.no_grad():
                     moved, own = coder.encode(x + found.view_as(x))
                 posterior = (moved, own if both else scale)
@@ -96,8 +96,8 @@ def damage_figures(attack: Envelope, found: dict[str, Array], r: float | Array |
     }
 
 
-def _starts(attack: Envelope, rows: slice, x: Tensor) -> Tensor:
-    """Directions (n, c, d), each way."""
+def _starts(attack: Envelope, rows: slice, x: Tensor) -> list[Tensor]:
+    """Directions (n, c, d) and, in norm 1, features, each way."""
     coder, settings = attack.coder, attack.settings
     length = attack.radius(rows, x)
     if settings.norm == math.inf:
@@ -105,7 +105,7 @@ def _starts(attack: Envelope, rows: slice, x: Tensor) -> Tensor:
     features = 8 * settings.n_restarts if settings.norm == 1 else 0
     seed = derive_seed(attack.seed, "outputs")
     found = first_directions(coder, x, attack.free(rows, x), length, seed, 2 * settings.n_restarts, features)
-    return torch.cat((found, -found), 1)
+    return [torch.cat((part, -part), 1) for part in found]
 
 
 def _log_likelihood(attack: Envelope, x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import check_parameters, derive_seed, draw_seed, host_array, integer, real
-from riskvae.robustness._ascent import SHARES, Ascent, best_of
+from riskvae.robustness._ascent import SHARES, Ascent
 from riskvae.robustness._box import Box
 from riskvae.robustness._checks import NORM, RULES, in_block, positive_per_row
 from riskvae.robustness._coder import CHUNK, Coder, distance, noise_bank, paired_bank
@@ -22,8 +22,8 @@ from riskvae.robustness._radius import auto_bank
 
 Array = NDArray[Any]
 
-# Starts per restart that all draws decide between; in norm 1 there are many more, which few draws sort out.
-_POOL, _FEW = 6, 4
+# Draws of the bank on which starts are tried.
+_FEW = 4
 
 _RULES = {
     "norm": NORM,
@@ -118,6 +118,7 @@ class Envelope:
         objective: Callable[[Tensor, Tensor], Tensor],
         radius: Tensor,
         known: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Perturbations (n, d) of the largest objective that was met.
 
@@ -128,7 +129,7 @@ class Envelope:
         x : Tensor of shape (n, ...)
             The block.
         directions : Tensor of shape (n, c, d)
-            Where to look first, beside random directions.
+            Where to look first, beside random directions; in norm 1, along the largest entries of both.
         objective : callable
             From perturbed rows (n * copies, ...), copies of a row side by side, and draws (m, k) to (n * copies,).
         radius : Tensor of shape (n,)
@@ -136,6 +137,8 @@ class Envelope:
         known : Tensor of shape (n, d), default=None
             Perturbations such as those of another ball: to begin from as they are and as long as the ball is wide, and
             to beat. None is doing nothing.
+        features : Tensor of shape (n, c, d), default=None
+            Unit vectors to begin from as well, as they are.
         """
         n, norm = len(x), self.settings.norm
         reach = radius[:, None]
@@ -151,20 +154,20 @@ class Envelope:
             moved = x[:, None] + delta.view(*delta.shape[:2], *x.shape[1:])
             return objective(moved.flatten(0, 1), bank).view(delta.shape[:2])
 
-        some = [ascent(directions, norm, share=1.0), ascent(random, norm).expand(n, -1, -1)]
-        if norm == 1:
-            some += [ascent(directions, norm, share=share) for share in SHARES[:2]]
-        pool = inside(torch.cat(some, 1) * reach[..., None])
-        few = self.bank[:: max(1, len(self.bank) // _FEW)]
-        pool = best_of(pool, lambda delta: value(delta, few), _POOL * self.settings.n_restarts)
+        shares = SHARES if norm == 1 else (1.0,)
+        pools = [ascent(torch.cat((directions, random.expand(n, -1, -1)), 1), norm, share) for share in shares]
+        if features is not None:
+            pools.append(features if free is None else features * free)
+        pools = [inside(pool * reach[..., None]) for pool in pools]
         if known is None:
-            known = torch.zeros_like(pool[:, 0])
+            known = torch.zeros_like(pools[0][:, 0])
         else:
             known = inside(known[:, None])[:, 0]
             longer = known * (radius / norm_of(known, norm).clamp(min=1e-30))[:, None]
-            pool = torch.cat((known[:, None], inside(longer[:, None]), pool), 1)
-        search = Ascent(value, inside, norm, free, self.coder.first_order)
-        found = search.best(pool, known, reach, self.settings.n_steps, self.settings.n_restarts)
+            pools.append(torch.cat((known[:, None], inside(longer[:, None])), 1))
+        few = self.bank[:: max(1, len(self.bank) // _FEW)]
+        search = Ascent(value, lambda delta: value(delta, few), inside, norm, free, self.coder.first_order)
+        found = search.best(pools, known, reach, self.settings.n_steps, self.settings.n_restarts)
         self.overflows |= search.overflows
         if search.still is not None:
             self.still[rows] |= host_array(search.still[: rows.stop - rows.start])

@@ -59,8 +59,8 @@ def max_damage_attack(
     perturb : {"mean", "both"}, default="both"
         Whether the perturbation moves the posterior's mean only, as theory has it, or its scale too.
     n_steps, n_restarts : int, default=50, 2
-        Gradient steps per restart, and restarts. Three times as many starts are tried for a sixth of the steps each,
-        and the best go on for what is left.
+        Gradient steps per restart, and restarts. Up to eight times as many starts are tried on four draws, for a sixth
+        of the steps each, and the best go on for what is left.
     n_draws : int, default=16
         Draws in the bank.
     bounds : (low, high), default=None

@@ -16,8 +16,8 @@ _SHARE = 0.1
 
 def first_directions(
     coder: Coder, x: Tensor, free: Tensor | None, length: Tensor, seed: int, count: int, n_features: int = 0
-) -> Tensor:
-    r"""Directions (n, c, d) in which the output moves most, and single features that move it most by themselves.
+) -> list[Tensor]:
+    r"""Directions (n, c, d) in which the output moves most; and, where asked for, features that move it most alone.
 
     The first are the leading right singular vectors of the Jacobian :math:`J` of ``decode(mean(x))``, the others its
     longest columns. Where there are few latent dimensions, they are taken from both Jacobians. Elsewhere these would
@@ -42,20 +42,24 @@ def first_directions(
     seed : int
         Of the random outputs.
     count, n_features : int
-        How many directions, and features.
+        How many directions, and features; there are fewer where the model has fewer.
+
+    Returns
+    -------
+    list of Tensor
+        Unit vectors: the directions, and features if ``n_features`` is not 0.
     """
     width = count + _SPARE
     if coder.n_components <= (1 + _PASSES) * width:
         local = linearize(coder, x, free)
-        found = leading_directions(coder, local, count)
-        return torch.cat((found, leading_features(coder, local, n_features)), 1) if n_features else found
+        found = [leading_directions(coder, local, count)]
+        return [*found, leading_features(coder, local, n_features)] if n_features else found
     pulled = _sketch(coder, x, free, seed, width)
-    basis = _iterate(coder, x, free, _SHARE * length, pulled)
-    found = basis[:, : min(count, basis.shape[1])]
-    if not n_features:
-        return found
-    places = pulled.square().sum(1).topk(min(n_features, pulled.shape[-1]), dim=1).indices
-    return torch.cat((found, torch.nn.functional.one_hot(places, pulled.shape[-1]).to(found)), 1)
+    found = [_iterate(coder, x, free, _SHARE * length, pulled)[:, :count]]
+    if n_features:
+        places = pulled.square().sum(1).topk(min(n_features, pulled.shape[-1]), dim=1).indices
+        found.append(torch.nn.functional.one_hot(places, pulled.shape[-1]).to(pulled))
+    return found
 
 
 def _output(coder: Coder, rows: Tensor) -> Tensor:
