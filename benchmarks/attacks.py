@@ -43,7 +43,7 @@ def steepest(gradient, norm, count):
         return gradient / gradient.norm(dim=-1, keepdim=True).clamp(min=1e-30)
     if norm == math.inf:
         return gradient.sign()
-    values, places = gradient.abs().topk(count, dim=-1)
+    _, places = gradient.abs().topk(count, dim=-1)
     return torch.zeros_like(gradient).scatter(-1, places, gradient.gather(-1, places).sign() / count)
 
 

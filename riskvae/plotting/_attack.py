@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskvae.plotting._pyplot import axes_or_new
-from riskvae.robustness import max_damage_attack
+from riskvae.robustness import DamageCurve, damage_curve
 
 _QUANTITIES = {
     "damage": "distance of the reconstruction from the clean one",
@@ -18,16 +18,15 @@ _QUANTITIES = {
 class AttackDisplay:
     """Damage of the maximum-damage attack against its norm: median over rows, in a band from quartile to quartile.
 
-    Make it by :meth:`from_estimator`, which attacks at each norm and draws.
+    Curves begin at norm 0, with what the noise alone does. Make it by :meth:`from_estimator`, which attacks and draws,
+    or by :meth:`from_curve`.
 
     Parameters
     ----------
-    max_norms : ndarray of shape (n_norms,)
-        Radii of the ball.
+    max_norms : ndarray of shape (n_norms,), or dict of str to such
+        Radii of the ball; by model, where these differ.
     curves : dict of str to ndarray of shape (n_norms, n_rows)
         Damage by model.
-    noise : dict of str to ndarray of shape (n_rows,), default=None
-        Damage by the encoder's noise alone, drawn as a dotted line.
     quantity : {"damage", "degradation"}, default="damage"
         What the curves are.
     norm : {1, 2, inf}, default=2
@@ -49,13 +48,12 @@ class AttackDisplay:
     >>> X = load_digits().data / 16
     >>> vae = BetaVAE(n_components=4, hidden_layer_sizes=(64,), random_state=0).fit(X)
     >>> display = AttackDisplay.from_estimator(vae, X[:8], max_norms=[0.5, 1.0], n_steps=5, random_state=0)
-    >>> display.curves["BetaVAE"].shape
-    (2, 8)
+    >>> display.curves["BetaVAE"].shape  # at norms 0, 0.5 and 1
+    (3, 8)
     """
 
-    max_norms: NDArray[np.floating]
+    max_norms: NDArray[np.floating] | dict[str, NDArray[np.floating]]
     curves: dict[str, NDArray[np.floating]]
-    noise: dict[str, NDArray[np.floating]]
     ax_: Any
     figure_: Any
     lines_: dict[str, Any]
@@ -63,16 +61,14 @@ class AttackDisplay:
 
     def __init__(
         self,
-        max_norms: NDArray[np.floating],
+        max_norms: NDArray[np.floating] | Mapping[str, NDArray[np.floating]],
         curves: Mapping[str, NDArray[np.floating]],
-        noise: Mapping[str, NDArray[np.floating]] | None = None,
         *,
         quantity: str = "damage",
         norm: float = 2,
     ) -> None:
-        self.max_norms = np.asarray(max_norms)
+        self.max_norms = dict(max_norms) if isinstance(max_norms, Mapping) else np.asarray(max_norms)
         self.curves = dict(curves)
-        self.noise = dict(noise or {})
         self.quantity = quantity
         self.norm = norm
 
@@ -96,41 +92,64 @@ class AttackDisplay:
         X : array-like of shape (n_samples, n_features)
             Rows.
         max_norms : sequence of float
-            Radii, each above 0.
+            Radii, 0 or more.
         quantity : {"damage", "degradation"}, default="damage"
             What to draw.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **options
-            For :func:`riskvae.robustness.max_damage_attack`.
+            For :func:`riskvae.robustness.damage_curve`.
 
         Returns
         -------
         AttackDisplay
         """
-        if quantity not in _QUANTITIES:
-            raise ValueError(f"quantity must be 'damage' or 'degradation'; got {quantity!r}.")
+        _check_quantity(quantity)
         if "max_norm" in options:
             raise TypeError("max_norms are the radii; leave max_norm out.")
-        message = f"max_norms must hold at least one radius, all above 0; got {max_norms!r}."
-        try:
-            radii = np.sort(np.asarray(max_norms, dtype=np.float64).reshape(-1))
-        except (TypeError, ValueError):
-            raise TypeError(message) from None
-        if len(radii) == 0 or not (radii > 0).all():
-            raise ValueError(message)
         if isinstance(vae, list | tuple) or (isinstance(vae, Mapping) and not vae):
             raise TypeError("vae must be one model, or several in a dict by name.")
         models = vae if isinstance(vae, Mapping) else {type(vae).__name__: vae}
-        curves, noise = {}, {}
-        for name, model in models.items():
-            results = [max_damage_attack(model, X, max_norm=float(radius), **options) for radius in radii]
-            curves[name] = np.stack([getattr(result, quantity) for result in results])
-            if not np.isfinite(curves[name]).all():
+        curves = {name: damage_curve(model, X, max_norms, **options) for name, model in models.items()}
+        return cls.from_curve(curves, quantity=quantity, ax=ax)
+
+    @classmethod
+    def from_curve(
+        cls, curve: DamageCurve | Mapping[str, DamageCurve], *, quantity: str = "damage", ax: Any = None
+    ) -> Self:
+        """Draw curves that were computed before.
+
+        Parameters
+        ----------
+        curve : DamageCurve, or dict of them
+            Of one model, or of several by name, all with the same norm.
+        quantity : {"damage", "degradation"}, default="damage"
+            What to draw.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        AttackDisplay
+        """
+        _check_quantity(quantity)
+        curves = dict(curve) if isinstance(curve, Mapping) else {"attack": curve}
+        if not curves or not all(isinstance(one, DamageCurve) for one in curves.values()):
+            raise TypeError(
+                "curve must be a DamageCurve, or several in a dict by name; got "
+                f"{type(curve).__name__}. riskvae.robustness.damage_curve makes one."
+            )
+        norms = {one.norm for one in curves.values()}
+        if len(norms) > 1:
+            raise ValueError(f"curve must hold curves of one norm to share an axis; got norms {sorted(norms)}.")
+        radii, values = {}, {}
+        for name, one in curves.items():
+            radii[name], values[name] = _from_zero(one, quantity)
+            if not np.isfinite(values[name]).any():
                 raise ValueError(f"quantity={quantity!r} needs a model with a likelihood, which {name} has not.")
-            if quantity == "damage":
-                noise[name] = results[0].clean_damage
-        return cls(radii, curves, noise, quantity=quantity, norm=options.get("norm", 2)).plot(ax=ax)
+        shared = next(iter(radii.values()))
+        same = all(np.array_equal(shared, own) for own in radii.values())
+        return cls(shared if same else radii, values, quantity=quantity, norm=norms.pop()).plot(ax=ax)
 
     def plot(self, ax: Any = None, **line_options: Any) -> Self:
         """Draw the curves.
@@ -151,19 +170,30 @@ class AttackDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.bands_ = {}, {}
         for name, damage in self.curves.items():
-            low, middle, high = np.quantile(damage, [0.25, 0.5, 0.75], axis=1)
+            max_norms = self.max_norms[name] if isinstance(self.max_norms, dict) else self.max_norms
+            low, middle, high = np.nanquantile(damage, [0.25, 0.5, 0.75], axis=1)
             options = {"marker": "o", "ms": 4, **line_options, "label": name}
-            (line,) = ax.plot(self.max_norms, middle, **options)
+            (line,) = ax.plot(max_norms, middle, **options)
             color = line.get_color()
             self.lines_[name] = line
-            self.bands_[name] = ax.fill_between(self.max_norms, low, high, color=color, alpha=0.2, lw=0)
-            if name in self.noise:
-                ax.axhline(np.median(self.noise[name]), color=color, ls=":", lw=1.2)
-        if self.noise:
-            ax.plot([], [], color="gray", ls=":", lw=1.2, label="noise alone")
+            self.bands_[name] = ax.fill_between(max_norms, low, high, color=color, alpha=0.2, lw=0)
         n_rows = len(next(iter(self.curves.values()))[0])
         ax.set(xlim=(0, None), ylim=(0, None), xlabel=f"norm of the perturbation (norm {self.norm:g})")
         ax.set_ylabel(f"{_QUANTITIES[self.quantity]},\nmedian and quartiles of {n_rows} rows")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)
         return self
+
+
+def _check_quantity(quantity: str) -> None:
+    if quantity not in _QUANTITIES:
+        raise ValueError(f"quantity must be 'damage' or 'degradation'; got {quantity!r}.")
+
+
+def _from_zero(curve: DamageCurve, quantity: str) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Norms and values of a curve from norm 0 on, where the noise alone acts, which does not degrade a likelihood."""
+    values = getattr(curve, quantity)
+    if curve.max_norms[0] == 0:
+        return curve.max_norms, values
+    clean = curve.clean_damage if quantity == "damage" else 0.0 * curve.log_likelihood
+    return np.append(0.0, curve.max_norms), np.concatenate((clean[None], values))

@@ -130,7 +130,8 @@ class DamageCurve:
     def __repr__(self) -> str:
         n = self.damage.shape[1]
         lines = [
-            f"DamageCurve of {n} rows, norm {self.norm:g}; broken: moved by more than r = {_range(self.r)} in most draws",
+            f"DamageCurve of {n} rows, norm {self.norm:g}; broken: moved by more than r = {_range(self.r)} in most "
+            "draws",
             f"{'norm up to':>12}{'damage (median)':>18}{'quartiles':>20}{'broken':>9}",
         ]
         for size, damage, success in zip(self.max_norms, self.damage, self.success, strict=True):

@@ -51,7 +51,7 @@ def damage_search(
 
         delta, distances, posterior = torch.zeros_like(x).flatten(1), noise, (mean, scale)
         likelihood = clean = _log_likelihood(attack, x, mean, scale)
-        parts = []
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
         for radius in radii:
             if np.any(radius):
                 size = in_block(radius, coder, rows, x)
@@ -65,14 +65,14 @@ def damage_search(
                 likelihood = torch.where(better[:, 0], _log_likelihood(attack, x, *posterior), likelihood)
             parts.append((delta, distances, likelihood))
         deltas, moves, likelihoods = (torch.stack(part, 1) for part in zip(*parts, strict=True))
-        found = {
+        figures = {
             "done": torch.ones(len(x), dtype=torch.bool),
             "noise": noise,
             "distances": moves,
             "log_likelihood": clean,
             "log_likelihood_adv": likelihoods,
         }
-        return {**found, "delta": deltas} if keep else found
+        return {**figures, "delta": deltas} if keep else figures
 
     return examine
 

@@ -41,10 +41,10 @@ def damage_curve(
     .. math:: \max_{\lVert \delta \rVert \le \rho} E_\eta \lVert g(\mu(x + \delta) + \eta \circ \sigma(x + \delta))
         - g(\mu(x)) \rVert_2,
 
-    as :func:`max_damage_attack` finds it. Balls lie inside each other, so what was found in one is allowed in the
-    next: the search there begins from it, too, as it is and scaled to the new norm, and keeps it where nothing does more
-    on the fresh draws. So no curve falls. (That choice is made on the draws that are reported, between perturbations
-    that differ by less than these can tell.)
+    as :func:`max_damage_attack` finds it, at less than the price of an attack at each norm. Balls lie inside each
+    other, so what was found in one is allowed in the next: the search there begins from it, too, as it is and scaled
+    to the new norm, and keeps it where nothing does more on the fresh draws. So no curve falls. (That choice is made on
+    the draws that are reported, between perturbations that differ by less than these can tell.)
 
     Parameters
     ----------

@@ -216,9 +216,9 @@ class Envelope:
         found, _ = examine_all(self.owner, blocks, len(self.coder.x), self.settings.verbose, on_host)
         if self.still.any():
             warnings.warn(
-                f"{self.owner}: the gradient is zero at every start for {self.still.sum()} rows: the model does not react to "
-                "its input there, so nothing was optimized. Look for a collapsed posterior, saturated units, or a "
-                "detach inside.",
+                f"{self.owner}: the gradient is zero at every start for {self.still.sum()} rows: the model does not "
+                "react to its input there, so nothing was optimized. Look for a collapsed posterior, saturated units, "
+                "or a detach inside.",
                 UserWarning,
                 stacklevel=3,
             )
