@@ -24,6 +24,7 @@ from riskvae.plotting import (
     TailCurveDisplay,
     VerdictMarginDisplay,
 )
+from riskvae.robustness import damage_curve
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -309,21 +310,34 @@ def test_shares_of_flipped_verdicts_are_drawn_against_the_norm(X, quantile_vae, 
 
 def test_damage_is_drawn_against_the_norm(X, vae):
     options = {"n_steps": 3, "random_state": 0}
+    curve = damage_curve(vae, X[:6], [0.2, 0.6], **options)
     display = AttackDisplay.from_estimator({"a": vae, "b": vae}, X[:6], max_norms=[0.6, 0.2], **options)
-    np.testing.assert_array_equal(display.max_norms, [0.2, 0.6])
-    for i, size in enumerate((0.2, 0.6)):
-        np.testing.assert_array_equal(
-            display.curves["a"][i], max_damage_attack(vae, X[:6], max_norm=size, **options).damage
-        )
+    np.testing.assert_array_equal(display.max_norms, [0, 0.2, 0.6])
+    np.testing.assert_array_equal(display.curves["a"], [curve.clean_damage, *curve.damage])
     np.testing.assert_array_equal(display.lines_["b"].get_ydata(), np.median(display.curves["b"], axis=1))
-    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["a", "b", "noise alone"]
+    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["a", "b"]
     relative = AttackDisplay.from_estimator(vae, X[:6], max_norms=[0.5], quantity="degradation", **options)
-    assert not relative.noise
+    np.testing.assert_array_equal(relative.curves[type(vae).__name__][0], 0)
     assert relative.ax_.get_ylabel().startswith("relative degradation of the likelihood")
     with pytest.raises(ValueError, match="quantity must be 'damage' or 'degradation'"):
         AttackDisplay.from_estimator(vae, X[:6], max_norms=[0.5], quantity="loss")
-    with pytest.raises(ValueError, match="max_norms must hold at least one radius, all above 0; got "):
+    with pytest.raises(ValueError, match="max_norms must hold at least one radius above 0"):
         AttackDisplay.from_estimator(vae, X[:6], max_norms=[])
+
+
+def test_damage_curves_are_drawn_together(X, vae):
+    options = {"n_steps": 3, "random_state": 0}
+    one, two = damage_curve(vae, X[:6], [0.2, 0.6], **options), damage_curve(vae, X[:6], [0, 0.5], **options)
+    display = AttackDisplay.from_curve({"one": one, "two": two})
+    for name, radii in (("one", [0, 0.2, 0.6]), ("two", [0, 0.5])):
+        np.testing.assert_array_equal(display.lines_[name].get_xdata(), radii)
+        assert display.lines_[name].get_ydata()[0] == np.median(one.clean_damage)
+    assert list(AttackDisplay.from_curve(one).curves) == ["attack"]
+    with pytest.raises(TypeError, match="curve must be a DamageCurve, or several in a dict by name; got RobustnessM"):
+        AttackDisplay.from_curve(robustness_margin(vae, X[:2], methods="theorem1", n_draws=100))
+    other = damage_curve(vae, X[:6], [0.2], norm=np.inf, **options)
+    with pytest.raises(ValueError, match="curve must hold curves of one norm to share an axis"):
+        AttackDisplay.from_curve({"one": one, "other": other})
 
 
 def test_images_are_drawn_in_lines(X, vae):

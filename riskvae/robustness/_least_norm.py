@@ -74,4 +74,6 @@ def least_norm(
     sure = torch.from_numpy(attack.surely(shares.cpu().numpy(), level)).to(x.device)
     norms, chosen = torch.where(sure, lengths, math.inf).min(1)
     chosen = torch.where(norms.isfinite(), chosen, 1)
+    # Where the target is reached, or is the row itself, a zero gradient on the way is no fault of the model.
+    attack.still[rows] &= norms.isinf().cpu().numpy()[: rows.stop - rows.start]
     return torch.stack(kept, 1)[torch.arange(len(x), device=x.device), chosen], norms
