@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from riskvae.robustness._network import Activation, Network
@@ -283,7 +283,8 @@ def proven_margin(
 
     With w the whitened move of the mean, ||w - W J d|| <= E(rho) in the ball. As Phi^-1 of the event's probability is
     1-Lipschitz in w, the event holds with more than 1/2 if it does with more than Phi(E) at W J d, of which
-    probability, slope and curvature tell; or if w as a whole stays in a wider ellipsoid, of which they tell, too.
+    probability, slope and curvature tell; or if w as a whole stays in a ball, by p alone, or in a wider ellipsoid, of
+    which the others tell, too.
 
     Parameters
     ----------
@@ -311,8 +312,15 @@ def proven_margin(
 
 
 def _largest(deviation: Deviation, event: Event, wide: Event, metric: Tensor) -> Array:
-    whole, allowed_whole = deviation.turned(metric), torch.as_tensor(wide.reach())
+    """Of one row."""
     start = torch.as_tensor(event.reach()) / deviation.spectral.clamp(min=1e-12)
+    # The whole move in a ball, or in the wider ellipsoid: whichever is nearer to what is allowed, half way out.
+    halfway = deviation.remainders(0.5 * start)
+    ball, ellipsoid = (deviation, ndtri(event.p)), (deviation.turned(metric), wide.reach())
+    whole, allowed_whole = min(
+        ((one, torch.as_tensor(reach)) for one, reach in (ball, ellipsoid)),
+        key=lambda way: float(way[0].move(0.5 * start, halfway) / way[1]),
+    )
 
     def holds(rho: Tensor) -> Tensor:
         found = deviation.remainders(rho)
