@@ -468,3 +468,22 @@ def test_max_pooling_with_padding_or_holes_is_not_understood():
             take_apart(Call(pool))
     with pytest.raises(UnknownLayerError, match="nothing is known of max_pool2d"):
         take_apart(Call(lambda x: F.max_pool2d(x, 2, padding=1)))
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.1, 2.0])
+def test_a_mean_that_bends_out_of_its_tangent_is_followed(angle):
+    # At the row the encoder has one axis; beyond a kink the mean moves along another one, to which the decoder listens.
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+    encoder = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        encoder[0].weight.fill_(1.0)
+        encoder[0].bias.copy_(torch.tensor([100.0, -0.2]))
+        encoder[2].weight.copy_(turn @ torch.diag(torch.tensor([1.0, 50.0])).double())
+        encoder[2].bias.copy_(turn @ torch.tensor([-100.0, 0.0]).double())
+    model = wrap(
+        lambda x: (encoder(x), torch.ones(len(x), 2).double()),
+        lambda z: (z @ turn) * torch.tensor([0.01, 1.0]).double(),
+        mean_layers=encoder,
+    )
+    margin = robustness_margin(model, np.zeros((1, 1)), r=3.0, n_draws=20_000, random_state=0)
+    assert 0.2 <= margin.proven[0] <= margin.upper[0] < 0.3

@@ -128,3 +128,15 @@ def test_the_wider_ellipsoid_has_every_direction():
     np.testing.assert_allclose(wide, [1, 0.2**0.5, 0.2**0.5], atol=1e-6)
     # Shifts w of norm ||T w|| = 1 are W^T y with ||y|| = 1.
     np.testing.assert_allclose((metric @ weights.mT).numpy(), np.broadcast_to(np.eye(3), (2, 3, 3)), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p", "slope", "h", "level"), [(0.53124, 0.3174, 0.05888, 0.52472), (0.5174, 0.3525, 0.08727, 0.51501)]
+)
+def test_near_the_probability_itself_the_reach_is_short(p, slope, h, level):
+    # The interval to the left lies beyond 0 in part, so that it gets likelier at first.
+    a, b, d = (end[0, 0] for end in _worst(*(np.array([[value]]) for value in (p, slope, h))))
+    shifts = np.linspace(0, 0.1, 100_001)
+    fails = norm.cdf(b - shifts) - norm.cdf(a - shifts) + norm.cdf(shifts - d) > 1 - level
+    reach = _first_violation(*(np.array([[end]]) for end in (a, b, d)), np.array([[level]]))[0, 0]
+    assert 0.9 * shifts[fails.argmax()] <= reach <= shifts[fails.argmax()]

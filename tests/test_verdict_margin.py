@@ -362,3 +362,18 @@ def test_result_as_a_table_and_in_words(table):
     assert f"false alarm: {(margin.verdict > 0).sum()} inliers" in told
     assert "no smaller change" in told
     assert "censored" in told
+
+
+def test_of_values_that_are_cut_nothing_is_proven_by_features():
+    rows = np.random.default_rng(0).standard_normal((100, 3))
+    detector = QuantileVAE(2, hidden_layer_sizes=(8,), max_epochs=5, random_state=0).fit(rows)
+    margin = verdict_margin(detector, [[1e13, 0.0, 0.0]], norm=1, n_steps=10, random_state=0)
+    assert detector.predict([[1e13, 0.0, 0.0], [0.0, 0.0, 0.0]]).tolist() == [-1, 1]
+    assert margin.proven[0] <= 1e13
+
+
+def test_radii_near_the_largest_number_are_no_error():
+    rows = np.random.default_rng(0).standard_normal((100, 3)).astype("float32")
+    detector = QuantileVAE(2, hidden_layer_sizes=(8,), max_epochs=5, random_state=0).fit(rows)
+    margin = verdict_margin(detector, rows[:4], max_norm=1e300, n_steps=10, random_state=0)
+    assert (margin.proven <= margin.upper).all()

@@ -12,6 +12,7 @@ __all__ = ["Moves", "least_norm"]
 _CELLS, _BISECTIONS = 48, 60
 # Values are rounded to single precision before their shares are counted, so that a step may be met a little before.
 _ROUNDING = 1.5 * 2.0**-23
+_LEAST = 2.0**-149
 # Of a bound of norms, for rounding in double precision.
 _ROUNDED = 1.0 - 1e-9
 
@@ -59,7 +60,7 @@ class Moves(NamedTuple):
         """Moves past levels, away from the middle, and beyond the outermost by up to ``most`` (n,): what they take."""
         levels, spread = line.levels.double(), line.spread.double()
         x = x.double()
-        now = line.shares(x)
+        at, now = x.float().double(), line.shares(x)  # ties with levels are those of rounded values
         beyond = torch.cat((torch.zeros(1), torch.logspace(-6, 0, _CELLS))).to(x) * most[:, None, None]
         # Past the outermost level the share is that of none.
         sides = []
@@ -70,7 +71,7 @@ class Moves(NamedTuple):
             step = sign * torch.maximum(spread, edge[:, 0].abs()) * 1e-3
             last = line.shares((edge[:, 0] + step)[None].to(line.levels)).T
             share = last + line.steepness * (step.abs() / spread).log1p()[:, None]
-            on_the_way = ((passed - x[..., None]) * sign >= 0) if passed.shape[1] else passed
+            on_the_way = ((passed - at[..., None]) * sign >= 0) if passed.shape[1] else passed
             loss = torch.where(on_the_way, now[..., None] - torch.cat((share, after), 1), 0.0)
             first = torch.where((edge - x[..., None]) * sign > 0, edge.expand(*x.shape, 1), x[..., None])
             cells = first + sign * beyond
@@ -84,9 +85,9 @@ class Moves(NamedTuple):
     @classmethod
     def _within(cls, x: Tensor, start: Tensor, gain: Tensor, goal: Tensor, box: tuple[Tensor, Tensor]) -> Self:
         low, high = (end.double()[..., None] for end in box)
-        slack = _ROUNDING * start.abs()
+        slack = _ROUNDING * start.abs() + _LEAST
         allowed = (start + slack >= low) & (start - slack <= high) & (low < high)
-        cost = ((start - x[..., None]).abs() - slack - _ROUNDING * x.abs()[..., None]).clamp(min=0.0)
+        cost = ((start - x[..., None]).abs() - slack - _ROUNDING * x.abs()[..., None] - _LEAST).clamp(min=0.0)
         goal = torch.minimum(torch.maximum(goal, low), high)
         return cls(cost, torch.where(allowed, gain, 0.0).clamp(min=0.0), goal)
 
@@ -130,7 +131,7 @@ def least_norm(moves: Moves, need: Tensor, norm: float) -> tuple[Tensor, Tensor,
         reached = chosen(middle.exp())[0] >= need
         low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
     if math.isinf(norm):
-        bound = low.exp()  # at this radius all gains together are too small
+        bound = torch.where(low > -40.0, low.exp(), 0.0)  # at this radius all gains together are too small
     else:
         dual = [mu * need - (mu[:, None, None] * moves.gain - cost).amax(-1).clamp(min=0.0).sum(-1)
                 for mu in (low.exp(), high.exp())]  # fmt: skip

@@ -193,8 +193,9 @@ def _first_violation(a: Array, b: Array, d: Array, level: Array) -> Array:
     low, high = np.zeros_like(d), d - ndtri(level)
     for _ in range(2):
         shifts = low[..., None] + (high - low)[..., None] * np.linspace(0.0, 1.0, _GRID + 1)
-        # The left part gets less likely with the shift, and the right one more: that holds between grid points.
-        left = ndtr(b[..., None] - shifts[..., :-1]) - ndtr(a[..., None] - shifts[..., :-1])
+        # Between grid points the right part is likeliest at the end, and the left one nearest its middle.
+        at = np.clip(0.5 * (a + b)[..., None], shifts[..., :-1], shifts[..., 1:])
+        left = ndtr(b[..., None] - at) - ndtr(a[..., None] - at)
         beyond = left + ndtr(shifts[..., 1:] - d[..., None]) > 1.0 - level[..., None]
         beyond[..., -1] = True  # where the right part alone fails too often
         first = beyond.argmax(-1)[..., None]

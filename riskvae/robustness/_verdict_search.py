@@ -1,6 +1,7 @@
 """The margin of a verdict, block by block: starts, rounds of the attack, a proof, and the detector's own word."""
 
 import copy
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,7 +112,9 @@ class Search:
 
     def _cap(self, rows: slice, x: Tensor) -> Tensor:
         if self.max_norm is not None:
-            return in_block(self.max_norm, self.detector, rows, x) * (1.0 - 4.0 * self.eps)
+            # Squares of larger norms are no numbers.
+            most = np.minimum(self.max_norm, math.sqrt(torch.finfo(x.dtype).max))
+            return in_block(most, self.detector, rows, x) * (1.0 - 4.0 * self.eps)
         spread = self.detector.spread(x)
         return _FAR * (norm_of(x, self.settings.norm) + norm_of(spread, self.settings.norm))
 
@@ -186,6 +189,8 @@ class Search:
         fall = least_norm(Moves.down(detector.line, x, limits, cap), verdicts[-1] - error, norm)
         goal, moved = (torch.where(masks[:, None], a, b) for a, b in zip(rise[1:], fall[1:], strict=True))
         bound = torch.where(masks, rise[0], torch.minimum(fall[0], cap))
+        # Of values that are cut, scores fall by other rules.
+        bound = torch.where(x.abs().amax(1) < detector.line.largest, bound, 0.0)
         return bound, torch.where(moved, goal.to(x) - x, 0.0), error
 
     @torch.no_grad()
