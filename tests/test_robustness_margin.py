@@ -263,6 +263,7 @@ def test_frame_and_repr(X, vae):
     frame = margin.to_frame()
     assert len(frame) == 5
     assert {"theorem1", "upper", "p_low", "abstained", "r", "certified"} <= set(frame.columns)
+    assert (frame["lower_is"] == np.where(margin.lower_is_certified, "proven bound", "first-order bound")).all()
     assert "lower <= upper in 100.0%" in repr(margin)
     assert not margin.notes
     capped = few(vae, X[:5], r=50.0, methods="whitened")

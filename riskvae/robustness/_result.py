@@ -11,6 +11,14 @@ from riskvae.robustness._frame import to_frame
 Array = NDArray[np.float64]
 
 METHODS = ("theorem1", "whitened", "second_order", "third_order", "lipschitz", "proven", "linearized", "attack")
+# What a line of the summary is.
+_IN_WORDS = {
+    **dict.fromkeys(METHODS[:4], "first-order bound"),
+    **dict.fromkeys(("lipschitz", "proven", "certified"), "proven bound"),
+    "linearized": "estimate",
+    "lower": "largest of the bounds",
+    "upper": "attack, confirmed",
+}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -106,8 +114,11 @@ class RobustnessMargin:
         return self.perturb == "mean"
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per array."""
-        return to_frame(self, certified=self.certified, lower_is_certified=self.lower_is_certified, r=self.r)
+        """Rows as a pandas DataFrame, one column per array; ``lower_is`` says in words what each row's bound is."""
+        first_order = np.where(np.isnan(self.lower), "none", "first-order bound")
+        told = np.where(self.lower_is_certified, "proven bound", first_order)
+        known = {"certified": self.certified, "lower_is_certified": self.lower_is_certified, "lower_is": told}
+        return to_frame(self, **known, r=self.r)
 
     def __repr__(self) -> str:
         n = len(self.lower)
@@ -122,7 +133,7 @@ class RobustnessMargin:
             known = values[np.isfinite(values)]
             if len(known):
                 cells = "".join(f"{value:>10.4g}" for value in (np.median(known), known.min(), known.max()))
-                lines.append(f"  {name:14}{cells}")
+                lines.append(f"  {name:14}{cells}   {_IN_WORDS[name]}")
         both = ~np.isnan(self.lower) & np.isfinite(self.upper)
         if both.any():
             share = np.mean(self.lower[both] <= self.upper[both])
