@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import numbers, run_blocks
 
@@ -99,11 +100,17 @@ def check_robustness(ran):
     assert (names["margin"].lower <= names["margin"].upper).all()
     assert list(names["table"]["upper"]) == list(names["margin"].upper)
     (_, bound, _, error), (_, larger_bound, _, larger_error) = (
-        map(float, numbers(line)) for line in ran[1].printed.splitlines()
+        map(float, numbers(line)) for line in ran[2].printed.splitlines()
     )
     assert bound < larger_bound
     assert error < larger_error
+
+
+def check_attacks(ran):
+    names = ran[0].names
     assert len(names["broken"]) > 25
+    assert (np.diff(names["curve"].damage, axis=0) >= 0).all()
+    assert (names["margin"].proven <= names["margin"].upper).all()
 
 
 def check_uncertainty(ran):
@@ -128,6 +135,7 @@ def check_training(ran):
 CHECKS = {
     "tail_risk": check_tail_risk,
     "robustness": check_robustness,
+    "attacks": check_attacks,
     "uncertainty": check_uncertainty,
     "training": check_training,
 }

@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import small
@@ -377,3 +378,20 @@ def test_radii_near_the_largest_number_are_no_error():
     detector = QuantileVAE(2, hidden_layer_sizes=(8,), max_epochs=5, random_state=0).fit(rows)
     margin = verdict_margin(detector, rows[:4], max_norm=1e300, n_steps=10, random_state=0)
     assert (margin.proven <= margin.upper).all()
+
+
+def test_what_is_proven_of_a_row_does_not_depend_on_its_company():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.standard_normal((200, 4)), columns=list("abcd"))
+    detector = QuantileVAE(hidden_layer_sizes=(16,), max_epochs=10, random_state=0).fit(rows)
+    inliers = rows[detector.predict(rows) > 0][:16]
+    free = verdict_margin(detector, inliers, n_steps=20, random_state=0).upper
+    middle = float(np.median(free))  # some flip, and others are censored
+    margin = verdict_margin(detector, inliers, max_norm=middle, n_steps=20, random_state=0)
+    alone = [
+        verdict_margin(detector, inliers[i : i + 1], max_norm=middle, n_steps=20, random_state=0).proven[0]
+        for i in range(4)
+    ]
+    assert 0 < margin.censored.sum() < len(inliers)
+    np.testing.assert_allclose(margin.proven[:4], alone, rtol=0.02)
+    assert (margin.proven[margin.censored] > 0).all()

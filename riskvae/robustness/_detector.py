@@ -1,5 +1,6 @@
 """From what a caller passes, an estimator or any object with ``decision_function``, to verdicts on its rows."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +49,9 @@ class Detector(Examined):
     def decide(self, rows: Array) -> NDArray[np.float64]:
         """Decisions of the caller's own detector, (n,)."""
         if isinstance(self.model, BaseEstimator):
-            return np.asarray(self.model.decision_function(rows), dtype=np.float64)
+            with warnings.catch_warnings():  # names of columns were checked when X was
+                warnings.filterwarnings("ignore", message="X does not have valid feature names")
+                return np.asarray(self.model.decision_function(rows), dtype=np.float64)
         with torch.no_grad():
             x = torch.tensor(np.ascontiguousarray(rows), dtype=self.dtype, device=self.device)
             return np.concatenate([host_array(self.line(part)[0]) for part in x.split(_ASKED)]).astype(np.float64)

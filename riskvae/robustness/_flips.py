@@ -243,5 +243,6 @@ class Flips:
     @torch.no_grad()
     def shorten(self, found: Found) -> Found:
         """Back along the way to the row, as far as it stays flipped."""
-        delta = found.delta[:, None]
-        return found.better(*self.along(delta, torch.ones_like(self.side), 1, _SHORTENED))
+        shorter, size = self.along(found.delta[:, None], torch.ones_like(self.side), 1, _SHORTENED)
+        # Where nothing has flipped there is no way back.
+        return found.better(shorter, torch.where(found.size.isfinite()[:, None], size, torch.inf))
