@@ -23,7 +23,7 @@ class ReconstructionDisplay:
     Parameters
     ----------
     lines : dict of str to ndarray of shape (n_images, n_features)
-        Images by label, from top to bottom; or of shape (n_images, *image_shape).
+        Images by label, from top to bottom; or of shape ``(n_images, *image_shape)``.
     image_shape : (height, width), (channels, height, width) or (height, width, channels)
         Of one or three channels. Rows are images in C order.
     signed : sequence of str, default=()

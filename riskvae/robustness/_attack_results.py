@@ -102,7 +102,7 @@ class DamageCurve:
         Of the balls.
     r : float or ndarray of shape (n,)
         Radius of the reconstructions.
-    X_adv : ndarray of shape (m, *X.shape) or None
+    X_adv : ndarray of shape (m, n_samples, ...) or None
         Attacked rows, where they were to be kept.
     """
 
