@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
-    "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype", "derive_seed",
-    "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
+    "LARGEST", "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype",
+    "derive_seed", "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
     "level_of_the_user", "limited", "real", "to_float32",
 ]  # fmt: skip
 
@@ -221,16 +221,16 @@ def borrowed(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.asarray(_Borrowed(array)))
 
 
-_LARGEST = 1e12
+LARGEST = 1e12
 
 
 def limited(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
     """Rows with values cut to +-1e12, whose squares no sum overflows, and by how much (a logarithm) each row lost."""
-    if rows.dtype.kind != "f" or max(float(rows.max(initial=0)), -float(rows.min(initial=0))) <= _LARGEST:
+    if rows.dtype.kind != "f" or max(float(rows.max(initial=0)), -float(rows.min(initial=0))) <= LARGEST:
         return rows, None
-    cut = np.clip(rows, -_LARGEST, _LARGEST)
+    cut = np.clip(rows, -LARGEST, LARGEST)
     with np.errstate(divide="ignore"):
-        beyond = np.log(np.abs(rows.astype(np.float64)) / _LARGEST)
+        beyond = np.log(np.abs(rows.astype(np.float64)) / LARGEST)
     return cut, np.maximum(beyond, 0.0).sum(axis=1)
 
 

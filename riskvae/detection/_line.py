@@ -28,18 +28,19 @@ class Line(nn.Module):
         The trained model, and the young one if there is one.
     offset : float
         Scores below it are those of outliers.
+    largest : float
+        Where values are cut before they are scored, as those of arrays are.
     """
 
     score: Any
     vaes: Any
 
-    largest = 1e12  # values are cut here before they are scored, as those of arrays are
-
-    def __init__(self, score: RowScore, vaes: Sequence[Any], offset: float) -> None:
+    def __init__(self, score: RowScore, vaes: Sequence[Any], offset: float, largest: float) -> None:
         super().__init__()
         self.score = score
         self.vaes = nn.ModuleList(vaes)
         self.offset = offset
+        self.largest = largest
         self.widest = max(vae.widest for vae in vaes)
 
     def forward(self, x: Tensor, window: float = 0.1) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riskvae._validation import check_parameters, level_of_the_user, limited, real
+from riskvae._validation import LARGEST, check_parameters, level_of_the_user, limited, real
 from riskvae.detection._calibration import score_at
 from riskvae.detection._line import Line
 from riskvae.estimators._conformal import FALSE_ALARMS, ConformalMixin
@@ -166,7 +166,7 @@ class DetectionMixin(ConformalMixin):
     def _line_on_tensors(self, dtype: torch.dtype) -> Line:
         """What :meth:`predict` decides by, as a module of tensors: copies, so that nothing here changes."""
         score, *vaes = copy.deepcopy(self._scoring()["module"])
-        line = Line(score, vaes, float(self.offset_))
+        line = Line(score, vaes, float(self.offset_), LARGEST)
         return line.to(self.device_, dtype).eval().requires_grad_(False)
 
     def _score(self, rows: Array) -> Array:

@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from riskvae.plotting._pyplot import axes_or_new
+from riskvae.plotting._pyplot import axes_or_new, drawable
 from riskvae.robustness import VerdictMargin
 
 Array = NDArray[np.floating]
@@ -116,7 +116,7 @@ class VerdictMarginDisplay:
         ax = axes_or_new(ax, figsize=(6.5, 4.2))
         self.ax_, self.figure_ = ax, ax.figure
         self.lines_, self.proven_ = {}, {}
-        known = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in self.upper.values()])
+        known = np.concatenate([drawable(values) for values in self.upper.values()])
         high = 1.3 * known.max()
         low = max(0.5 * np.quantile(known, 0.02), _DECADES * high)
         at = np.geomspace(low, high, 400)

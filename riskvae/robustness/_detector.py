@@ -16,6 +16,7 @@ from riskvae._machine import prepare_process, torch_as_usual
 from riskvae._validation import compute_dtype, feature_matrix, host_array
 from riskvae.robustness._coder import Examined
 from riskvae.robustness._copies import own_copy
+from riskvae.robustness._opening import dtype_on, where_it_computes
 
 __all__ = ["Detector", "open_detector"]
 
@@ -132,19 +133,15 @@ def _check_kind(detector: Any) -> None:
 def _of_estimator(detector: Any, X: Any) -> Detector:
     check_is_fitted(detector)
     rows = feature_matrix(detector, X, reset=False)
-    dtype, device = compute_dtype(rows), detector.device_
-    rows = rows.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
-    if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
-        dtype = torch.float32
+    dtype, device = dtype_on(detector.device_, rows), detector.device_
+    rows = rows.astype(np.float32 if compute_dtype(rows) == torch.float32 else np.float64, copy=False)
     return Detector(detector, detector._line_on_tensors(dtype), rows, dtype, device)
 
 
 def _of_object(detector: Any, X: Any) -> Detector:
     rows = check_array(host_array(X), input_name="X", dtype="numeric")
     model, originals = own_copy(detector)
-    some = next((p for module in originals for p in module.parameters() if p.is_floating_point()), None)
-    dtype, device = (compute_dtype(rows), torch.device("cpu")) if some is None else (some.dtype, some.device)
-    return Detector(detector, _Plain(model), rows, dtype, device)
+    return Detector(detector, _Plain(model), rows, *where_it_computes(model.decision_function, originals, rows))
 
 
 def _check(opened: Detector) -> None:

@@ -243,6 +243,5 @@ class Flips:
     @torch.no_grad()
     def shorten(self, found: Found) -> Found:
         """Back along the way to the row, as far as it stays flipped."""
-        shorter, size = self.along(found.delta[:, None], torch.ones_like(self.side), 1, _SHORTENED)
-        # Where nothing has flipped there is no way back.
-        return found.better(shorter, torch.where(found.size.isfinite()[:, None], size, torch.inf))
+        whole = torch.where(found.size.isfinite(), 1.0, math.inf)[:, None]  # where nothing flipped there is no way back
+        return found.better(*self.along(found.delta[:, None], whole, 1, _SHORTENED))

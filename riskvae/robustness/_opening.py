@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from riskvae.nets import Linear
 from riskvae.robustness._coder import Coder
 from riskvae.robustness._copies import modules_called, own_copy, same_in_training
 
-__all__ = ["Fitted", "open_coder"]
+__all__ = ["Fitted", "dtype_on", "open_coder", "where_it_computes"]
 
 
 # A median scale that is hardly one of a posterior, the prior's being 1.
@@ -77,9 +77,7 @@ def _check_kind(vae: Any) -> None:
 def _coder_of_estimator(vae: Any, X: Any) -> Coder:
     check_is_fitted(vae)
     rows = feature_matrix(vae, X, reset=False)
-    dtype, device = compute_dtype(rows), vae.device_
-    if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
-        dtype = torch.float32
+    dtype, device = dtype_on(vae.device_, rows), vae.device_
     module = copy.deepcopy(vae.module_).to(device, dtype).eval().requires_grad_(False)
     return Coder(Fitted(module), rows, dtype, device)
 
@@ -103,10 +101,15 @@ def _coder_of_object(vae: Any, X: Any) -> Coder:
             UserWarning,
             stacklevel=5,
         )
-    dtype, device = _where_it_computes(model, originals, rows)
+    dtype, device = where_it_computes(model.encode, originals, rows)
     if dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"vae must compute in float32 or float64; its parameters are {dtype}. Pass vae.float().")
     return Coder(model, rows, dtype, device)
+
+
+def dtype_on(device: torch.device, rows: NDArray[Any]) -> torch.dtype:
+    """In which a device computes of rows: MPS has no double precision."""
+    return torch.float32 if device.type == "mps" else compute_dtype(rows)
 
 
 @torch.no_grad()
@@ -124,11 +127,13 @@ def _tell_of_wide_scales(coder: Coder) -> None:
         )
 
 
-def _where_it_computes(model: Any, modules: list[nn.Module], rows: NDArray[Any]) -> tuple[torch.dtype, torch.device]:
+def where_it_computes(
+    function: Callable[[Tensor], Any], modules: list[nn.Module], rows: NDArray[Any]
+) -> tuple[torch.dtype, torch.device]:
     """Of the parameters, also of modules that are seen only when they are called; else of the rows."""
     dtype, device = compute_dtype(rows), torch.device("cpu")
     if not any(True for module in modules for _ in module.parameters()):
         with modules_called() as modules, torch.no_grad(), suppress(Exception):
-            model.encode(torch.tensor(np.ascontiguousarray(rows[:2]), dtype=dtype))
+            function(torch.tensor(np.ascontiguousarray(rows[:2]), dtype=dtype))
     first = next((p for module in modules for p in module.parameters() if p.is_floating_point()), None)
     return (dtype, device) if first is None else (first.dtype, first.device)

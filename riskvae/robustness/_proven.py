@@ -15,7 +15,7 @@ from riskvae.robustness._network import Activation, Network
 from riskvae.robustness._reach import Event
 from riskvae.robustness._sectors import sector_norm
 
-__all__ = ["Deviation", "proven_margin"]
+__all__ = ["Deviation", "largest_radius", "proven_margin"]
 
 Array = NDArray[np.float64]
 
@@ -328,18 +328,23 @@ def _largest(deviation: Deviation, event: Event, wide: Event, metric: Tensor) ->
         good = deviation.spectral * rho * _ROUNDED <= torch.as_tensor(np.nan_to_num(allowed, nan=-1.0))
         return good if good.all() else good | (whole.move(rho, found) <= allowed_whole)
 
-    high = (1.0 - 1e-8) * start
-    good = holds(high)
-    for _ in range(_HALVINGS):
+    return largest_radius(holds, (1.0 - 1e-8) * start, _HALVINGS, _STEPS).numpy()
+
+
+def largest_radius(holds: Callable[[Tensor], Tensor], most: Tensor, halvings: int, bisections: int) -> Tensor:
+    """Radii (n,) up to ``most`` at which something holds: by halvings from there until it does, and bisections back."""
+    radius = most
+    good = holds(radius)
+    for _ in range(halvings):
         if good.all():
             break
-        high = torch.where(good, high, 0.5 * high)
-        good = good | holds(high)
-    low, high = torch.where(good, high, 0.0), torch.where(good, torch.minimum(2.0 * high, start), high)
-    if torch.equal(low, (1.0 - 1e-8) * start):
-        return low.numpy()
-    for _ in range(_STEPS):
+        radius = torch.where(good, radius, 0.5 * radius)
+        good = good | holds(radius)
+    low, high = torch.where(good, radius, 0.0), torch.where(good, torch.minimum(2.0 * radius, most), radius)
+    if torch.equal(low, high):
+        return low
+    for _ in range(bisections):
         middle = 0.5 * (low + high)
         good = holds(middle)
         low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-    return low.numpy()
+    return low

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from riskvae.robustness._network import take_apart
-from riskvae.robustness._proven import Deviation
+from riskvae.robustness._network import Network
+from riskvae.robustness._proven import Deviation, largest_radius
 
 __all__ = ["Balls", "network_proof"]
 
@@ -18,7 +18,14 @@ _HALVINGS, _BISECTIONS, _CHUNK = 14, 7, 2**23
 
 
 def network_proof(
-    line: Any, x: Tensor, side: Tensor, error: Tensor, most: Tensor, norm: float, free: Tensor | None
+    line: Any,
+    networks: list[tuple[Network, Network]],
+    x: Tensor,
+    side: Tensor,
+    error: Tensor,
+    most: Tensor,
+    norm: float,
+    free: Tensor | None,
 ) -> Tensor:
     """Radii (n,) in which all network verdicts stay above the line, of inliers; in which one stays below, else.
 
@@ -28,7 +35,9 @@ def network_proof(
     Parameters
     ----------
     line : module
-        With ``networks`` and ``network_range``, in double precision.
+        With ``network_range``, in double precision.
+    networks : list of (Network, Network)
+        Encoder and decoder of each of its verdicts but the last.
     x : Tensor of shape (n, d)
         Rows, in double precision.
     side : Tensor of shape (n,)
@@ -41,19 +50,14 @@ def network_proof(
         Of the ball.
     free : Tensor of shape (n, 1, d) or None
         0 for features that may not change.
-
-    Raises
-    ------
-    UnknownLayerError
-        Where a network does something of which nothing is known.
     """
-    parts = [(take_apart(encoder), take_apart(decoder)) for encoder, decoder in line.networks]
     size = max(1, _CHUNK // (x.shape[1] * max(1, line.widest)))
     found = []
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
         balls = [
-            Balls(line, i, *pair, x[rows], norm, None if free is None else free[rows]) for i, pair in enumerate(parts)
+            Balls(line, i, *pair, x[rows], norm, None if free is None else free[rows])
+            for i, pair in enumerate(networks)
         ]
         found.append(_largest(balls, side[rows], error[rows], most[rows]))
     return torch.cat(found)
@@ -106,16 +110,4 @@ def _largest(balls: list[Balls], side: Tensor, error: Tensor, most: Tensor) -> T
         low, high = (torch.stack(ends) for ends in zip(*(ball.range(radius) for ball in balls), strict=True))
         return torch.where(side > 0, (high < -error).any(0), (low > error).all(0))
 
-    radius = most.clone()
-    good = holds(radius)
-    for _ in range(_HALVINGS):
-        if good.all():
-            break
-        radius = torch.where(good, radius, 0.5 * radius)
-        good = good | holds(radius)
-    low, high = torch.where(good, radius, 0.0), torch.where(good, torch.minimum(2.0 * radius, most), radius)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        good = holds(middle)
-        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-    return low
+    return largest_radius(holds, most, _HALVINGS, _BISECTIONS)

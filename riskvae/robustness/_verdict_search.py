@@ -15,7 +15,7 @@ from riskvae.robustness._checks import in_block, positive_per_row
 from riskvae.robustness._coder import noise_bank
 from riskvae.robustness._detector import Detector
 from riskvae.robustness._flips import Flips, Found
-from riskvae.robustness._network import UnknownLayerError
+from riskvae.robustness._network import Network, UnknownLayerError, take_apart
 from riskvae.robustness._projection import norm_of
 from riskvae.robustness._separable import Moves, least_norm
 from riskvae.robustness._verdict_proof import network_proof
@@ -79,15 +79,24 @@ class Search:
         self.random = noise_bank(_RANDOM * settings.n_restarts, d, derive_seed(self.seed, "directions"), x)
         self.notes: list[str] = []
         self.proof: Any = None  # the same line, in double precision
-        if not detector.separable:
-            self._note("proven: nothing is known of this detector but its decisions")
-        else:
+        self.networks: list[tuple[Network, Network]] = []  # of it, taken apart
+        if detector.separable:
             self.proof = copy.deepcopy(detector.line).double().cpu()
-            if not self.proof.networks:
-                self._note(
-                    "proven by single features alone, and for outliers alone: scores are means over draws, or have no "
-                    "medians of their own"
-                )
+            self._take_apart()
+        else:
+            self.notes.append("proven: nothing is known of this detector but its decisions")
+        with torch.no_grad():
+            self.targets = [(rows, detector.verdicts(rows).amin(0) >= 0) for rows in self._targets()]
+
+    def _take_apart(self) -> None:
+        """Networks that can be followed; a note where they cannot."""
+        reason = "scores are means over draws, or have no medians of their own"
+        try:
+            self.networks = [(take_apart(encoder), take_apart(decoder)) for encoder, decoder in self.proof.networks]
+        except UnknownLayerError as error:
+            reason = f"of the networks, {error}"
+        if not self.networks:
+            self.notes.append(f"proven by single features alone, and for outliers alone: {reason}")
 
     def examine(self, rows: slice, x: Tensor) -> dict[str, Array]:
         """Smallest changes that flip, estimates and proofs of a block."""
@@ -137,8 +146,7 @@ class Search:
             away = flips.straight(-towards)
             masks = (flips.side > 0)[..., None]
             some += [torch.where(masks, towards, away[:, : towards.shape[1]])]
-        for rows in self._targets():
-            some.append(self._nearest(flips, rows))
+        some += [self._nearest(flips, rows, inlier) for rows, inlier in self.targets]
         return flips.clip(torch.cat(some, 1))
 
     def _targets(self) -> list[Tensor]:
@@ -146,10 +154,9 @@ class Search:
         made = self.detector.line.examples() if hasattr(self.detector.line, "examples") else None
         return [rows for rows in (made, self.references) if rows is not None]
 
-    def _nearest(self, flips: Flips, rows: Tensor) -> Tensor:
+    def _nearest(self, flips: Flips, rows: Tensor, inlier: Tensor) -> Tensor:
         """Changes to the nearest of some rows that have the other verdict; none where there are none."""
         norm, x = self.settings.norm, flips.x
-        inlier = self.detector.verdicts(rows).amin(0) >= 0
         distance = torch.cdist(x, rows, p=float(norm))
         distance = torch.where(inlier == (flips.side > 0), distance, torch.inf)
         near, which = distance.topk(min(_NEAREST, len(rows)), dim=1, largest=False)
@@ -200,26 +207,17 @@ class Search:
         To mask a row all verdicts must be won, and any that cannot is proof enough; no false alarm needs all to stay.
         """
         masks = flips.side[:, 0] > 0
-        nothing = torch.where(masks, by_features, torch.nan)
-        if not self.detector.separable or not self.proof.networks:
-            return nothing
+        if not self.networks:
+            return torch.where(masks, by_features, torch.nan)
         most = torch.where(masks, size.double(), torch.minimum(by_features, size.double()))
         most = torch.minimum(most, flips.cap.double())
         free = None if flips.free is None else flips.free.double()
-        try:
-            radius = network_proof(
-                self.proof, flips.x.double(), flips.side[:, 0], error, most, self.settings.norm, free
-            )
-        except UnknownLayerError as reason:
-            self._note(f"proven by single features alone, and for outliers alone: of the networks, {reason}")
-            return nothing
+        radius = network_proof(
+            self.proof, self.networks, flips.x.double(), flips.side[:, 0], error, most, self.settings.norm, free
+        )
         # Where values are cut scores fall by other rules.
         radius = torch.where(flips.x.abs().amax(1) + most < self.proof.largest, radius, 0.0)
         return torch.where(masks, torch.maximum(by_features, radius), radius)
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
 
     @staticmethod
     def _limits(flips: Flips) -> tuple[Tensor, Tensor]:
