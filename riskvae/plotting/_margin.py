@@ -34,6 +34,8 @@ class MarginDisplay:
         Margins found by attack.
     bounds : dict of str to ndarray of shape (n,)
         Bounds or estimates by name.
+    norm : {1, 2, inf}, default=2
+        Of changes, for the label.
 
     Attributes
     ----------
@@ -68,8 +70,10 @@ class MarginDisplay:
     points_: dict[str, Any]
     line_: Any
 
-    def __init__(self, upper: NDArray[np.floating], bounds: dict[str, NDArray[np.floating]]) -> None:
-        self.upper = np.asarray(upper)
+    def __init__(
+        self, upper: NDArray[np.floating], bounds: dict[str, NDArray[np.floating]], *, norm: float = 2
+    ) -> None:
+        self.upper, self.norm = np.asarray(upper), norm
         self.bounds = {name: np.asarray(values) for name, values in bounds.items()}
         self.correlations = {name: self._correlation(values) for name, values in self.bounds.items()}
 
@@ -121,7 +125,7 @@ class MarginDisplay:
         known = {name: values for name, values in bounds.items() if np.isfinite(values).any()}
         if not known:
             raise ValueError(f"margin holds none of {', '.join(map(repr, methods))}; compute it with these methods.")
-        return cls(margin.upper, known).plot(ax=ax, **scatter_options)
+        return cls(margin.upper, known, norm=margin.norm).plot(ax=ax, **scatter_options)
 
     @classmethod
     def from_estimator(
@@ -177,7 +181,7 @@ class MarginDisplay:
         ax.fill_between(ends, ends, top, color="k", alpha=0.05, lw=0, label="a bound here would be wrong")
         shown = int(np.isfinite(self.upper).sum())
         rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
-        ax.set(xlabel=f"margin found by attack (norm, units of X), {rows}")
+        ax.set(xlabel=f"margin found by attack (norm {self.norm:g}, units of X), {rows}")
         ax.set_ylabel("bound or estimate of it")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")

@@ -95,13 +95,14 @@ class RobustnessCurveDisplay:
         *,
         abstained: Mapping[str, int] | None = None,
         r: float | None = None,
+        norm: float = 2,
     ) -> None:
         self.norms = {
             name: {curve: np.asarray(values, dtype=np.float64) for curve, values in curves.items()}
             for name, curves in norms.items()
         }
         self.abstained = dict.fromkeys(self.norms, 0) | dict(abstained or {})
-        self.r = r
+        self.r, self.norm = r, norm
 
     @classmethod
     def from_margin(
@@ -119,7 +120,7 @@ class RobustnessCurveDisplay:
         Parameters
         ----------
         margin : RobustnessMargin, or dict of them
-            Of one model, or of several by name; then of the same r and ``perturb``.
+            Of one model, or of several by name; then of the same r, ``perturb`` and norm.
         name : str, default="model"
             Name of a single model.
         ax : matplotlib Axes, default=None
@@ -136,15 +137,16 @@ class RobustnessCurveDisplay:
         TypeError
             If margin is something else.
         ValueError
-            If margins differ by r, or by ``perturb``, so that they cannot be compared; or if one holds no number.
+            If margins differ by r, ``perturb`` or norm, so that they cannot be compared; or if one holds no number.
         """
         margins = dict(margin) if isinstance(margin, Mapping) else {name: margin}
         _check(margins)
-        r = next(iter(margins.values())).r
+        first = next(iter(margins.values()))
         return cls(
             {label: _curves(found) for label, found in margins.items()},
             abstained={label: int(found.abstained.sum()) for label, found in margins.items()},
-            r=float(r) if np.ndim(r) == 0 else None,
+            r=float(first.r) if np.ndim(first.r) == 0 else None,
+            norm=first.norm,
         ).plot(ax=ax, **options)
 
     def share_at(self, norm: ArrayLike) -> dict[str, dict[str, Any]]:
@@ -195,7 +197,7 @@ class RobustnessCurveDisplay:
             draw(ax, name, x, percent, options)
         if spans_a_decade(every):
             logarithmic(ax, "x", x[0], x[-1])
-        ax.set(xlim=(x[0], x[-1]), ylim=(0, 100), xlabel="norm of the change (units of X)")
+        ax.set(xlim=(x[0], x[-1]), ylim=(0, 100), xlabel=f"size of the change (norm {self.norm:g}, units of X)")
         sizes = {len(values) for curves in self.norms.values() for values in curves.values()}
         of = f"{sizes.pop()} rows" if len(sizes) == 1 else "the rows"
         within = "" if self.r is None else f" within r = {self.r:g}"
@@ -290,7 +292,7 @@ def _check(margins: Mapping[str, RobustnessMargin]) -> None:
     for name, other in margins.items():
         if not _curves(other):
             raise ValueError(f"margin of {name!r} holds no number to draw; compute it with 'proven' or 'attack'.")
-        for what, why in {"r": " (r='auto' differs by model)", "perturb": ""}.items():
+        for what, why in {"r": " (r='auto' differs by model)", "perturb": "", "norm": ""}.items():
             ours, theirs = getattr(one, what), getattr(other, what)
             if not np.array_equal(ours, theirs):
                 raise ValueError(

@@ -76,13 +76,14 @@ def bounds_below(
     reach = np.where(p_low > 0.5, probit(np.maximum(p_low, 0.5)), math.nan)
     frobenius, whitened = (norms.cpu().double().numpy() for norms in (local.frobenius, local.whitened))
     least = local.scale.amin(1).cpu().double().numpy()
+    norm, longer = settings.norm, _longer(x, settings.norm, box)
     bounds = dict.fromkeys(BOUNDS, np.full(len(x), math.nan))
     with np.errstate(divide="ignore"):  # an encoder that does not move has no upper end
         if "whitened" in settings.methods:
             bounds["whitened"] = reach / whitened
         if "theorem1" in settings.methods:
             # No larger than the other in exact arithmetic either: one has relaxations that the other lacks.
-            bounds["theorem1"] = np.fmin(least * reach / frobenius, reach / whitened)
+            bounds["theorem1"] = np.fmin(least * reach / (frobenius * longer), reach / whitened)
         tell = _Told.by(coder, local, inside, p_low, r, settings)
         event = tell.of(local.weights)
         if "second_order" in settings.methods:
@@ -90,12 +91,22 @@ def bounds_below(
         if "third_order" in settings.methods:
             bounds["third_order"] = event.reach() / whitened
         if known.layers and "lipschitz" in settings.methods:
-            bounds["lipschitz"] = reach / whitened_lipschitz(known.layers, local.scale).numpy()
+            bounds["lipschitz"] = reach / (whitened_lipschitz(known.layers, local.scale).numpy() * longer)
         if known.network is not None and "proven" in settings.methods:
             free = None if box is None else (box[1] > box[0])[:count]
             weights, metric = local.wider(_SHARE)
             some, wide = event.only(slice(count)), tell.of(weights).only(slice(count))
-            first = proven_margin(known.network, x[:count], local.scale[:count], some, wide, metric[:count], free)
+            rows = x[:count], local.scale[:count]
+            ellipsoids = metric[:count], local.stretch[:count]
+            first = proven_margin(known.network, *rows, some, wide, *ellipsoids, free, norm)
             bounds["proven"] = np.concatenate((first, np.full(len(x) - count, math.nan)))
-    radius = linear_radius(known.layers, x).cpu().numpy() if known.layers else np.full(len(x), math.nan)
+    radius = linear_radius(known.layers, x, norm).cpu().numpy() if known.layers else np.full(len(x), math.nan)
     return {"p_robust": times / len(settings.bank), "p_low": p_low, "linear_radius": radius, **bounds}
+
+
+def _longer(x: Tensor, norm: float, box: tuple[Tensor, Tensor] | None) -> Array:
+    """How much longer a change can be in norm 2 than in the norm that is asked for, (1 or n,)."""
+    if norm != math.inf:
+        return np.ones(1)
+    count = x.new_full((1,), x[0].numel()) if box is None else (box[1] > box[0]).sum((1, 2))
+    return np.asarray(count.cpu().double().sqrt().numpy())

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from riskvae.robustness._ascent import SHARES
 from riskvae.robustness._coder import CHUNK, Coder, gradient_of
+from riskvae.robustness._gain import ellipsoid, gain
+from riskvae.robustness._projection import ascent
+
+# Steps from a singular vector to signs.
+_SIGNS = 4
 
 
 def encoder_jacobian(coder: Coder, x: Tensor) -> Tensor:
@@ -47,9 +53,11 @@ class Local(NamedTuple):
     encoder: Tensor  # (n, k, d): Jacobian of the mean
     gram: Tensor  # (n, k, k): that Jacobian times its transpose
     frobenius: Tensor  # (n,): its Frobenius norm
-    whitened: Tensor  # (n,): largest singular value of diag(1 / scale) times it
-    turn: Tensor  # (n, k, k): U^T of that product U S V^T
-    weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T
+    whitened: Tensor  # (n,): bound of how far diag(1 / scale) times it reaches in the ball; in norm 2, its largest
+    # singular value
+    stretch: Tensor  # (n, 1, d): half axes of an ellipsoid that holds the ball, see ellipsoid; ones in norms 1 and 2
+    turn: Tensor  # (n, k, k): U^T of that product, so stretched, U S V^T
+    weights: Tensor  # (n, k, k): diag(singular values over the largest) U^T; in norm 1, U^T, the ball that holds all
 
     def wider(self, share: float) -> tuple[Tensor, Tensor]:
         """Weights of an ellipsoid whose axes are no shorter than about a share of the longest, and its metric."""
@@ -58,10 +66,10 @@ class Local(NamedTuple):
         return wide * self.turn, self.turn / wide
 
 
-def linearize(coder: Coder, x: Tensor, free: Tensor | None = None) -> Local:
+def linearize(coder: Coder, x: Tensor, free: Tensor | None = None, norm: float = 2) -> Local:
     """Encoder's Jacobian and its norms, these in float64, from its Gram matrix of k by k.
 
-    ``free`` (n, 1, d) is 0 for features that may not change: their columns are 0, too.
+    ``free`` (n, 1, d) is 0 for features that may not change: their columns are 0, too. ``norm`` is that of the changes.
     """
     with torch.no_grad():
         mean, scale = coder.encode(x)
@@ -71,14 +79,20 @@ def linearize(coder: Coder, x: Tensor, free: Tensor | None = None) -> Local:
     gram = jacobian @ jacobian.transpose(1, 2)
     gram = gram.double() if x.device.type != "mps" else gram
     inverse = 1.0 / scale.to(gram)
-    squares, vectors = torch.linalg.eigh(inverse[:, :, None] * gram * inverse[:, None])
+    shape, stretch = inverse[:, :, None] * gram * inverse[:, None], torch.ones_like(jacobian[:, :1])
+    if norm == torch.inf:
+        whole = inverse[:, :, None] * jacobian.to(gram)
+        stretch = ellipsoid(whole, norm)
+        shape = whole * stretch.square() @ whole.transpose(1, 2)
+    squares, vectors = torch.linalg.eigh(shape)
     singular = squares.clamp(min=0.0).sqrt()
-    whitened = singular[:, -1]
-    relative = torch.where(whitened[:, None] > 0, singular / whitened[:, None].clamp(min=1e-300), 1.0)
+    whitened = gain(inverse[:, :, None] * jacobian.to(gram), norm) if norm == 1 else singular[:, -1]
+    around = singular if norm != 1 else whitened[:, None].expand_as(singular)
+    relative = torch.where(whitened[:, None] > 0, around / whitened[:, None].clamp(min=1e-300), 1.0)
     turn = vectors.transpose(1, 2)
     frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
     weights = relative[:, :, None] * turn
-    return Local(mean, scale, reconstruction, jacobian, gram, frobenius, whitened, turn, weights)
+    return Local(mean, scale, reconstruction, jacobian, gram, frobenius, whitened, stretch, turn, weights)
 
 
 def leading_features(coder: Coder, local: Local, count: int) -> Tensor:
@@ -93,10 +107,13 @@ def leading_features(coder: Coder, local: Local, count: int) -> Tensor:
     return torch.nn.functional.one_hot(places, lengths.shape[1]).to(local.encoder)
 
 
-def leading_directions(coder: Coder, local: Local, count: int) -> Tensor:
+def leading_directions(coder: Coder, local: Local, count: int, norm: float = 2) -> Tensor:
     """Leading right singular vectors of J_decoder J_encoder, (n, count, d): where the output moves most.
 
-    From J_encoder^T = Q R they are Q times the eigenvectors of R J_decoder^T J_decoder R^T, of k by k; fewer
+    In norm infinity what some steps of ascent along the signs make of these vectors; in norm 1 features that move it
+    most, and the largest entries of these vectors, which a box does not stop so early; more than ``count`` then.
+
+    From J_encoder^T = Q R the vectors are Q times the eigenvectors of R J_decoder^T J_decoder R^T, of k by k; fewer
     than ``count`` where k is smaller. Signs are fixed by the largest component.
     """
     decoder = jacobian_columns(coder.decode, local.mean)
@@ -104,5 +121,14 @@ def leading_directions(coder: Coder, local: Local, count: int) -> Tensor:
     inner = r @ (decoder.transpose(1, 2) @ decoder) @ r.transpose(1, 2)
     _, vectors = torch.linalg.eigh(inner)
     found = (q @ vectors.flip(-1)[..., : min(count, vectors.shape[-1])]).transpose(1, 2)
+    if norm == torch.inf:
+        for _ in range(_SIGNS):
+            found = found.sign()
+            found = (found @ local.encoder.transpose(1, 2)) @ (decoder.transpose(1, 2) @ decoder) @ local.encoder
+        found = found.sign()
     strongest = found.gather(-1, found.abs().argmax(-1, keepdim=True))
-    return found * strongest.sign()
+    found = found * strongest.sign()
+    if norm == 1:
+        sparse = [ascent(found, 1, share) for share in SHARES[1:]]
+        return torch.cat((leading_features(coder, local, 3 * count), *sparse), 1)
+    return found

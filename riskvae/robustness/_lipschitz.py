@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from riskvae.nets import Linear, Standardize
 from riskvae.robustness._coder import CHUNK, Coder
 from riskvae.robustness._copies import hooked
+from riskvae.robustness._gain import longest
 from riskvae.robustness._opening import Fitted
 from riskvae.robustness._wrap import Wrapped
 
@@ -115,7 +116,7 @@ def _slope(layer: nn.Module) -> float | None:
 
 
 def whitened_lipschitz(layers: list[nn.Module], scale: Tensor) -> Tensor:
-    """Constant L of x -> mean(x) / scale, scale fixed, for each row of ``scale`` (n, k): (n,), in float64."""
+    """Constant L, in norm 2, of x -> mean(x) / scale, scale fixed, for each row of ``scale`` (n, k): (n,), float64."""
     before = math.prod(slope for layer in layers[:-1] if (slope := _slope(layer)) is not None)
     head = layers[-1].weight.detach().cpu().double()[: scale.shape[1]]  # type: ignore[operator]
     inverse = 1.0 / scale.cpu().double()
@@ -123,26 +124,26 @@ def whitened_lipschitz(layers: list[nn.Module], scale: Tensor) -> Tensor:
     return before * torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
 
 
-def linear_radius(layers: list[nn.Module], x: Tensor) -> Tensor:
+def linear_radius(layers: list[nn.Module], x: Tensor, norm: float = 2) -> Tensor:
     r"""Radius around each row in which the encoder's mean is exactly affine, (n,), in float64.
 
-    .. math:: \min_u \frac{|a_u(x)|}{\lVert \nabla a_u(x) \rVert_2}
+    .. math:: \min_u \frac{|a_u(x)|}{\lVert \nabla a_u(x) \rVert_*}
 
-    over all hidden units u with a kinked activation (ReLU, leaky ReLU) of pre-activation a. Infinite without
-    any, zero with a curved activation.
+    over all hidden units u with a kinked activation (ReLU, leaky ReLU) of pre-activation a, in the dual norm. Infinite
+    without any, zero with a curved activation.
     """
     radius = torch.full((len(x),), math.inf, dtype=torch.float64)
     for i, layer in enumerate(layers[:-1]):
         if isinstance(layer, _KINKED):
             before = nn.Sequential(*layers[:i])
             same_everywhere = all(isinstance(earlier, _AFFINE) for earlier in layers[:i])
-            radius = torch.minimum(radius, _distance_to_kinks(before, x, same_everywhere))
+            radius = torch.minimum(radius, _distance_to_kinks(before, x, same_everywhere, norm))
         elif not isinstance(layer, _AFFINE):
             return torch.zeros_like(radius)
     return radius
 
 
-def _distance_to_kinks(before: nn.Module, x: Tensor, same_everywhere: bool) -> Tensor:
+def _distance_to_kinks(before: nn.Module, x: Tensor, same_everywhere: bool, norm: float) -> Tensor:
     rows = x[:1] if same_everywhere else x
     with torch.enable_grad():
         units, pull = torch.func.vjp(lambda rows: before(rows.clone()).flatten(1), rows)  # type: ignore[misc]
@@ -152,7 +153,7 @@ def _distance_to_kinks(before: nn.Module, x: Tensor, same_everywhere: bool) -> T
     for start in range(0, count, step):
         basis = torch.eye(count, dtype=x.dtype, device=x.device)[start : start + step, None]
         (gradients,) = torch.func.vmap(pull)(basis.expand(-1, n, count))
-        norms[start : start + step] = gradients.detach().flatten(2).norm(dim=2).cpu()
+        norms[start : start + step] = longest(gradients.detach().flatten(2), norm).cpu()
     with torch.no_grad():
         distances = before(x.clone()).flatten(1).abs().cpu().double() / norms.T
     return torch.where(norms.T > 0, distances, math.inf).amin(1)

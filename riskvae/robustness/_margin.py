@@ -12,13 +12,14 @@ from torch import Tensor
 from riskvae._validation import Rule, check_parameters, choice, derive_seed, draw_seed, integer, real
 from riskvae.robustness._below import BOUNDS, bounds_below
 from riskvae.robustness._box import Box
-from riskvae.robustness._checks import RULES, in_block
+from riskvae.robustness._checks import NORM, RULES, in_block
 from riskvae.robustness._coder import Coder, noise_bank, paired_bank
 from riskvae.robustness._jacobian import leading_directions, linearize
 from riskvae.robustness._known import Known
 from riskvae.robustness._noise import clopper_pearson, probit
 from riskvae.robustness._opening import open_coder
 from riskvae.robustness._progress import examine_all
+from riskvae.robustness._projection import ascent
 from riskvae.robustness._radius import radius_of
 from riskvae.robustness._result import METHODS, RobustnessMargin
 from riskvae.robustness._search import Rays
@@ -41,6 +42,7 @@ _RULES = {
     "methods": _METHODS_RULE,
     "confidence": real(0.5, 1.0, closed="left"),
     "n_draws": integer(100) | choice("auto"),
+    "norm": NORM,
     "max_norm": Rule(lambda value: value is None, "None") | real(0.0, closed="neither"),
     **RULES,
 }
@@ -52,6 +54,7 @@ def robustness_margin(
     *,
     r: float | ArrayLike | str = "auto",
     methods: str | Sequence[str] = METHODS,
+    norm: float = 2,
     perturb: str = "mean",
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
     mask: ArrayLike | None = None,
@@ -74,8 +77,11 @@ def robustness_margin(
     is the largest radius in which it is for every :math:`\delta`. Lower bounds, with p the probability without
     a perturbation and J the Jacobian of mu:
 
-    - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, of the paper;
-    - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_2`, never smaller;
+    - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, of the paper; for another norm than 2, of
+      the Euclidean ball that holds the ball;
+    - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_{q \to 2}`, never smaller; in norm 2
+      the largest singular value, in norm 1 the length of the longest column, in norm infinity an upper bound by
+      semidefinite relaxation, at most :math:`\sqrt{\pi / 2}` times the truth once it has converged;
     - "second_order": the same with another reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
       at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Never
       smaller than "whitened";
@@ -112,6 +118,9 @@ def robustness_margin(
         of them the same number.
     methods : str or sequence of str, default=all
         What to compute.
+    norm : {1, 2, numpy.inf}, default=2
+        In which changes of a row are measured, in bounds and attack: 1 for changes of few features, numpy.inf for
+        small changes of all.
     perturb : {"mean", "both"}, default="mean"
         Whether the attack moves the posterior's mean, as in the definition, or its scale too. The lower bounds
         are about "mean" in either case.
@@ -196,8 +205,9 @@ def robustness_margin(
             paired_bank(128, k, derive_seed(seed, "search"), coder.x),
             bank("select", min(n_draws, max(2048, n_draws // 4))),
             [bank("confirm", n_draws, index=i) for i in range(ATTEMPTS)] if "attack" in methods else [],
-            random_starts / random_starts.norm(dim=1, keepdim=True),
+            ascent(random_starts, norm),
             n_steps,
+            norm,
         )
         radius = radius_of("robustness_margin", r, coder, seed, batch_size)
         if np.ndim(radius) == 0 and radius == 0:
@@ -235,7 +245,7 @@ def _examine(
     box: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Array]:
     """Everything about one block of rows."""
-    local = linearize(coder, x, None if box is None else (box[1] > box[0]).to(x))
+    local = linearize(coder, x, None if box is None else (box[1] > box[0]).to(x), settings.norm)
     out = bounds_below(coder, x, count, local, r, settings, known, box)
     abstained = out["p_low"] <= 0.5
     out["linearized"], out["upper"] = (np.full(len(x), math.nan) for _ in range(2))
@@ -246,8 +256,8 @@ def _examine(
     slope = local.whitened.to(x)
     start = torch.where(slope > 0, 1.0 / slope.clamp(min=torch.finfo(x.dtype).tiny), 1.0)
     cap = torch.full_like(start, max_norm) if max_norm is not None else 100.0 * start
-    rays = Rays(coder, x, local, settings.perturb, box)
-    directions = leading_directions(coder, local, 3)
+    rays = Rays(coder, x, local, settings.perturb, box, settings.norm)
+    directions = leading_directions(coder, local, 3, settings.norm)
     if "linearized" in settings.methods:
         found = linearized_margin(rays, r, directions, start, cap, settings)
         out["linearized"] = np.where(abstained, math.nan, found.cpu().double().numpy())
@@ -287,6 +297,7 @@ def _assemble(
         r=radius,
         confidence=settings.confidence,
         perturb=settings.perturb,
+        norm=settings.norm,
         delta=delta if attacked else None,
         notes=tuple(notes),
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from riskvae.robustness._gain import gain, largest_singular, longest
 from riskvae.robustness._network import Activation, Network
 from riskvae.robustness._reach import Event
 from riskvae.robustness._sectors import sector_norm
@@ -33,7 +34,7 @@ class _Layer(NamedTuple):
     activation: Activation
     a: Tensor  # (n, u): pre-activations
     jacobian: Tensor  # (n, u, d): of these, by the row
-    length: Tensor  # (n, u): of its rows
+    length: Tensor  # (n, u): how far a unit of radius moves each
     earlier: list[Tensor]  # (n, u, v): of these, by what is added to earlier activations
     out: Tensor  # (n, k, u): of the whitened mean, by what is added to this one
 
@@ -45,10 +46,10 @@ class Deviation:
     perturbation :math:`\delta`, with A and G the network's own linear maps at the row, and e_j by how much the
     activations j leave their tangents, which follows from how far t_j reaches. So, layer by layer, for a radius rho,
 
-    .. math:: |t_{lu}| \le \rho \lVert A_{lu} \rVert + \sup_e \bigl| \textstyle\sum_j G_{lju} e_j \bigr|,
+    .. math:: |t_{lu}| \le \rho \lVert A_{lu} \rVert_* + \sup_e \bigl| \textstyle\sum_j G_{lju} e_j \bigr|,
 
     and the whitened mean leaves its linearization by at most :math:`\sup_e \lVert \sum_j G_j e_j \rVert`. Of this the
-    least of several bounds counts; each holds for all perturbations of norm rho.
+    least of several bounds counts; each holds for all perturbations of norm rho. ||.||_* is the dual norm.
 
     Parameters
     ----------
@@ -60,10 +61,13 @@ class Deviation:
         Posterior standard deviations at the rows.
     free : Tensor of shape (n, 1, d), default=None
         0 for features that may not change; None where all may.
+    norm : {1, 2, inf}, default=2
+        Of perturbations.
     """
 
-    def __init__(self, network: Network, x: Tensor, scale: Tensor, free: Tensor | None = None) -> None:
+    def __init__(self, network: Network, x: Tensor, scale: Tensor, free: Tensor | None = None, norm: float = 2) -> None:
         self.n, self.k = scale.shape
+        self.norm = norm
         self.weights: Tensor | None = None  # to go on with
         self.layers: list[_Layer] = []
         activations = network.activations
@@ -82,9 +86,9 @@ class Deviation:
         for i, activation in enumerate(activations):
             jacobian = maps[i][0]
             self.layers.append(
-                _Layer(activation, values[i], jacobian, jacobian.norm(dim=2), maps[i][1 : i + 1], maps[-1][i + 1])
+                _Layer(activation, values[i], jacobian, longest(jacobian, norm), maps[i][1 : i + 1], maps[-1][i + 1])
             )
-        self.spectral = torch.linalg.matrix_norm(self.whitened, 2)
+        self.reach = gain(self.whitened, norm)
         if self.layers:
             self.out = torch.cat([layer.out for layer in self.layers], 2)
             self.length = torch.cat([layer.length for layer in self.layers], 1)
@@ -122,7 +126,7 @@ class Deviation:
             added = (torch.maximum(down, up) - rho[:, None] * layer.length).clamp(min=0.0)
             low.append(least)
             high.append(most)
-            size.append(torch.minimum(_moved(rho, share, layer.jacobian, added), largest.norm(dim=1)))
+            size.append(torch.minimum(self._moved(rho, share, layer.jacobian, added), largest.norm(dim=1)))
             slopes.append(layer.activation.slopes(layer.a, least / reach, most / reach))
             shares.append(share)
             more.append(added)
@@ -150,8 +154,8 @@ class Deviation:
             self.layers, found.low, found.high, found.share, found.more, strict=True
         ):
             weight = _balance(layer.out, layer.length)
-            by_norm = _largest_singular((layer.out * (share * weight).sqrt()[:, None]).transpose(1, 2))
-            by_norm = by_norm * _moved(rho, (share / weight).sqrt(), layer.jacobian, more)
+            by_norm = largest_singular((layer.out * (share * weight).sqrt()[:, None]).transpose(1, 2))
+            by_norm = by_norm * self._moved(rho, (share / weight).sqrt(), layer.jacobian, more)
             each = each + torch.minimum(_box_norm(layer.out, low, high), by_norm)
         together = _box_norm(self.out, torch.cat(found.low, 1), torch.cat(found.high, 1))
         return _ROUNDED * torch.minimum(each, together)
@@ -160,7 +164,7 @@ class Deviation:
         """The same with moves w of the whitened mean measured as T w, T (n, k, k)."""
         other = copy.copy(self)
         other.whitened, other.weights = metric @ self.whitened, None
-        other.spectral = torch.linalg.matrix_norm(other.whitened, 2)
+        other.reach = gain(other.whitened, self.norm)
         if self.layers:
             other.out = metric @ self.out
         return other
@@ -173,7 +177,7 @@ class Deviation:
         others are added, also as they reach the former.
         """
         if not self.layers:
-            return self.spectral * rho
+            return self.reach * rho
         return torch.stack([self._move(i, float(rho[i]), found) for i in range(self.n)])
 
     def _move(self, i: int, rho: float, found: "_Remainders") -> Tensor:
@@ -183,20 +187,20 @@ class Deviation:
         bent = high > low  # also where the effect seems to be 0: units may wake each other up
         some = torch.where(bent, effect, -1.0).topk(min(_BENT, int(bent.sum()))).indices.sort().values
         if not len(some):  # the network is affine in this ball
-            return _ROUNDED * self.spectral[i] * rho
+            return _ROUNDED * self.reach[i] * rho
         rest = torch.ones_like(low, dtype=torch.bool).index_fill(0, some, False) & (high > low)
         inner, rows = self._inner(i, some), self._rows(i, some)
         norm, self.weights = sector_norm(
-            self.whitened[i], self.out[i][:, some], rows, inner[:, some], kappa[:, some], self.weights
+            self.whitened[i], self.out[i][:, some], rows, inner[:, some], kappa[:, some], self.norm, self.weights
         )
         if not rest.any():
             return _ROUNDED * norm * rho
         low, high, onward = low[rest], high[rest], self.out[i][:, rest]
         weight = _balance(self.out[i], self.length[i])[rest]
         share, more = (torch.cat(parts, 1)[i, rest] for parts in (found.share, found.more))
-        outer = _largest_singular((onward * (share * weight).sqrt())[None].transpose(1, 2))
+        outer = largest_singular((onward * (share * weight).sqrt())[None].transpose(1, 2))
         radius, inward = low.new_full((1,), rho), (share / weight).sqrt()[None]
-        by_norm = outer * _moved(radius, inward, self._rows(i, rest)[None], more[None])
+        by_norm = outer * self._moved(radius, inward, self._rows(i, rest)[None], more[None])
         others = torch.minimum(by_norm[0], _box_norm(onward, low, high))
         # What they add to the pre-activations of the former, which pass it on.
         size = torch.maximum(low.abs(), high.abs())
@@ -204,6 +208,10 @@ class Deviation:
         inside = inner[:, some].abs() * steepest
         passed = torch.linalg.solve(torch.eye(len(some), dtype=low.dtype) - inside, inner[:, rest].abs() @ size)
         return _ROUNDED * (norm * rho + others + (self.out[i][:, some].abs() @ (steepest * passed)).norm())
+
+    def _moved(self, rho: Tensor, share: Tensor, jacobian: Tensor, more: Tensor) -> Tensor:
+        """Bound (n,) of the norm of moves t = A delta + r, each times its share, with |r| at most ``more``."""
+        return rho * gain(share[..., None] * jacobian, self.norm) + (share * more).norm(dim=1)
 
     def _rows(self, i: int, units: Tensor) -> Tensor:
         """Jacobians (units, d) of some pre-activations of row i, by the row."""
@@ -239,11 +247,6 @@ class _Remainders(NamedTuple):
     more: list[Tensor]
 
 
-def _moved(rho: Tensor, share: Tensor, jacobian: Tensor, more: Tensor) -> Tensor:
-    """Bound (n,) of the norm of moves t = A delta + r, each times its share, with |r| at most ``more``."""
-    return rho * _largest_singular(share[..., None] * jacobian) + (share * more).norm(dim=1)
-
-
 def _balance(out: Tensor, length: Tensor) -> Tensor:
     """Weights of units that make what goes in and what comes out equally large: any are right, these are good."""
     return (length / out.norm(dim=-2).clamp(min=1e-300)).clamp(1e-12, 1e12)
@@ -260,16 +263,6 @@ def _box_norm(matrix: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.maximum(up.abs(), down.abs()).norm(dim=-1)
 
 
-def _largest_singular(matrix: Tensor) -> Tensor:
-    """Of each (n, u, d), from the smaller Gram matrix of the rows that are not 0."""
-    matrix = matrix[:, (matrix != 0).any(2).any(0)]
-    if not matrix.shape[1]:
-        return matrix.new_zeros(len(matrix))
-    tall = matrix.shape[1] > matrix.shape[2]
-    gram = matrix.transpose(1, 2) @ matrix if tall else matrix @ matrix.transpose(1, 2)
-    return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0.0).sqrt()
-
-
 def proven_margin(
     network: Network,
     x: Tensor,
@@ -277,7 +270,9 @@ def proven_margin(
     event: Event,
     wide: Event,
     metric: Tensor,
+    stretch: Tensor,
     free: Tensor | None = None,
+    norm: float = 2,
 ) -> Array:
     """Largest radii (n,) at which an event is proven to keep a probability above one half.
 
@@ -296,24 +291,29 @@ def proven_margin(
         What is known of the event at the rows, after shifts in the ellipsoid W J d.
     wide, metric : Event and Tensor of shape (n, k, k)
         The same after shifts w, ||T w|| being their norm, with T the metric.
+    stretch : Tensor of shape (n, 1, d)
+        Half axes of the ellipsoid of changes that the former comes from, which holds the ball.
     free : Tensor of shape (n, 1, d), default=None
         0 for features that may not change; None where all may.
+    norm : {1, 2, inf}, default=2
+        Of changes.
     """
     found = np.full(len(event.p), math.nan)
     known = np.flatnonzero(event.p > 0.5)
-    x, scale, metric = (values.detach().cpu().double() for values in (x, scale, metric))
+    x, scale, metric, stretch = (values.detach().cpu().double() for values in (x, scale, metric, stretch))
     for row in known:
         one = slice(row, row + 1)
         mask = None if free is None else free[one].cpu().double()
-        found[one] = _largest(
-            Deviation(network, x[one], scale[one], mask), event.only(one), wide.only(one), metric[one]
-        )
+        deviation = Deviation(network, x[one], scale[one], mask, norm)
+        found[one] = _largest(deviation, event.only(one), wide.only(one), metric[one], stretch[one])
     return found
 
 
-def _largest(deviation: Deviation, event: Event, wide: Event, metric: Tensor) -> Array:
+def _largest(deviation: Deviation, event: Event, wide: Event, metric: Tensor, stretch: Tensor) -> Array:
     """Of one row."""
-    start = torch.as_tensor(event.reach()) / deviation.spectral.clamp(min=1e-12)
+    # In the ellipsoid that the event was asked about.
+    steep = largest_singular(deviation.whitened * stretch) if deviation.norm == math.inf else deviation.reach
+    start = torch.as_tensor(event.reach()) / steep.clamp(min=1e-12)
     # The whole move in a ball, or in the wider ellipsoid: whichever is nearer to what is allowed, half way out.
     halfway = deviation.remainders(0.5 * start)
     ball, ellipsoid = (deviation, ndtri(event.p)), (deviation.turned(metric), wide.reach())
@@ -325,7 +325,7 @@ def _largest(deviation: Deviation, event: Event, wide: Event, metric: Tensor) ->
     def holds(rho: Tensor) -> Tensor:
         found = deviation.remainders(rho)
         allowed = event.reach(ndtr(deviation.deviation(rho, found).numpy()))
-        good = deviation.spectral * rho * _ROUNDED <= torch.as_tensor(np.nan_to_num(allowed, nan=-1.0))
+        good = steep * rho * _ROUNDED <= torch.as_tensor(np.nan_to_num(allowed, nan=-1.0))
         return good if good.all() else good | (whole.move(rho, found) <= allowed_whole)
 
     return largest_radius(holds, (1.0 - 1e-8) * start, _HALVINGS, _STEPS).numpy()

@@ -60,6 +60,8 @@ class RobustnessMargin:
         Of each row's bounds together, and of its upper end.
     perturb : {"mean", "both"}
         What the perturbation moved.
+    norm : {1, 2, inf}
+        Norm in which changes are measured.
     delta : ndarray of the shape of X, or None
         Perturbations of norm ``upper`` that the attack found; zero where it found none.
     notes : tuple of str
@@ -83,6 +85,7 @@ class RobustnessMargin:
     r: float | Array
     confidence: float
     perturb: str
+    norm: float = 2
     delta: NDArray[Any] | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -125,7 +128,7 @@ class RobustnessMargin:
         r = f"{self.r:.4g}" if np.ndim(self.r) == 0 else f"{np.min(self.r):.4g} to {np.max(self.r):.4g}"
         lines = [
             f"RobustnessMargin of {n} row{'s' if n > 1 else ''}: r = {r}, perturb = {self.perturb!r}, "
-            f"confidence = {self.confidence:g}; norms in the units of X",
+            f"confidence = {self.confidence:g}; norm {self.norm:g}, in the units of X",
             f"  {'':14}{'median':>10}{'least':>10}{'largest':>10}",
         ]
         for name in (*METHODS[:-1], "certified", "lower", "upper"):

@@ -7,9 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from riskvae.robustness._ascent import Ascent
 from riskvae.robustness._coder import Coder, distance, gradient_of
 from riskvae.robustness._jacobian import Local
 from riskvae.robustness._noise import noise_distances
+from riskvae.robustness._projection import ascent, norm_of, project
+
+# Balls in which sparse perturbations are looked for, each so much smaller than what crosses already.
+_BALLS, _SMALLER = 4, 0.9
+# Draws on which the starts of these are tried.
+_FEW = 16
 
 
 def crossing(
@@ -55,6 +62,7 @@ class Rays(NamedTuple):
     local: Local
     perturb: str
     box: tuple[Tensor, Tensor] | None = None  # how far values may go down and up, each (n, 1, d)
+    norm: float = 2  # of perturbations
 
     def at(self, rows: Tensor) -> "Rays":
         """Some of the rows."""
@@ -113,10 +121,11 @@ def least_norm_attack(
     bank: Tensor,
     n_steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Directions (n, c, d) of unit length along which a quantile exceeds r at a small norm, and these norms.
+    """Directions (n, c, d) of norm one along which a quantile exceeds r at a small norm, and these norms.
 
     From every start, Hasofer-Lind steps: linearize the excess h of the quantile of distances over r, and go
-    towards the point nearest to the unperturbed row on the plane where it vanishes, g (g . d - h) / ||g||^2.
+    towards the point nearest to the unperturbed row on the plane where it vanishes, (g . d - h) / (g . s) s, with s the
+    steepest direction. For norms 2 and infinity; in norm 1 such points have a single entry, see :func:`sparse_attack`.
     """
     delta = rays.inside(directions * norm[:, None, None])
     least = 0.05 * norm[:, None]
@@ -128,24 +137,74 @@ def least_norm_attack(
             gradient = gradient_of(middle, d).nan_to_num(0.0, 0.0, 0.0)
         with torch.no_grad():
             excess = middle - r[:, None]
-            size = delta.norm(dim=-1)
+            size = norm_of(delta, rays.norm)
             held = rays.stuck(delta, gradient)
             gradient = gradient if held is None else torch.where(held, 0.0, gradient)
             better = (excess >= 0) & (size < best_norm)
             best_norm = torch.where(better, size, best_norm)
             best = torch.where(better[..., None], delta, best)
-            length = gradient.norm(dim=-1).clamp(min=1e-30)
+            steepest = ascent(gradient, rays.norm)
+            slope = (gradient * steepest).sum(-1).clamp(min=1e-30)
             # A plane behind 0 (draws that are beyond r without a perturbation) must not turn the direction round.
-            along = ((gradient * delta).sum(-1) - excess) / length
+            along = ((gradient * delta).sum(-1) - excess) / slope
             # Where the model is flat there is no plane: that must not end in inf * 0.
-            goal = torch.minimum(along.clamp(min=least), 1e3 * cap[:, None])[..., None] * (gradient / length[..., None])
+            goal = torch.minimum(along.clamp(min=least), 1e3 * cap[:, None])[..., None] * steepest
             goal = goal if held is None else torch.where(held, delta, goal)
             move = goal - delta
             rate = 1.0 if step < n_steps // 2 else 0.5
-            allowed = (0.5 * size / move.norm(dim=-1).clamp(min=1e-30)).clamp(max=rate)
+            allowed = (0.5 * size / norm_of(move, rays.norm).clamp(min=1e-30)).clamp(max=rate)
             delta = delta + allowed[..., None] * move
-            size = delta.norm(dim=-1, keepdim=True)
+            size = norm_of(delta, rays.norm)[..., None]
             delta = rays.inside(delta * (cap[:, None, None] / size.clamp(min=1e-30)).clamp(max=1.0))
     best = torch.where(best_norm.isfinite()[..., None], best, delta)
-    size = best.norm(dim=-1)
+    size = norm_of(best, rays.norm)
     return best / size[..., None].clamp(min=1e-30), size
+
+
+def sparse_attack(
+    rays: Rays,
+    r: Tensor,
+    level: float,
+    starts: Tensor,
+    norm: Tensor,
+    cap: Tensor,
+    bank: Tensor,
+    n_steps: int,
+    copies: int,
+) -> tuple[Tensor, Tensor]:
+    """The same for norm 1, one direction (n, 1, d) for each row.
+
+    Projected ascent of the quantile inside a ball a little smaller than what crosses already, by steps of few and of
+    many entries; then along the ray of what was found to where it crosses.
+    """
+    few, free = bank[:_FEW], None if rays.box is None else (rays.box[1] > rays.box[0]).to(starts)
+    low, high = rays.box or (None, None)
+
+    def crossed(directions: Tensor, guess: Tensor, spread: float, draws: Tensor) -> Tensor:
+        def excess(far: Tensor) -> Tensor:
+            with torch.no_grad():
+                mean, scale = rays.latent(rays.inside(far[..., None] * directions))
+            return rays.quantile(mean, scale, draws, level) - r[:, None]
+
+        return crossing(excess, guess, cap[:, None].expand_as(guess), spread=spread, steps=2)
+
+    first, best = crossed(starts, 3.0 * norm[:, None].expand(starts.shape[:2]), 0.5, few).min(1)
+    direction = starts.gather(1, best[:, None, None].expand(-1, 1, starts.shape[-1]))
+    size = crossed(direction, torch.minimum(first, cap)[:, None], 0.1, bank)
+    for _ in range(_BALLS):
+        ball = _SMALLER * torch.minimum(size, cap[:, None])
+
+        def inside(delta: Tensor, ball: Tensor = ball) -> Tensor:
+            return project(delta, ball.expand(delta.shape[:2]), 1, low, high)
+
+        def value(delta: Tensor, draws: Tensor = bank) -> Tensor:
+            return smooth_quantile(rays.distances(*rays.latent(delta), draws), level)
+
+        search = Ascent(value, lambda delta: value(delta, few), inside, 1, free, rays.coder.first_order)
+        known = inside(ball[..., None] * direction)[:, 0]
+        found = search.best([inside(ball[..., None] * starts)], known, ball, n_steps, copies)[:, None]
+        found = found / norm_of(found, 1).clamp(min=1e-30)[..., None]
+        near = crossed(found, torch.minimum(size, cap[:, None]), 0.1, bank)
+        better = near < size
+        direction, size = torch.where(better[..., None], found, direction), torch.where(better, near, size)
+    return direction, torch.minimum(size, cap[:, None])

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from riskvae.robustness._gain import ellipsoid
+
 __all__ = ["sector_norm"]
 
 # Steps that look for weights.
@@ -12,9 +14,9 @@ _WEIGHED = 12
 
 
 def sector_norm(
-    J: Tensor, G: Tensor, A: Tensor, N: Tensor, kappa: Tensor, weights: Tensor | None = None
+    J: Tensor, G: Tensor, A: Tensor, N: Tensor, kappa: Tensor, norm: float = 2, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Bound of ||J d + G e|| over ||d|| <= 1, where e = kappa t and t = A d + N e, each kappa in its interval.
+    r"""Bound of ||J d + G e|| over d in a unit ball, where e = kappa t and t = A d + N e, each kappa in its interval.
 
     With c the middle of the intervals, r their half width and f = e - c t, each f^2 <= r^2 t^2. So for any weights
     lambda >= 0
@@ -23,7 +25,8 @@ def sector_norm(
               \le \gamma \lVert d \rVert^2
 
     with the largest eigenvalue gamma of a Schur complement: a proof for every lambda, so a few steps of descent from
-    good ones are enough.
+    good ones are enough. In norm 1 the quadratic form of d is largest at a vertex: its largest diagonal entry takes the
+    place of gamma. The ball of norm infinity is replaced by an ellipsoid that holds it.
 
     Parameters
     ----------
@@ -31,6 +34,8 @@ def sector_norm(
         N strictly lower triangular, up to order.
     kappa : Tensor of shape (2, m)
         Ends of the intervals.
+    norm : {1, 2, inf}, default=2
+        Of the ball.
     weights : Tensor of shape (m,), default=None
         Logarithms to begin with, of an earlier call; taken if there are m.
 
@@ -49,8 +54,10 @@ def sector_norm(
     onward = torch.linalg.inv(eye - N * c)
     A, N = onward @ A, onward @ N
     J, G = J + (G * c) @ A, G @ (eye + c[:, None] * N)
-    both = torch.linalg.qr(torch.cat((J, A)).T, mode="r").R.T  # of d only what they see
-    J, A = both[: len(J)], both[len(J) :]
+    # Of d only what they see; units weigh as much as what they add may matter.
+    seen = torch.cat((J, (G.norm(dim=0) * r)[:, None] * A))
+    basis, both = torch.linalg.qr((torch.cat((J, A)) * ellipsoid(seen[None], norm)[0]).T)
+    J, A = both.T[: len(J)], both.T[len(J) :]
     JJ, JG, GG = J.T @ J, J.T @ G, G.T @ G
 
     def gamma(log_weights: Tensor) -> Tensor:
@@ -62,7 +69,8 @@ def sector_norm(
             return J.new_tensor(math.inf)
         mixed = JG + A.T @ (D[:, None] * N)
         half = torch.linalg.solve_triangular(factor, mixed.T, upper=False)
-        return torch.linalg.eigvalsh(JJ + A.T @ (D[:, None] * A) + half.T @ half)[-1]
+        form = JJ + A.T @ (D[:, None] * A) + half.T @ half
+        return (basis * (basis @ form)).sum(1).max() if norm == 1 else torch.linalg.eigvalsh(form)[-1]
 
     g, a = G.norm(dim=0), r * A.norm(dim=1)
     first = (g * (JJ.trace().sqrt() + g * a) / a.clamp(min=1e-300)).clamp(1e-30, 1e30).log()

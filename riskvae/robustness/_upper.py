@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
-from riskvae.robustness._search import Rays, crossing, least_norm_attack
+from riskvae.robustness._projection import norm_of
+from riskvae.robustness._search import Rays, crossing, least_norm_attack, sparse_attack
 
 # Attempts to confirm an upper end on fresh draws; each goes this much further out than the last.
 ATTEMPTS, _FURTHER = 4, 1.03
@@ -25,6 +26,7 @@ class Settings(NamedTuple):
     fresh: list[Tensor]  # n_draws each: confirmation
     starts: Tensor  # random unit directions
     n_steps: int
+    norm: float = 2  # of changes
 
     @property
     def n_limits(self) -> int:
@@ -84,12 +86,16 @@ def attacked_margin(
     random = settings.starts.expand(n, -1, -1)
     if rays.box is not None:
         random = random * (rays.box[1] > rays.box[0])
-    starts = torch.cat((signed, random), 1)[:, : len(settings.starts)]
+    starts, copies = torch.cat((signed, random), 1), len(settings.starts)
     # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
     n_draws, n_select = len(settings.bank), len(settings.select)
     error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
     level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.45)
-    found, size = least_norm_attack(rays, r, level, starts, 2.0 * start, cap, settings.search, settings.n_steps)
+    if rays.norm == 1:
+        found, size = sparse_attack(rays, r, level, starts, start, cap, settings.search, settings.n_steps, copies)
+    else:
+        some = starts[:, :copies]
+        found, size = least_norm_attack(rays, r, level, some, 2.0 * start, cap, settings.search, settings.n_steps)
 
     def excess(directions: Tensor, bank: Tensor) -> Any:
         def measure(norm: Tensor) -> Tensor:
@@ -115,7 +121,7 @@ def length_of(rays: Rays, norm: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]
     delta = rays.inside(torch.where(known, norm, 0.0)[:, None, None] * chosen)[:, 0]
     if rays.box is None:
         return norm, delta
-    return torch.where(known, delta.norm(dim=-1), math.inf), delta
+    return torch.where(known, norm_of(delta, rays.norm), math.inf), delta
 
 
 def confirm(rays: Rays, r: Tensor, chosen: Tensor, norm: Tensor, cap: Tensor, settings: Settings) -> Tensor:

@@ -1,11 +1,11 @@
 """Balls in which a detector's networks are proven to leave a verdict as it is."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from riskvae.robustness._gain import gain, longest
 from riskvae.robustness._network import Network
 from riskvae.robustness._proven import Deviation, largest_radius
 
@@ -64,8 +64,8 @@ def network_proof(
 
 
 def _reach_of(deviation: Deviation, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How far outputs may go down and up in Euclidean balls of radius rho (n,), (n, k) each; linear share of it."""
-    linear = rho[:, None] * deviation.whitened.norm(dim=2)
+    """How far outputs may go down and up in balls of radius rho (n,), (n, k) each; linear share of it."""
+    linear = rho[:, None] * longest(deviation.whitened, deviation.norm)
     down = up = linear
     if deviation.layers:
         found = deviation.remainders(rho)
@@ -87,20 +87,17 @@ class Balls:
         self.line, self.which, self.x, self.norm = line, which, x, norm
         out, _ = encoder(x)
         self.k = out.shape[1] // 2
-        self.encoder = Deviation(encoder, x, torch.ones_like(out), free)
-        self.steep = _ROUNDED * torch.linalg.matrix_norm(self.encoder.whitened[:, : self.k], 2)
+        self.encoder = Deviation(encoder, x, torch.ones_like(out), free, norm)
+        self.steep = _ROUNDED * gain(self.encoder.whitened[:, : self.k], norm)
         values, _ = decoder(out[:, : self.k])
         self.decoder = Deviation(decoder, out[:, : self.k], torch.ones_like(values))
-        count = x.new_full((len(x),), x.shape[1]) if free is None else free[:, 0].sum(1)
-        self.euclidean = count.sqrt() if math.isinf(norm) else torch.ones_like(count)
 
     def range(self, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Least and largest values (n,) above the line."""
-        euclidean = radius * self.euclidean
-        *posterior, linear = _reach_of(self.encoder, euclidean)
+        *posterior, linear = _reach_of(self.encoder, radius)
         each = torch.maximum(*posterior)[:, : self.k]
         # As a whole means move by no more than their Jacobian and what is beyond it allow.
-        latent = torch.minimum(each.norm(dim=1), self.steep * euclidean + (each - linear[:, : self.k]).norm(dim=1))
+        latent = torch.minimum(each.norm(dim=1), self.steep * radius + (each - linear[:, : self.k]).norm(dim=1))
         *decoded, _ = _reach_of(self.decoder, latent)
         return self.line.network_range(self.which, self.x, radius, self.norm, posterior, latent, decoded)
 
