@@ -91,6 +91,16 @@ def disagreement(told, printed, share=0.1):
     return ""
 
 
+def true_gain(matrix, norm):
+    """Largest Euclidean length of M d over the unit ball of a norm, by its corners."""
+    if norm == 1:
+        return float(matrix.norm(dim=0).max())
+    if norm == 2:
+        return float(torch.linalg.matrix_norm(matrix, 2))
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * matrix.shape[1]).to(matrix)
+    return float((corners @ matrix.T).norm(dim=1).max())
+
+
 class LinearGaussian:
     """VAE whose margin is known: encoder ``A x`` with scales s, decoder ``Q diag(1/s) z`` with orthonormal columns Q.
 
@@ -110,11 +120,11 @@ class LinearGaussian:
     def decode(self, z):
         return z @ self.B.T
 
-    def margin(self, r):
+    def margin(self, r, norm=2):
         """Smallest norm at which half of the draws lie beyond r."""
         k = len(self.scale)
         reach = brentq(lambda shift: ncx2.cdf(r**2, k, shift**2) - 0.5, 1e-9, 2 * r + 5)
-        return reach / float(torch.linalg.matrix_norm(self.A / self.scale[:, None], 2))
+        return reach / true_gain(self.A / self.scale[:, None], norm)
 
 
 class Plain(nn.Module):

@@ -49,6 +49,8 @@ class RobustnessCurveDisplay:
         How many rows abstained, by model; None means none.
     r : float, default=None
         Radius of the reconstructions, for the axis.
+    norm : {1, 2, inf}, default=2
+        Of changes, for the axis.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ from riskvae.robustness._noise import noise_distances
 from riskvae.robustness._projection import ascent, norm_of, project
 
 # Balls in which sparse perturbations are looked for, each so much smaller than what crosses already.
-_BALLS, _SMALLER = 4, 0.9
+_BALLS, _SMALLER = 5, 0.9
 # Draws on which the starts of these are tried.
 _FEW = 16
 
@@ -125,7 +125,7 @@ def least_norm_attack(
 
     From every start, Hasofer-Lind steps: linearize the excess h of the quantile of distances over r, and go
     towards the point nearest to the unperturbed row on the plane where it vanishes, (g . d - h) / (g . s) s, with s the
-    steepest direction. For norms 2 and infinity; in norm 1 such points have a single entry, see :func:`sparse_attack`.
+    steepest direction. For norms 2 and infinity; in norm 1 such points have a single entry, see :func:`ball_attack`.
     """
     delta = rays.inside(directions * norm[:, None, None])
     least = 0.05 * norm[:, None]
@@ -161,24 +161,28 @@ def least_norm_attack(
     return best / size[..., None].clamp(min=1e-30), size
 
 
-def sparse_attack(
+def ball_attack(
     rays: Rays,
     r: Tensor,
     level: float,
+    known: Tensor,
     starts: Tensor,
     norm: Tensor,
     cap: Tensor,
     bank: Tensor,
     n_steps: int,
-    copies: int,
 ) -> tuple[Tensor, Tensor]:
-    """The same for norm 1, one direction (n, 1, d) for each row.
+    """The same for norms whose nearest points are corners, one direction (n, 1, d) for each row, from known ones.
 
-    Projected ascent of the quantile inside a ball a little smaller than what crosses already, by steps of few and of
-    many entries; then along the ray of what was found to where it crosses.
+    Projected ascent of the quantile inside a ball, then along the ray of what was found to where it crosses. The next
+    ball is a little smaller than what crosses, or twice as large where nothing does.
     """
     few, free = bank[:_FEW], None if rays.box is None else (rays.box[1] > rays.box[0]).to(starts)
     low, high = rays.box or (None, None)
+    most = cap[:, None]
+
+    def value(delta: Tensor, draws: Tensor = bank) -> Tensor:
+        return smooth_quantile(rays.distances(*rays.latent(delta), draws), level)
 
     def crossed(directions: Tensor, guess: Tensor, spread: float, draws: Tensor) -> Tensor:
         def excess(far: Tensor) -> Tensor:
@@ -186,25 +190,23 @@ def sparse_attack(
                 mean, scale = rays.latent(rays.inside(far[..., None] * directions))
             return rays.quantile(mean, scale, draws, level) - r[:, None]
 
-        return crossing(excess, guess, cap[:, None].expand_as(guess), spread=spread, steps=2)
+        return crossing(excess, torch.minimum(guess, most), most.expand_as(guess), spread=spread, steps=2)
 
-    first, best = crossed(starts, 3.0 * norm[:, None].expand(starts.shape[:2]), 0.5, few).min(1)
-    direction = starts.gather(1, best[:, None, None].expand(-1, 1, starts.shape[-1]))
-    size = crossed(direction, torch.minimum(first, cap)[:, None], 0.1, bank)
+    size, best = crossed(known, norm[:, None].expand(known.shape[:2]), 0.5, bank).min(1, keepdim=True)
+    direction = known.gather(1, best[..., None].expand(-1, 1, known.shape[-1]))
+    ball = 2.0 * norm[:, None]
     for _ in range(_BALLS):
-        ball = _SMALLER * torch.minimum(size, cap[:, None])
+        ball = torch.minimum(torch.where(size.isfinite(), _SMALLER * size, 2.0 * ball), most)
 
         def inside(delta: Tensor, ball: Tensor = ball) -> Tensor:
-            return project(delta, ball.expand(delta.shape[:2]), 1, low, high)
+            return project(delta, ball.expand(delta.shape[:2]), rays.norm, low, high)
 
-        def value(delta: Tensor, draws: Tensor = bank) -> Tensor:
-            return smooth_quantile(rays.distances(*rays.latent(delta), draws), level)
-
-        search = Ascent(value, lambda delta: value(delta, few), inside, 1, free, rays.coder.first_order)
-        known = inside(ball[..., None] * direction)[:, 0]
-        found = search.best([inside(ball[..., None] * starts)], known, ball, n_steps, copies)[:, None]
-        found = found / norm_of(found, 1).clamp(min=1e-30)[..., None]
-        near = crossed(found, torch.minimum(size, cap[:, None]), 0.1, bank)
-        better = near < size
+        search = Ascent(value, lambda delta: value(delta, few), inside, rays.norm, free, rays.coder.first_order)
+        here, pool = (inside(ball[..., None] * some) for some in (direction, starts))
+        found = search.best([pool], here[:, 0], ball, n_steps, known.shape[1])[:, None]
+        length = norm_of(found, rays.norm).clamp(min=1e-30)
+        found = found / length[..., None]
+        near = crossed(found, length, 0.1, bank)
+        better = (near < size) | size.isinf()
         direction, size = torch.where(better[..., None], found, direction), torch.where(better, near, size)
-    return direction, torch.minimum(size, cap[:, None])
+    return direction, torch.minimum(size, most)

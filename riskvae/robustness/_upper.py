@@ -8,7 +8,7 @@ from torch import Tensor
 
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
 from riskvae.robustness._projection import norm_of
-from riskvae.robustness._search import Rays, crossing, least_norm_attack, sparse_attack
+from riskvae.robustness._search import Rays, ball_attack, crossing, least_norm_attack
 
 # Attempts to confirm an upper end on fresh draws; each goes this much further out than the last.
 ATTEMPTS, _FURTHER = 4, 1.03
@@ -91,11 +91,13 @@ def attacked_margin(
     n_draws, n_select = len(settings.bank), len(settings.select)
     error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
     level = 0.5 - min(float(probit(settings.attempt_confidence)) * 0.5 / math.sqrt(n_draws) + 1.5 * error, 0.45)
+    how = cap, settings.search, settings.n_steps
+    # In norm 1, whose nearest points have a single entry, it begins from what is nearest in norm 2.
+    around = rays._replace(norm=2) if rays.norm == 1 else rays
+    found, size = least_norm_attack(around, r, level, starts[:, :copies], 2.0 * start, *how)
     if rays.norm == 1:
-        found, size = sparse_attack(rays, r, level, starts, start, cap, settings.search, settings.n_steps, copies)
-    else:
-        some = starts[:, :copies]
-        found, size = least_norm_attack(rays, r, level, some, 2.0 * start, cap, settings.search, settings.n_steps)
+        length = norm_of(found, 1)
+        found, size = found / length[..., None].clamp(min=1e-30), size * length
 
     def excess(directions: Tensor, bank: Tensor) -> Any:
         def measure(norm: Tensor) -> Tensor:
@@ -111,7 +113,12 @@ def attacked_margin(
     near, best = coarse.min(1, keepdim=True)
     chosen = found.gather(1, best[..., None].expand(-1, -1, d))
     near = torch.where(near.isfinite(), near, cap[:, None])
-    norm = crossing(excess(chosen, settings.select), near, cap[:, None], spread=0.05, steps=3)[:, 0]
+    if rays.norm != 2:
+        nearer, ball = ball_attack(rays, r, level, found, starts, 2.0 * start, *how)
+        chosen, near = torch.cat((chosen, nearer), 1), torch.cat((near, ball), 1)
+    most = cap[:, None].expand_as(near)
+    norm, best = crossing(excess(chosen, settings.select), near, most, spread=0.05, steps=3).min(1)
+    chosen = chosen.gather(1, best[:, None, None].expand(-1, 1, d))
     return length_of(rays, confirm(rays, r, chosen, norm, cap, settings), chosen)
 
 
