@@ -70,7 +70,7 @@ def test_known_margins_lie_between_the_ends(norm, k):
     assert (margin.lower >= 0.5 * true).all()
     assert (margin.upper >= 0.999 * true).all()
     assert (margin.upper <= 1.05 * true).all()
-    np.testing.assert_allclose(margin.linearized, true, rtol=0.05)
+    np.testing.assert_allclose(margin.linearized, true, rtol=0.12)  # 512 draws: an error of 4 %
     np.testing.assert_allclose(np.linalg.norm(margin.delta, ord=norm, axis=1), margin.upper, rtol=1e-6)
 
 

@@ -11,8 +11,8 @@ from riskvae.robustness._coder import CHUNK, Coder, gradient_of
 from riskvae.robustness._gain import ellipsoid, gain
 from riskvae.robustness._projection import ascent
 
-# Steps from a singular vector to signs.
-_SIGNS = 4
+# Steps from a vector to signs that move the output far, and random vectors that are tried beside singular ones.
+_STEPS, _RANDOM = 6, 32
 
 
 def encoder_jacobian(coder: Coder, x: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def leading_features(coder: Coder, local: Local, count: int) -> Tensor:
 def leading_directions(coder: Coder, local: Local, count: int, norm: float = 2) -> Tensor:
     """Leading right singular vectors of J_decoder J_encoder, (n, count, d): where the output moves most.
 
-    In norm infinity what some steps of ascent along the signs make of these vectors; in norm 1 features that move it
+    In norm infinity what some steps of ascent make of the signs of these vectors; in norm 1 features that move it
     most, and the largest entries of these vectors, which a box does not stop so early; more than ``count`` then.
 
     From J_encoder^T = Q R the vectors are Q times the eigenvectors of R J_decoder^T J_decoder R^T, of k by k; fewer
@@ -122,13 +122,29 @@ def leading_directions(coder: Coder, local: Local, count: int, norm: float = 2) 
     _, vectors = torch.linalg.eigh(inner)
     found = (q @ vectors.flip(-1)[..., : min(count, vectors.shape[-1])]).transpose(1, 2)
     if norm == torch.inf:
-        for _ in range(_SIGNS):
-            found = found.sign()
-            found = (found @ local.encoder.transpose(1, 2)) @ (decoder.transpose(1, 2) @ decoder) @ local.encoder
-        found = found.sign()
+        found = _signs(local.encoder, decoder.transpose(1, 2) @ decoder, found)
     strongest = found.gather(-1, found.abs().argmax(-1, keepdim=True))
     found = found * strongest.sign()
     if norm == 1:
         sparse = [ascent(found, 1, share) for share in SHARES[1:]]
         return torch.cat((leading_features(coder, local, 3 * count), *sparse), 1)
     return found
+
+
+def _signs(encoder: Tensor, gram: Tensor, first: Tensor) -> Tensor:
+    """Signs (n, c, d) at which the output moves far, from vectors; the last of them gives way to the best of many.
+
+    Of s'Ms with M = J'GJ, s is replaced by the signs of Ms while that rises: it cannot fall.
+    """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(_RANDOM, encoder.shape[1], generator=generator, dtype=torch.float64).to(encoder)
+    found = torch.cat((first, random.expand(len(encoder), -1, -1) @ encoder), 1).sign()
+    for _ in range(_STEPS):
+        found = (found @ encoder.transpose(1, 2) @ gram @ encoder).sign()
+    latent = found @ encoder.transpose(1, 2)
+    far = ((latent @ gram) * latent).sum(2)
+    count = first.shape[1]
+    best = far.argmax(1)[:, None, None].expand(-1, 1, found.shape[2])
+    better = far.amax(1) > (1.0 + 1e-6) * far[:, :count].amax(1)
+    last = torch.where(better[:, None, None], found.gather(1, best), found[:, count - 1 : count])
+    return torch.cat((found[:, : count - 1], last), 1)
