@@ -403,3 +403,42 @@ def test_a_target_is_reached_within_r(X, vae):
     assert (near.success == (near.distance <= 0.05)).all()
     none = targeted_attack(vae, X[:5], X[5:10], max_norm=1e-3, n_steps=3, space="latent", r=1e-6, random_state=0)
     assert not none.success.any()
+
+
+# ------------------------------------------------------------------------------------------ models with conditions
+
+
+def test_a_model_with_conditions_is_examined_one_condition_at_a_time(rows):
+    """By the guide's recipe: the condition's share of the first layer goes into its bias."""
+    torch.manual_seed(0)
+    first, mean, log_variance = (nn.Linear(6 + 3, 8).double(), nn.Linear(8, 2).double(), nn.Linear(8, 2).double())
+    decoder = nn.Sequential(nn.Linear(2 + 3, 8), nn.Tanh(), nn.Linear(8, 6)).double()
+
+    def encode(x, y):
+        h = torch.cat((x, y), 1).matmul(first.weight.T).add(first.bias).relu()
+        return mean(h), log_variance(h)
+
+    def under(condition, named=True):
+        y = torch.eye(3).double()[condition : condition + 1]
+        alone = nn.Linear(6, 8).double()
+        with torch.no_grad():
+            alone.weight.copy_(first.weight[:, :6])
+            alone.bias.copy_(first.bias + first.weight[:, 6:] @ y[0])
+        return wrap(
+            lambda x: encode(x, y.expand(len(x), -1)),
+            lambda z: decoder(torch.cat((z, y.expand(len(z), -1)), 1)),
+            log_variance=True,
+            mean_layers=nn.Sequential(alone, nn.ReLU(), mean) if named else None,
+        )
+
+    margins = [few(under(condition), rows[:4], r=1.0) for condition in range(3)]
+    assert len({margin.upper.tobytes() for margin in margins}) == 3  # the condition matters
+    for condition, margin in enumerate(margins):
+        known = ~margin.abstained
+        assert known.any()
+        assert (margin.proven[known] > 0).all()
+        assert (margin.certified[known] <= margin.upper[known]).all()
+        # Naming the layers changes nothing but what can be certified.
+        unnamed = few(under(condition, named=False), rows[:4], r=1.0)
+        assert np.isnan(unnamed.certified).all()
+        np.testing.assert_array_equal(unnamed.upper, margin.upper)
