@@ -64,6 +64,10 @@ KINDS = {
         nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.MaxPool2d(2, 1), nn.Tanh(), nn.Flatten(),
         nn.Linear(24, K),
     ),
+    "padded max pooling": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1),
+        nn.Flatten(), nn.Linear(16, K),
+    ),
     "residual": Residual,
 }  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -466,6 +470,10 @@ class Call(nn.Module):
         (nn.MaxPool3d((2, 2, 1)), 2),
         (lambda x: F.max_pool2d(x, kernel_size=2, stride=1), 2),
         (lambda x: torch.max_pool2d(x, 3), 4),
+        (nn.MaxPool2d(3, 2, padding=1), 4),
+        (nn.MaxPool2d((2, 3), (3, 1), padding=(0, 1)), 3),
+        (lambda x: F.max_pool2d(x, 2, 2, 1), 2),
+        (lambda x: F.max_pool2d(x, 3, padding=1), 4),
     ],
 )
 def test_max_pooling_is_sums_and_rectifiers(pool, rounds):
@@ -476,12 +484,12 @@ def test_max_pooling_is_sums_and_rectifiers(pool, rounds):
     assert len(before) == len(network.activations) == rounds
 
 
-def test_max_pooling_with_padding_or_holes_is_not_understood():
-    for pool in (nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, ceil_mode=True)):
+def test_max_pooling_with_holes_is_not_understood():
+    for pool in (nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, ceil_mode=True)):
         with pytest.raises(UnknownLayerError, match="nothing is known of MaxPool2d"):
             take_apart(Call(pool))
     with pytest.raises(UnknownLayerError, match="nothing is known of max_pool2d"):
-        take_apart(Call(lambda x: F.max_pool2d(x, 2, padding=1)))
+        take_apart(Call(lambda x: F.max_pool2d(x, 2, dilation=2)))
 
 
 @pytest.mark.parametrize("angle", [0.3, 1.1, 2.0])

@@ -13,33 +13,39 @@ _LAYERS: list[type[nn.Module]] = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d]
 
 
 class MaxPool(NamedTuple):
-    """Max-pooling without padding, with windows and steps along the last dimensions.
+    """Max-pooling with windows and steps along the last dimensions.
+
+    Padding never wins, so it may hold what is in a window anyway: the value at the edge, which every window that
+    reaches beyond it holds.
 
     Parameters
     ----------
-    kernel, stride : tuple of int
+    kernel, stride, padding : tuple of int
         One number for each dimension.
     """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
+    padding: tuple[int, ...]
 
     @classmethod
     def of(cls, layer: nn.Module) -> Self | None:
-        """Of a module; None for other modules, and where windows are padded or have holes."""
+        """Of a module; None for other modules, and where windows have holes."""
         if type(layer) not in _LAYERS or not isinstance(layer, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d):
             return None
         dims = 1 + _LAYERS.index(type(layer))
-        sizes = _each(layer.kernel_size, dims), _each(layer.stride, dims)
-        plain = _each(layer.padding, dims) == (0,) * dims and _each(layer.dilation, dims) == (1,) * dims
+        sizes = _each(layer.kernel_size, dims), _each(layer.stride, dims), _each(layer.padding, dims)
+        plain = _each(layer.dilation, dims) == (1,) * dims
         return cls(*sizes) if plain and not layer.ceil_mode and not layer.return_indices else None
 
     @classmethod
-    def of_call(cls, dims: int, kernel_size: Any, stride: Any = None, *others: Any, **more: Any) -> Self | None:
+    def of_call(
+        cls, dims: int, kernel_size: Any, stride: Any = None, padding: Any = 0, *others: Any, **more: Any
+    ) -> Self | None:
         """Of a call of the function with these arguments."""
         if others or more:
             return None
-        return cls(_each(kernel_size, dims), _each(stride or kernel_size, dims))
+        return cls(_each(kernel_size, dims), _each(stride or kernel_size, dims), _each(padding, dims))
 
     @property
     def rounds(self) -> int:
@@ -48,6 +54,9 @@ class MaxPool(NamedTuple):
 
     def __call__(self, x: Tensor, rectify: Callable[[Tensor], Tensor]) -> Tensor:
         """Largest values, by a rectifier that is called so many times."""
+        for dim, pad in enumerate(self.padding, -len(self.padding)):
+            size = x.shape[dim]
+            x = x.index_select(dim, torch.arange(-pad, size + pad, device=x.device).clamp(0, size - 1)) if pad else x
         sizes = [
             (n - k) // s + 1 for n, k, s in zip(x.shape[-len(self.kernel) :], self.kernel, self.stride, strict=True)
         ]
