@@ -3,8 +3,8 @@
     python examples/grid_on_cluster.py              two worker processes on this machine
     python examples/grid_on_cluster.py ADDRESS      the cluster whose scheduler listens there
 
-Needs the extra ``cluster``: ``pip install '.[cluster]'`` in a clone. The digits are sent to each worker once, not with every
-candidate, and the search ends right when a worker is lost: what it was doing is done again by another one.
+Needs the extra ``cluster``: ``pip install '.[cluster]'`` in a clone. The digits are sent to each worker once, not
+with every candidate, and the search ends right when a worker is lost: what it was doing is done again by another one.
 """
 
 import sys
