@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 from torch.utils.data import TensorDataset
 
-from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE
+from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, robustness_margin
 from riskvae._validation import derive_seed, to_float32
 from riskvae.risk import CVaR, Extremile
 
@@ -133,9 +133,9 @@ def test_bernoulli_forgives_rounding(X):
         small(BetaVAE, likelihood="bernoulli").fit(with_value(X, 1.00001))
 
 
-def test_a_dataset_is_for_fitting(vae, X):
-    with pytest.raises(TypeError, match="fit and partial_fit take one, every other method needs an array"):
-        vae.transform(TensorDataset(torch.tensor(X)))
+def test_a_dataset_needs_rows(vae, X):
+    with pytest.raises(TypeError, match="X is a torch Dataset, .* Pass an array of its rows"):
+        robustness_margin(vae, TensorDataset(torch.tensor(X)))
     with pytest.raises(ValueError, match="X is a Dataset with 1 sample; a minimum of 2 is required"):
         small(BetaVAE).fit(TensorDataset(torch.tensor(X[:1])))
 
@@ -159,11 +159,6 @@ def test_wrong_number_of_features(vae, X):
 def test_sample_needs_a_count(vae):
     with pytest.raises(ValueError, match="n_samples must be an integer of at least 1; got 0"):
         vae.sample(0)
-
-
-def test_early_stopping_of_a_dataset(X):
-    with pytest.raises(ValueError, match="early_stopping=True holds out rows of an array, but X is a Dataset"):
-        small(BetaVAE, early_stopping=True).fit(TensorDataset(torch.tensor(X)))
 
 
 @pytest.mark.parametrize("which", ["encoder", "decoder"])

@@ -220,9 +220,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
             check_epochs(self, net.criterion_, n_epochs, kept)
         callbacks, valid = [*(self.callbacks or ()), *([] if partial_fit else self._own_callbacks(n_epochs))], None
         if self.early_stopping and not partial_fit:
-            train_rows, valid = self._hold_out(
-                train_rows, self.validation_fraction, derive_seed(seed, "hold out"), "early_stopping", False
-            )
+            train_rows, valid = self._hold_out(train_rows, self.validation_fraction, derive_seed(seed, "hold out"))
             callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
         check_monitors(type(self).__name__, callbacks, held_out=valid is not None)
         if HAS_CALLBACKS and not partial_fit:
@@ -256,13 +254,8 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         """Share of the rows that the model is meant for."""
         return 1.0
 
-    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
-        """Training rows, and a share of the rows that ``parameter`` asks to keep from them."""
-        if isinstance(rows, Stream):
-            raise ValueError(
-                f"{type(self).__name__}: {parameter}={getattr(self, parameter)!r} holds out rows of an array, but X is "
-                f"a Dataset. Pass an array, or set {parameter}={off!r}."
-            )
+    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int) -> tuple[Rows | Stream, Rows]:
+        """Training rows, and a share of the rows that are kept from them."""
         return rows.split(fraction, seed)
 
     def _begin(self, device: torch.device, seed: int | None = None) -> tuple[Net, int]:

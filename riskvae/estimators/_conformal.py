@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from riskvae._validation import check_parameters, level_of_the_user, real
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, excess
 from riskvae.detection._parts import row_keys
+from riskvae.estimators._in_parts import as_array
 from riskvae.estimators._loading import checked_labels
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
@@ -51,7 +52,7 @@ class ConformalMixin(QuantilePredictionsMixin):
 
         Parameters
         ----------
-        X_cal : array-like of shape (n_calibration, n_features)
+        X_cal : array-like of shape (n_calibration, n_features), or torch Dataset
             Held-out rows, two at least, exchangeable with those to come (the inliers among them, for
             :meth:`detect`).
         groups : array-like of shape (n_calibration,), default=None
@@ -77,7 +78,7 @@ class ConformalMixin(QuantilePredictionsMixin):
             Where rows are too few to show where 5 % of them lie; where some look like anomalies.
         """
         check_parameters("conformalize", {"contamination": contamination}, {"contamination": _part})
-        rows = self._check_rows(X_cal).copy()
+        rows = self._check_rows(as_array(X_cal)).copy()
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._refuse_trained(rows)
@@ -103,7 +104,7 @@ class ConformalMixin(QuantilePredictionsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         groups : array-like of shape (n_samples,), default=None
             A label of each row, as :meth:`conformalize` was given: n counts calibration rows of the same group.
@@ -145,7 +146,7 @@ class ConformalMixin(QuantilePredictionsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         fdr : float, default=0.05
             False discovery rate, in (0, 1).

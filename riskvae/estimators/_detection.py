@@ -15,6 +15,7 @@ from riskvae._validation import LARGEST, check_parameters, level_of_the_user, li
 from riskvae.detection._calibration import score_at
 from riskvae.detection._line import Line
 from riskvae.estimators._conformal import FALSE_ALARMS, ConformalMixin
+from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._judging import young_of
 
 __all__ = ["DetectionMixin"]
@@ -30,6 +31,7 @@ _FAR = 100.0
 class DetectionMixin(ConformalMixin):
     """Methods of a fitted estimator that has a density of rows."""
 
+    @in_parts
     def score_samples(self, X: Any) -> Array:
         r"""How normal each row is: the least favorable of three verdicts, in nats.
 
@@ -51,7 +53,7 @@ class DetectionMixin(ConformalMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -72,7 +74,7 @@ class DetectionMixin(ConformalMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -96,7 +98,7 @@ class DetectionMixin(ConformalMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns

@@ -26,6 +26,7 @@ from riskvae._validation import (
     isolated_rng,
     limited,
 )
+from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.estimators._serving import serving_copy
 from riskvae.likelihoods._scaled import ScaledLikelihood
@@ -58,7 +59,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -68,12 +69,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
         return self.encode(X).mean
 
+    @in_parts
     def encode(self, X: Any) -> nets.Posterior:
         """Posterior mean and scale of each latent coordinate.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -105,12 +107,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             )
         return self._map_rows(lambda vae, z: (vae.decode(z),), Z, width=self.n_features_in_)[0]
 
+    @in_parts
     def reconstruct(self, X: Any) -> Array:
         """Decoder means (of QuantileVAE medians) at the posterior means.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -120,6 +123,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
         return self._map_rows(lambda vae, x: (vae.decode(vae.encode(x).mean),), self._check_rows(X))[0]
 
+    @in_parts
     def reconstruction_loss(self, X: Any) -> Array:
         r"""Negative log-likelihood of each row, decoded from its posterior mean.
 
@@ -127,7 +131,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -142,6 +146,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         rows, excess = self._check_scored(X)
         return -self._scored(bound, rows, excess)
 
+    @in_parts
     def score_samples(self, X: Any) -> Array:
         r"""Evidence lower bound of each row.
 
@@ -154,7 +159,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -180,7 +185,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         y : ignored
             Present by convention.

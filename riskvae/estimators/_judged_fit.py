@@ -48,32 +48,27 @@ class JudgedFit(DetectionMixin, BaseVAE):
                 "training that goes on (warm_start=True): earlier fits may have seen them. Set "
                 "calibration_fraction=0.0, and call conformalize(X_cal) with rows that were never trained on."
             )
-        if isinstance(rows, Stream):
-            if self.calibration_fraction:
-                self._hold_out(rows, 0.0, seed, "calibration_fraction", 0.0)
-            return rows, None
         train, aside = set_aside(self, rows, seed, judge=not goes_on)
+        n_rows = rows.n_rows or len(rows.head())
         n_calibration = 0 if aside.calibration is None else len(aside.calibration)
         if self.calibration_fraction == "cross" and not aside.judges:
             raise ValueError(
                 f"{type(self).__name__}: calibration_fraction='cross' calibrates with rows that judge the model, and "
-                f"of {len(rows)} rows with n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
+                f"of {n_rows} rows with n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
             )
-        if aside.calibration is not None and min(n_calibration, len(rows) - n_calibration) < 2:
+        if aside.calibration is not None and min(n_calibration, n_rows - n_calibration) < 2:
             raise ValueError(
-                f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} of {len(rows)} "
-                f"rows sets {n_calibration} aside and leaves {len(rows) - n_calibration} to train on; both need 2 at "
+                f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} of {n_rows} "
+                f"rows sets {n_calibration} aside and leaves {n_rows - n_calibration} to train on; both need 2 at "
                 "least. Pass more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
             )
         most = self._epochs_by_steps[0] * self.batch_size
-        if self.max_epochs == "auto" and len(train) > most:
+        if self.max_epochs == "auto" and isinstance(train, Rows) and len(train) > most:
             train = train.split(1 - most / len(train), derive_seed(seed, "enough"))[0]
         return train, aside
 
-    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int, parameter: str, off: Any) -> tuple[Rows, Rows]:
-        if isinstance(rows, Stream):
-            return super()._hold_out(rows, fraction, seed, parameter, off)
-        return split_by_blocks(rows, fraction, seed)
+    def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int) -> tuple[Rows | Stream, Rows]:
+        return rows.split(fraction, seed) if isinstance(rows, Stream) else split_by_blocks(rows, fraction, seed)
 
     def _own_callbacks(self, n_epochs: int) -> list[Any]:
         # Of early stopping nobody knows where it ends; a later fit may go on for more epochs.
@@ -97,7 +92,7 @@ class JudgedFit(DetectionMixin, BaseVAE):
         young = None if snapshots is None else snapshots.latest(YOUNG * self.best_iter_)
         ages = [module] + ([] if young is None else [young_of(module, young)])
         earlier, parts = self._row_score if part else None, []
-        if isinstance(rows, Rows) and kept is not None and kept.judges:
+        if kept is not None and kept.judges:
             with torch.enable_grad():
                 parts = judged_parts(self, rows, kept, ages, self.best_iter_, seed)
             score, scores = RowScore.judged(parts, ages, some, draws, seed, n_rows)
@@ -110,7 +105,9 @@ class JudgedFit(DetectionMixin, BaseVAE):
         self._trained = self._keys_of_trained(rows, part or (kept is not None and kept.goes_on))
         self._calibration = self._line = None  # earlier ones are of other weights
         if kept is not None and kept.calibration is not None:
-            self._calibrate(self._check_rows(X)[kept.calibration], self._share_of_anomalies())
+            places = kept.calibration
+            held_out = places[:].numpy(force=True) if isinstance(places, Rows) else self._check_rows(X)[places]
+            self._calibrate(held_out, self._share_of_anomalies())
         elif self.calibration_fraction == "cross" and parts:
             residuals = torch.cat([residuals_of(judged.vaes[0], judged.held_out) for judged in parts])
             self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True), self._share_of_anomalies())

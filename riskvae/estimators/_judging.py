@@ -16,6 +16,7 @@ from riskvae.detection._score import Judged, RowScore
 from riskvae.training._callbacks import Snapshots
 from riskvae.training._loop import train
 from riskvae.training._rows import Rows
+from riskvae.training._stream import Stream
 
 __all__ = [
     "YOUNG",
@@ -43,8 +44,8 @@ class Aside(NamedTuple):
 
     Parameters
     ----------
-    calibration : ndarray or None
-        Places in the table of rows that calibrate.
+    calibration : ndarray, Rows or None
+        Places in the table of rows that calibrate; of a stream, these rows.
     held_out : Rows or None
         Rows that judge the model, which has not seen them.
     n_folds : int
@@ -53,7 +54,7 @@ class Aside(NamedTuple):
         Whether the model knows other rows from before.
     """
 
-    calibration: NDArray[np.intp] | None
+    calibration: NDArray[np.intp] | Rows | None
     held_out: Rows | None
     n_folds: int
     goes_on: bool = False
@@ -113,8 +114,10 @@ def keys_of(x: Tensor) -> NDArray[np.uint64]:
     return row_keys(x.numpy(force=True))
 
 
-def set_aside(estimator: Any, rows: Rows, seed: int, *, judge: bool) -> tuple[Rows, Aside]:
+def set_aside(estimator: Any, rows: Rows | Stream, seed: int, *, judge: bool) -> tuple[Rows | Stream, Aside]:
     """Training rows, and what ``calibration_fraction`` and ``n_folds`` keep; equal rows and groups stay together."""
+    if isinstance(rows, Stream):
+        return _set_aside_of_stream(estimator, rows, seed, judge)
     blocks = _blocks(rows)
     places, calibration, held_out = np.arange(len(rows)), None, None
     if estimator.calibration_fraction not in (0, "cross"):
@@ -128,6 +131,18 @@ def set_aside(estimator: Any, rows: Rows, seed: int, *, judge: bool) -> tuple[Ro
         held_out, places, n_folds = rows.only(torch.from_numpy(places[part == 1])), places[part == 0], 0
     train_rows = rows if len(places) == len(rows) else rows.only(torch.from_numpy(places))
     return train_rows, Aside(calibration, held_out, n_folds, goes_on=not judge)
+
+
+def _set_aside_of_stream(estimator: Any, rows: Stream, seed: int, judge: bool) -> tuple[Stream, Aside]:
+    """The same of rows that are never all there: no two of them are taken for one, and there are no folds."""
+    calibration = held_out = None
+    if estimator.calibration_fraction not in (0, "cross"):
+        rows, calibration = rows.split(estimator.calibration_fraction, derive_seed(seed, "calibration"))
+    n, cross = rows.n_rows, estimator.calibration_fraction == "cross"
+    if judge and estimator.n_folds != 0 and (cross or (n is not None and n >= _MANY)):
+        share = _SHARE if n is None else min(_SHARE, _MOST / n)
+        rows, held_out = rows.split(share, derive_seed(seed, "judge"))
+    return rows, Aside(calibration, held_out, 0, goes_on=not judge)
 
 
 def _blocks(rows: Rows) -> NDArray[np.intp]:
@@ -170,11 +185,14 @@ def young_of(model: Any, state: Any) -> Any:
     return young
 
 
-def judged_parts(estimator: Any, rows: Rows, aside: Aside, ages: list[Any], epochs: int, seed: int) -> list[Judged]:
+def judged_parts(
+    estimator: Any, rows: Rows | Stream, aside: Aside, ages: list[Any], epochs: int, seed: int
+) -> list[Judged]:
     """Models at their ages, and rows that they have not seen: the trained one, or one for each fold."""
     if aside.held_out is not None:
         n = min(RowScore.N_ROWS, estimator._n_looked_at())
         return [Judged(ages, rows.sample(n, seed), aside.held_out.sample(n, seed))]
+    assert isinstance(rows, Rows)  # a stream has no folds
     parts, n = [], len(rows)
     folds = cut(_blocks(rows), [n // aside.n_folds] * aside.n_folds, derive_seed(seed, "judge"))
     for fold in np.unique(folds):

@@ -21,7 +21,7 @@ from riskvae.training import Batch
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["checked_labels", "load_rows"]
+__all__ = ["checked_labels", "load_rows", "taken_apart"]
 
 
 def load_rows(
@@ -46,7 +46,7 @@ def load_rows(
 
     loading: dict[str, Any] = {}
     if isinstance(X, DataLoader):
-        X, loading = _taken_apart(X)
+        X, loading = taken_apart(X)
     if not isinstance(X, Dataset):
         x = to_float32(feature_matrix(estimator, X, reset=reset, min_samples=min_samples))
         check_rows(x)
@@ -70,7 +70,7 @@ def load_rows(
     return stream
 
 
-def _taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]:
+def taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]:
     """The dataset of a DataLoader, and its workers; batches are the estimator's own."""
     kinds = (RandomSampler, SequentialSampler)
     if loader.collate_fn is not default_collate or (

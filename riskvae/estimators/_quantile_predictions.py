@@ -13,6 +13,7 @@ from riskvae._validation import check_parameters, choice, real
 from riskvae.detection._calibration import Calibration, discoveries
 from riskvae.detection._noise import LEAST
 from riskvae.detection._score import RowScore
+from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._inference import InferenceMixin
 
 __all__ = ["QuantilePredictionsMixin"]
@@ -29,12 +30,13 @@ class QuantilePredictionsMixin(InferenceMixin):
     _row_score: RowScore
     _calibration: Calibration | None
 
+    @in_parts
     def predict_quantiles(self, X: Any) -> Array:
         """Quantiles of each feature, decoded from the posterior mean of each row.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -44,6 +46,7 @@ class QuantilePredictionsMixin(InferenceMixin):
         """
         return self._predict_quantiles(self._check_rows(X))
 
+    @in_parts
     def predict_interval(self, X: Any, alpha: float) -> Array:
         r"""Interval of each feature that is to hold a share 1 - alpha of its values.
 
@@ -62,7 +65,7 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         alpha : float
             One minus the coverage, in (0, 1). Only after calibration beyond the trained levels, where the slope
@@ -100,6 +103,7 @@ class QuantilePredictionsMixin(InferenceMixin):
         below, above = np.moveaxis(self._at(calibration.residuals, alpha / 2, 1 - alpha / 2), -1, 0)
         return calibration.widen(ends, np.maximum(-below, above), alpha)
 
+    @in_parts
     def predict_scale(self, X: Any) -> Array:
         r"""Standard deviation of each feature around its median, where it is normal.
 
@@ -112,7 +116,7 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -128,6 +132,7 @@ class QuantilePredictionsMixin(InferenceMixin):
         self._check_two_levels("predict_scale")
         return self._scale(self._predict_quantiles(self._check_rows(X)))
 
+    @in_parts
     def z_scores(self, X: Any) -> Array:
         r"""Normal score of each value: where it lies among its predicted quantiles, in standard deviations.
 
@@ -141,7 +146,7 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
 
         Returns
@@ -176,7 +181,7 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         alternative : {"two-sided", "greater", "less"}, default="two-sided"
             What is unusual: values far from the median, above it, or below it.
@@ -210,7 +215,7 @@ class QuantilePredictionsMixin(InferenceMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         fdr : float, default=0.05
             False discovery rate within a row, in (0, 1).

@@ -1,0 +1,72 @@
+"""Rows of a torch Dataset, part by part, for methods of a fitted model that answer row by row."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from riskvae.estimators._loading import taken_apart
+from riskvae.training._stream import rows_of_items
+
+__all__ = ["as_array", "in_parts", "is_source"]
+
+Array = NDArray[Any]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+# Rows of a part.
+_ROWS = 8192
+
+
+def is_source(X: Any) -> bool:
+    """Whether rows come from a Dataset or DataLoader."""
+    return isinstance(X, Dataset | DataLoader)
+
+
+def parts_of(X: Any) -> Iterator[Array]:
+    """Rows of a Dataset or DataLoader as arrays (n, n_features), in the dataset's order."""
+    loading: dict[str, Any] = {}
+    if isinstance(X, DataLoader):
+        X, loading = taken_apart(X)
+    if isinstance(X, IterableDataset):  # several workers would give every row several times
+        loading = {}
+    start = 0
+    for items in DataLoader(X, batch_size=_ROWS, **loading):
+        yield (rows := rows_of_items(items)[0].numpy(force=True))
+        start += len(rows)
+    if not start:
+        raise ValueError("X is a Dataset without rows, or one that can be read only once and has been.")
+
+
+def in_parts(method: Method) -> Method:
+    """Let a method of rows, whose answers are one for each row, take a Dataset or DataLoader."""
+
+    @functools.wraps(method)
+    def answer(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_source(X):
+            return method(self, X, *args, **kwargs)
+        self._check_fitted()
+        found, done = [], 0
+        for rows in parts_of(X):
+            try:
+                found.append(method(self, rows, *args, **kwargs))
+            except ValueError as error:
+                error.add_note(f"This is about rows {done} to {done + len(rows) - 1} of the Dataset.")
+                raise
+            done += len(rows)
+        return _joined(found)
+
+    return answer  # type: ignore[return-value]  # the same signature
+
+
+def _joined(found: list[Any]) -> Any:
+    if isinstance(found[0], tuple):
+        return type(found[0])(*map(np.concatenate, zip(*found, strict=True)))
+    return np.concatenate(found)
+
+
+def as_array(X: Any) -> Any:
+    """All rows of a Dataset or DataLoader in memory; anything else as it is."""
+    return np.concatenate(list(parts_of(X))) if is_source(X) else X
