@@ -124,7 +124,7 @@ def test_held_out_rows_of_a_stream_are_random_and_not_trained_on(kind):
 
 @pytest.mark.parametrize("kind", ["indexed", "iterable"])
 def test_no_more_rows_are_held_out_than_memory_bears(kind, monkeypatch):
-    monkeypatch.setattr("riskvae.training._stream._MOST", 30)
+    monkeypatch.setattr("riskvae.training._stream.MOST", 30)
     assert len(streams()[kind].split(0.2, 0)[1]) == 30
     assert len(streams()[kind].split(1e-6, 0)[1]) == 1
 

@@ -453,12 +453,15 @@ def test_the_threshold_is_of_rows_from_all_of_an_array():
     assert (vae.predict(rows) == -1).mean() == pytest.approx(0.05, abs=0.02)
 
 
-def test_a_dataset_has_no_rows_to_hold_out(X):
+def test_a_small_dataset_is_judged_by_its_own_rows(X):
     dataset = torch.utils.data.TensorDataset(torch.tensor(X).float())
     vae = small(QuantileVAE).fit(dataset)
     assert (vae.predict(X) == -1).mean() == pytest.approx(0.05, abs=0.03)
-    with pytest.raises(ValueError, match=r"calibration_fraction=0.2 holds out rows.*set calibration_fraction=0.0"):
-        vae.set_params(calibration_fraction=0.2).fit(dataset)
+    assert vae.set_params(calibration_fraction=0.2).fit(dataset)._calibration.n == round(0.2 * len(X))
+    with pytest.raises(
+        ValueError, match=r"'cross' calibrates with rows that judge the model, and of \d+ rows with n_folds=0"
+    ):
+        vae.set_params(calibration_fraction="cross", n_folds=0).fit(dataset)
 
 
 # ---------------------------------------------------------------------------------- whose line it is

@@ -1,13 +1,15 @@
-"""Image data, from local IDX files or from OpenML, their distortions, and simulations whose noise is known.
+"""Tables in files, image data from local IDX files or OpenML, their distortions, simulations whose noise is known.
 
 In the house: this room makes arrays and knows no model. Import the names below.
 """
 
 from riskvae.datasets._distortions import elastic_distortion
 from riskvae.datasets._images import fetch_fashion_mnist, fetch_mnist, read_idx
+from riskvae.datasets._parquet import ParquetRows
 from riskvae.datasets._simulations import make_heteroscedastic, make_lesions
 
 __all__ = [
+    "ParquetRows",
     "elastic_distortion",
     "fetch_fashion_mnist",
     "fetch_mnist",

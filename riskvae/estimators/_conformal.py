@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from riskvae._validation import check_parameters, level_of_the_user, real
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, excess
 from riskvae.detection._parts import row_keys
-from riskvae.estimators._in_parts import as_array
+from riskvae.estimators._in_parts import checked_rows
 from riskvae.estimators._loading import checked_labels
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
@@ -78,7 +78,7 @@ class ConformalMixin(QuantilePredictionsMixin):
             Where rows are too few to show where 5 % of them lie; where some look like anomalies.
         """
         check_parameters("conformalize", {"contamination": contamination}, {"contamination": _part})
-        rows = self._check_rows(as_array(X_cal)).copy()
+        rows = checked_rows(self, X_cal).copy()
         if len(rows) < 2:
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._refuse_trained(rows)

@@ -1,5 +1,6 @@
 """Rows of a torch Dataset, part by part, for methods of a fitted model that answer row by row."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -8,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from riskvae.estimators._loading import taken_apart
+from riskvae.estimators._loading import check_names, taken_apart
+from riskvae.training._blocks import gives_blocks
 from riskvae.training._stream import rows_of_items
 
-__all__ = ["as_array", "in_parts", "is_source"]
+__all__ = ["checked_rows", "in_parts", "is_source"]
 
 Array = NDArray[Any]
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -27,6 +29,9 @@ def is_source(X: Any) -> bool:
 
 def parts_of(X: Any) -> Iterator[Array]:
     """Rows of a Dataset or DataLoader as arrays (n, n_features), in the dataset's order."""
+    if gives_blocks(X):
+        yield from (rows.numpy() for _, rows in X.blocks())
+        return
     loading: dict[str, Any] = {}
     if isinstance(X, DataLoader):
         X, loading = taken_apart(X)
@@ -48,17 +53,29 @@ def in_parts(method: Method) -> Method:
         if not is_source(X):
             return method(self, X, *args, **kwargs)
         self._check_fitted()
+        check_names(self, X)
+        nameless = _nameless(self)
         found, done = [], 0
         for rows in parts_of(X):
             try:
-                found.append(method(self, rows, *args, **kwargs))
+                found.append(method(nameless, rows, *args, **kwargs))
             except ValueError as error:
-                error.add_note(f"This is about rows {done} to {done + len(rows) - 1} of the Dataset.")
+                where = f", from {X.where(done)} on" if gives_blocks(X) else ""
+                error.add_note(f"This is about rows {done} to {done + len(rows) - 1} of the Dataset{where}.")
                 raise
             done += len(rows)
         return _joined(found)
 
     return answer  # type: ignore[return-value]  # the same signature
+
+
+def _nameless(estimator: Any) -> Any:
+    """The same fitted model, which does not ask parts of a Dataset for the names of their columns."""
+    if "feature_names_in_" not in vars(estimator):
+        return estimator
+    other = copy.copy(estimator)
+    del other.feature_names_in_
+    return other
 
 
 def _joined(found: list[Any]) -> Any:
@@ -67,6 +84,10 @@ def _joined(found: list[Any]) -> Any:
     return np.concatenate(found)
 
 
-def as_array(X: Any) -> Any:
-    """All rows of a Dataset or DataLoader in memory; anything else as it is."""
-    return np.concatenate(list(parts_of(X))) if is_source(X) else X
+def checked_rows(estimator: Any, X: Any) -> Array:
+    """All rows in memory, of an array, a Dataset or a DataLoader, as the estimator checks them."""
+    if not is_source(X):
+        return estimator._check_rows(X)
+    estimator._check_fitted()
+    check_names(estimator, X)
+    return _nameless(estimator)._check_rows(np.concatenate(list(parts_of(X))))

@@ -18,10 +18,11 @@ from torch.utils.data import (
 
 from riskvae._validation import check_finite, feature_matrix, host_array, isolated_rng, to_float32
 from riskvae.training import Batch
+from riskvae.training._blocks import Blocks, gives_blocks
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["checked_labels", "load_rows", "taken_apart"]
+__all__ = ["check_names", "checked_labels", "load_rows", "taken_apart"]
 
 
 def load_rows(
@@ -52,7 +53,8 @@ def load_rows(
         check_rows(x)
         return Rows(Batch(x, group=_numbered(groups, len(x), estimator._groups)), device)
     with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
-        stream = Stream(X, device, check_rows, loading=loading)
+        plain = not gives_blocks(X)
+        stream = Stream(X, device, check_rows, loading=loading) if plain else Blocks(X, device, check_rows)
     n_rows, n_features = stream.head().shape
     if n_rows < min_samples:
         raise ValueError(f"X is a Dataset with {n_rows} sample; a minimum of {min_samples} is required.")
@@ -66,6 +68,9 @@ def load_rows(
     if reset:
         estimator.n_features_in_ = n_features
         estimator.__dict__.pop("feature_names_in_", None)
+        if gives_blocks(X):
+            estimator.feature_names_in_ = np.asarray(X.columns, dtype=object)  # type: ignore[attr-defined]
+    check_names(estimator, X)
     stream.expect(estimator.n_features_in_)
     return stream
 
@@ -82,6 +87,20 @@ def taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]:
         )
     names = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
     return loader.dataset, {name: getattr(loader, name) for name in names} if loader.num_workers else {}
+
+
+def check_names(estimator: Any, X: Any) -> None:
+    """Raise where a table has other columns than those that were fitted, or in another order."""
+    names, known = X.columns if gives_blocks(X) else None, getattr(estimator, "feature_names_in_", None)
+    if names is not None and known is not None and list(names) != list(known):
+        raise ValueError(
+            f"X has the columns {_shortly(names)}, but {type(estimator).__name__} was fitted with {_shortly(known)}, "
+            "in this order. Name them: ParquetRows(path, columns=[...])."
+        )
+
+
+def _shortly(names: Any) -> str:
+    return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
 
 
 def checked_labels(groups: Any, n: int, of: str = "X") -> NDArray[Any]:

@@ -89,11 +89,11 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of all rows given to fit is flagged, and
         more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms, by rows that the model has not
         seen (``n_folds``, or those that calibrate). Set ``offset_`` to draw it by hand. After ``partial_fit``, under
-        ``warm_start`` and of a torch Dataset all rows were seen: the line is where 5 % of them would lie if they were
-        new to the prior, which flags somewhat more of new ones. It is that of the last call's rows; of a Dataset of
-        10,000 items at random (of an iterable one, of the first thousand). A part given to ``partial_fit`` that is
-        smaller than the largest so far counts by its share of that one, so a single row may be learned without deciding
-        what is normal.
+        ``warm_start``, and of a Dataset that is iterable or has fewer than 1,000 rows, all rows were seen: the line is
+        where 5 % of them would lie if they were new to the prior, which flags somewhat more of new ones. It is that of
+        the last call's rows; of a Dataset of 10,000 items at random (of an iterable one, of the first thousand). A part
+        given to ``partial_fit`` that is smaller than the largest so far counts by its share of that one, so a single
+        row may be learned without deciding what is normal.
     calibration_fraction : float or "cross", default=0.0
         Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). "cross" gives no more
         away than ``n_folds`` does (below 1,000 rows none): it calibrates with the rows that judge, by models that have

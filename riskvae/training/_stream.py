@@ -16,10 +16,10 @@ from riskvae._validation import isolated_rng
 from riskvae.training._batch import Batch, Draw
 from riskvae.training._rows import Rows
 
-__all__ = ["Stream", "rows_of_items"]
+__all__ = ["MOST", "Stream", "rows_of_items"]
 
 # Rows that are kept from a stream, at most: they are in memory.
-_MOST = 100_000
+MOST = 100_000
 
 
 class Stream:
@@ -135,7 +135,7 @@ class Stream:
         else:
             places = self._places()
             order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-            n = min(max(round(fraction * len(places)), 1), len(places) - 1, _MOST)
+            n = min(max(round(fraction * len(places)), 1), len(places) - 1, MOST)
             train.places, kept = places[order[n:].sort().values], places[order[:n]]
         train._begin()
         if not train._first:
@@ -153,7 +153,7 @@ class Stream:
         kept: list[tuple[float, int, Any]] = []  # a heap: the item with the largest key comes first
         for i, item in self._items():
             heapq.heappush(kept, (-chance.random(), i, item))
-            if len(kept) > 1 and (-kept[0][0] >= fraction or len(kept) > _MOST):
+            if len(kept) > 1 and (-kept[0][0] >= fraction or len(kept) > MOST):
                 heapq.heappop(kept)
         return [(i, item) for _, i, item in sorted(kept, key=lambda one: one[:2])]
 
