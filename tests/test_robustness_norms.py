@@ -84,6 +84,26 @@ def test_with_one_latent_dimension_all_norms_tell_the_same():
         np.testing.assert_allclose(values, values[0], rtol=0.03 if name in ("upper", "linearized") else 1e-6)
 
 
+class Squares:
+    """Its mean is the sum of squares, twice: at 0 it does not move to first order."""
+
+    def encode(self, x):
+        return x.square().sum(1, keepdim=True).expand(-1, 2), torch.full((len(x), 2), 0.2).to(x)
+
+    def decode(self, z):
+        return z[:, :1]
+
+
+@norms
+@pytest.mark.parametrize("mask", [None, [False, False, False, True]])
+def test_rows_at_which_the_encoder_is_flat_are_attacked_from_random_directions(norm, mask):
+    margin = few(Squares(), np.zeros((2, 4)), r=0.8, norm=norm, mask=mask, max_norm=20.0)
+    # The mean has to move by r.
+    true = math.sqrt(0.8 / 4) if norm == math.inf and mask is None else math.sqrt(0.8)
+    assert (margin.upper >= 0.99 * true).all()
+    assert (margin.upper <= 1.1 * true).all()
+
+
 @norms
 def test_the_affine_radius_is_the_distance_from_the_nearest_kink(norm):
     torch.manual_seed(0)

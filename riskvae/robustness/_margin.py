@@ -137,7 +137,7 @@ def robustness_margin(
         decoded values, from 10,000 to 100,000: 30,612 for rows of 784 values.
     max_norm : float, default=None
         Largest norm that the attack and "linearized" try; None is a hundred times the norm that can move the row's
-        latent distribution by one standard deviation, :math:`1/\lVert \mathrm{diag}(1/\sigma) J \rVert_2`.
+        latent distribution by one standard deviation, :math:`1/\lVert \mathrm{diag}(1/\sigma) J \rVert_{q \to 2}`.
     n_steps, n_restarts : int, default=20, 4
         Steps of the attack, and its starts: the leading singular directions with both signs, then random ones.
     batch_size : int, default=32
@@ -205,7 +205,7 @@ def robustness_margin(
             paired_bank(128, k, derive_seed(seed, "search"), coder.x),
             bank("select", min(n_draws, max(2048, n_draws // 4))),
             [bank("confirm", n_draws, index=i) for i in range(ATTEMPTS)] if "attack" in methods else [],
-            ascent(random_starts, norm),
+            ascent(random_starts, 2),
             n_steps,
             norm,
         )

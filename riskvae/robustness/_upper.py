@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from riskvae.robustness._noise import clopper_pearson, noise_distances, probit
-from riskvae.robustness._projection import norm_of
+from riskvae.robustness._projection import ascent, norm_of
 from riskvae.robustness._search import Rays, ball_attack, crossing, least_norm_attack
 
 # Attempts to confirm an upper end on fresh draws; each goes this much further out than the last.
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     search: Tensor  # few: what the attack optimizes
     select: Tensor  # more: which ray it takes, and where this crosses
     fresh: list[Tensor]  # n_draws each: confirmation
-    starts: Tensor  # random unit directions
+    starts: Tensor  # random directions, of unit length in norm 2
     n_steps: int
     norm: float = 2  # of changes
 
@@ -85,8 +85,13 @@ def attacked_margin(
     signed = torch.stack((directions, -directions), 2).flatten(1, 2)
     random = settings.starts.expand(n, -1, -1)
     if rays.box is not None:
-        random = random * (rays.box[1] > rays.box[0])
-    starts, copies = torch.cat((signed, random), 1), len(settings.starts)
+        free = (rays.box[1] > rays.box[0]).to(signed)
+        signed, random = signed * free, random * free
+    some = random if rays.norm == 2 else ascent(random, rays.norm)
+    starts, copies = torch.cat((signed, some), 1), len(settings.starts)
+    # Where the encoder does not move to first order, there are no leading directions.
+    first = starts[:, :copies]
+    first = torch.where(norm_of(first, 2)[..., None] > 1e-6, first, random)
     # A little below the median, so that fresh draws can show it: by what the limit asks, and for errors of both banks.
     n_draws, n_select = len(settings.bank), len(settings.select)
     error = 0.5 * math.sqrt(1 / n_draws + 1 / n_select)
@@ -94,7 +99,7 @@ def attacked_margin(
     how = cap, settings.search, settings.n_steps
     # In norm 1, whose nearest points have a single entry, it begins from what is nearest in norm 2.
     around = rays._replace(norm=2) if rays.norm == 1 else rays
-    found, size = least_norm_attack(around, r, level, starts[:, :copies], 2.0 * start, *how)
+    found, size = least_norm_attack(around, r, level, first, 2.0 * start, *how)
     if rays.norm == 1:
         length = norm_of(found, 1)
         found, size = found / length[..., None].clamp(min=1e-30), size * length
