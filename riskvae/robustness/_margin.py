@@ -102,7 +102,8 @@ def robustness_margin(
     And an estimate between them, by far cheaper than the attack:
 
     - "linearized": the smallest crossing along the leading singular directions of :math:`J_g J`, with the
-      encoder linearized and the decoder as it is.
+      encoder linearized and the decoder as it is; in norm infinity along signs that follow from them, in norm 1 along
+      their largest entries and the features that move the output most by themselves.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def robustness_margin(
         Largest norm that the attack and "linearized" try; None is a hundred times the norm that can move the row's
         latent distribution by one standard deviation, :math:`1/\lVert \mathrm{diag}(1/\sigma) J \rVert_{q \to 2}`.
     n_steps, n_restarts : int, default=20, 4
-        Steps of the attack, and its starts: the leading singular directions with both signs, then random ones.
+        Steps of the attack, and its starts: the directions of "linearized" with both signs, then random ones.
     batch_size : int, default=32
         Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
         fewer rows, so that a row's answer depends on its company by rounding alone.
@@ -162,10 +163,10 @@ def robustness_margin(
     -----
     Work per row: the decoder runs on ``n_draws`` points for the probability, as many for "second_order", "third_order"
     and "proven" together, as many for the confirmation, and some ``400 * n_steps * n_restarts / 3`` with their
-    gradients in the attack. To save time, in this order: give float32 rows; leave "attack" out, "linearized" comes near
-    it; lower ``n_draws`` (at 2,000 the bounds are 8 to 16 % smaller), then ``n_steps``; for wide convolutions leave
-    "proven" out, which takes seconds a row there. Memory per block: ``batch_size * n_restarts * 128`` decoded rows with
-    their graph.
+    gradients in the attack, five times as many in norms 1 and infinity. To save time, in this order: give float32 rows;
+    leave "attack" out, "linearized" comes near it; lower ``n_draws`` (at 2,000 the bounds are 8 to 16 % smaller), then
+    ``n_steps``; for wide convolutions leave "proven" out, which takes seconds a row there. Memory per block:
+    ``batch_size * n_restarts * 128`` decoded rows with their graph.
 
     References
     ----------
