@@ -213,3 +213,14 @@ def test_paths_that_hold_nothing_are_told(tmp_path, table):
         ParquetRows(batches(table), batch_size=0)
     with pytest.raises(ValueError, match="X is a Dataset without rows"):
         small(BetaVAE).fit(ParquetRows(batches(table)[:1] and [batches(table)[0].slice(0, 0)]))
+
+
+def test_a_file_that_grows_ends_the_epoch(folder, table):
+    """More rows than there were must not be taken for an epoch without an end."""
+    blocks = source(folder)
+    table[400:499].to_parquet(folder / "part1.parquet", index=False)
+    with pytest.raises(ValueError, match=r"part1\.parquet has changed"):
+        list(blocks.batches(128, None))
+    table[450:].to_parquet(folder / "part2.parquet", row_group_size=400, index=False)
+    with pytest.raises(ValueError, match=r"part2\.parquet"):
+        list(blocks.batches(128, torch.Generator().manual_seed(0)))

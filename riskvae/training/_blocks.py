@@ -71,14 +71,14 @@ class Blocks(Stream):
         n = self.n_rows
         count = math.ceil(n / batch_size)
         ends, waiting, done = iter([n * (i + 1) // count for i in range(count)]), None, 0
-        end = next(ends)
+        end: float = next(ends)
         for block in self._used(generator):
             waiting = block if waiting is None else _joined(waiting, block)
             start = 0
             while end - done <= waiting.n_rows - start:
-                batch = waiting.take(slice(start, start + end - done)).to(self.device)
+                batch = waiting.take(slice(start, start + int(end - done))).to(self.device)
                 yield batch if draw is None else batch._replace(noise=draw(batch.index))  # type: ignore[arg-type]
-                start, done, end = start + end - done, end, next(ends, n + 1)
+                start, done, end = start + batch.n_rows, done + batch.n_rows, next(ends, math.inf)
             waiting = waiting.take(slice(start, None))
 
     def _used(self, generator: torch.Generator | None) -> Iterator[Batch]:
