@@ -14,6 +14,7 @@ import pyarrow.parquet  # noqa: E402
 
 from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE  # noqa: E402
 from riskvae.datasets import ParquetRows  # noqa: E402
+from riskvae.estimators._judging import set_aside  # noqa: E402
 from riskvae.training._blocks import Blocks  # noqa: E402
 
 NAMES = ["a", "b", "c"]
@@ -224,3 +225,13 @@ def test_a_file_that_grows_ends_the_epoch(folder, table):
     table[450:].to_parquet(folder / "part2.parquet", row_group_size=400, index=False)
     with pytest.raises(ValueError, match=r"part2\.parquet"):
         list(blocks.batches(128, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, "cross"])
+def test_what_calibrates_and_judges_is_not_trained_on(folder, table, share):
+    detector = QuantileVAE(calibration_fraction=share)
+    train, aside = set_aside(detector, source(folder), 0, judge=True)
+    parts = [torch.cat([batch.x for batch in train.batches(100, None)]), aside.held_out[:]]
+    parts += [] if aside.calibration is None else [aside.calibration[:]]
+    assert [len(part) for part in parts] == ([640, 160, 200] if share == 0.2 else [800, 200])
+    np.testing.assert_array_equal(np.sort(torch.cat(parts)[:, 0]), np.sort(table["a"]))
