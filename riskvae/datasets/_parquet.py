@@ -50,6 +50,9 @@ class ParquetRows(IterableDataset[Tensor]):
     buffer_size : int or "auto", default="auto"
         Rows that are mixed with each other in training; "auto" takes 64 MiB of them. It should hold several row groups;
         where the table is sorted, more are better.
+    transform : fitted transformer, default=None
+        Its ``transform`` is applied to rows as they are read, such as that of a StandardScaler that ``partial_fit`` has
+        shown all ``blocks()``. It must leave the number of features as it is.
 
     Attributes
     ----------
@@ -86,6 +89,7 @@ class ParquetRows(IterableDataset[Tensor]):
         *,
         batch_size: int | Literal["auto"] = "auto",
         buffer_size: int | Literal["auto"] = "auto",
+        transform: Any = None,
     ) -> None:
         super().__init__()
         _arrow()
@@ -93,6 +97,13 @@ class ParquetRows(IterableDataset[Tensor]):
         check_parameters("ParquetRows", sizes, dict.fromkeys(sizes, integer(1) | choice("auto")))
         if columns is not None and (isinstance(columns, str) or not list(columns)):
             raise TypeError(f"ParquetRows: columns must be a sequence of names, such as ['a', 'b']; got {columns!r}.")
+        if len(set(columns or ())) < len(columns or ()):
+            raise ValueError(f"ParquetRows: columns must name each column once; got {list(columns or ())}.")
+        if transform is not None and not hasattr(transform, "transform"):
+            raise TypeError(
+                f"ParquetRows: transform must be a fitted transformer, such as StandardScaler; got {transform!r}."
+            )
+        self.transform = transform
         self.files = _files(path)
         self._batches = None if self.files else path
         schemas = [_schema(file) for file in self.files] or [_first_schema(path)]
@@ -118,6 +129,17 @@ class ParquetRows(IterableDataset[Tensor]):
 
     def __len__(self) -> int:
         return self.n_rows
+
+    def __repr__(self) -> str:
+        where = f"{len(self.files)} files from {self.files[0]} on" if self.files else "record batches"
+        return f"ParquetRows({self.n_rows:,} rows of {len(self.columns)} features, {where})"
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError(
+            "ParquetRows gives rows in blocks, and cannot pick some: pipelines, searches and splits of scikit-learn "
+            "need an array. Scale rows as they are read, by ParquetRows(path, transform=scaler), where the scaler has "
+            "seen all of them: for _, rows in ParquetRows(path).blocks(): scaler.partial_fit(rows)."
+        )
 
     def __iter__(self) -> Iterator[Tensor]:
         for _, rows in self.blocks():
@@ -188,7 +210,9 @@ class ParquetRows(IterableDataset[Tensor]):
             for batch in batches:
                 for first in range(0, batch.num_rows, self.batch_size):
                     rows = self._tensor(batch.slice(first, self.batch_size), self._pieces[i])
-                    yield torch.arange(start, start + len(rows)), rows
+                    if not np.isfinite(rows.sum()):
+                        self._refuse_gaps(start, rows)
+                    yield torch.arange(start, start + len(rows)), torch.from_numpy(self._transformed(rows))
                     start += len(rows)
             if start != self._ends[i]:
                 raise ValueError(f"{self._name(self._pieces[i])} has changed: it no longer has the rows that it had.")
@@ -207,9 +231,30 @@ class ParquetRows(IterableDataset[Tensor]):
                 with arrow.OSFile(str(file)) as raw, arrow.ipc.open_file(raw) as opened:
                     yield opened.get_batch(piece.number).select(list(self.columns))
         except (OSError, arrow.ArrowException, KeyError, IndexError) as error:
-            raise ValueError(f"{file} cannot be read any more: {error}") from error
+            raise ValueError(f"{file} has changed, or cannot be read any more: {error}") from error
 
-    def _tensor(self, batch: Any, piece: _Piece) -> Tensor:
+    def _refuse_gaps(self, start: int, rows: NDArray[np.float32]) -> None:
+        """Raise where a value is missing or infinite, with its place."""
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            i, j = bad[0]
+            what = "no value (null or NaN)" if np.isnan(rows[i, j]) else "infinity, or a value too large for float32,"
+            raise ValueError(
+                f"X holds {what} in column {self.columns[j]!r}. It is {self.where(start + int(i))}, counted from 0. "
+                "Impute or drop such rows, or leave the column out: ParquetRows(path, columns=[...])."
+            )
+
+    def _transformed(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.transform is None:
+            return rows
+        found = np.asarray(self.transform.transform(rows), dtype=np.float32)
+        if found.shape != rows.shape:
+            raise ValueError(
+                f"ParquetRows: transform must leave rows of {rows.shape[1]} features; it gave shape {found.shape}."
+            )
+        return found
+
+    def _tensor(self, batch: Any, piece: _Piece) -> NDArray[np.float32]:
         rows = np.empty((batch.num_rows, len(self.columns)), dtype=np.float32)
         try:
             for j, name in enumerate(self.columns):
@@ -218,7 +263,7 @@ class ParquetRows(IterableDataset[Tensor]):
             raise ValueError(
                 f"{self._name(piece)}: column {name!r} cannot be read as numbers any more: {error}"
             ) from error
-        return torch.from_numpy(rows)
+        return rows
 
 
 def _arrow() -> Any:
@@ -249,7 +294,11 @@ def _files(path: Any) -> list[Path]:
             sorted(file for file in one.rglob("*") if file.suffix in _PARQUET + _FEATHER) if one.is_dir() else [one]
         )
         if not inside or not inside[0].exists():
-            what = f"holds no file with one of {', '.join(_PARQUET + _FEATHER)}" if one.is_dir() else "does not exist"
+            what = (
+                f"holds no file with one of {', '.join(_PARQUET + _FEATHER)}"
+                if one.is_dir()
+                else f"does not exist in {Path.cwd()}"
+            )
             raise FileNotFoundError(f"ParquetRows: {one} {what}.")
         found += inside
     for file in found:
