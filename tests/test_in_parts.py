@@ -107,3 +107,9 @@ def test_a_model_that_is_not_fitted_says_so(rows):
 
     with pytest.raises(NotFittedError):
         QuantileVAE().predict(Pieces(rows))
+
+
+def test_the_global_generator_of_torch_is_left_alone(detector, rows):
+    before = torch.get_rng_state()
+    detector.transform(Named(rows))
+    assert torch.equal(torch.get_rng_state(), before)

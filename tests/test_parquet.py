@@ -191,6 +191,8 @@ def test_other_columns_are_refused(folder, table):
     vae = small(BetaVAE, max_epochs=1).fit(ParquetRows(folder))
     with pytest.raises(ValueError, match="X has the columns 'c', 'b', 'a', but BetaVAE was fitted with 'a', 'b', 'c'"):
         vae.transform(ParquetRows(folder, columns=["c", "b", "a"]))
+    with pytest.raises(ValueError, match="X has the columns 'c', 'b', 'a'"):
+        vae.transform(DataLoader(ParquetRows(folder, columns=["c", "b", "a"])))
     with pytest.raises(ValueError, match=r"part0\.parquet has no column 'd'"):
         ParquetRows(folder, columns=["a", "d"])
     table.rename(columns={"b": "B"}).to_parquet(folder / "part9.parquet")
@@ -254,3 +256,7 @@ def test_rows_are_scaled_as_they_are_read(folder, table):
     with pytest.raises(TypeError, match="cannot pick some: pipelines, searches and splits .* transform=scaler"):
         make_pipeline(StandardScaler(), BetaVAE()).fit(ParquetRows(folder))
     assert repr(ParquetRows(folder)).startswith("ParquetRows(1,000 rows of 3 features, 3 files")
+    nothing = ParquetRows([batches(table)[0].slice(0, 0)])
+    for call in (small(BetaVAE).fit, small(BetaVAE, max_epochs=1).fit(table).transform):
+        with pytest.raises(ValueError, match="X is a Dataset without rows"):
+            call(nothing)

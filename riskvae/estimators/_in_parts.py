@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -27,22 +28,30 @@ def is_source(X: Any) -> bool:
     return isinstance(X, Dataset | DataLoader)
 
 
-def parts_of(X: Any) -> Iterator[Array]:
-    """Rows of a Dataset or DataLoader as arrays (n, n_features), in the dataset's order."""
-    if gives_blocks(X):
-        yield from (rows.numpy() for _, rows in X.blocks())
-        return
-    loading: dict[str, Any] = {}
-    if isinstance(X, DataLoader):
-        X, loading = taken_apart(X)
+def parts_of(X: Any, loading: dict[str, Any]) -> Iterator[Array]:
+    """Rows of a Dataset as arrays (n, n_features), in the dataset's order."""
     if isinstance(X, IterableDataset):  # several workers would give every row several times
         loading = {}
     start = 0
-    for items in DataLoader(X, batch_size=_ROWS, **loading):
-        yield (rows := rows_of_items(items)[0].numpy(force=True))
+    for rows in (rows for _, rows in X.blocks()) if gives_blocks(X) else _loaded(X, loading):
+        yield rows.numpy(force=True)
         start += len(rows)
     if not start:
         raise ValueError("X is a Dataset without rows, or one that can be read only once and has been.")
+
+
+def _loaded(X: Any, loading: dict[str, Any]) -> Iterator[Any]:
+    # A generator of its own: seeds of workers are not drawn from torch's global one.
+    for items in DataLoader(X, batch_size=_ROWS, generator=torch.Generator(), **loading):
+        yield rows_of_items(items)[0]
+
+
+def _opened(estimator: Any, X: Any) -> tuple[Any, dict[str, Any]]:
+    """The dataset, and its workers, for an estimator that knows its columns."""
+    estimator._check_fitted()
+    data, loading = taken_apart(X) if isinstance(X, DataLoader) else (X, {})
+    check_names(estimator, data)
+    return data, loading
 
 
 def in_parts(method: Method) -> Method:
@@ -52,11 +61,10 @@ def in_parts(method: Method) -> Method:
     def answer(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
         if not is_source(X):
             return method(self, X, *args, **kwargs)
-        self._check_fitted()
-        check_names(self, X)
+        X, loading = _opened(self, X)
         nameless = _nameless(self)
         found, done = [], 0
-        for rows in parts_of(X):
+        for rows in parts_of(X, loading):
             try:
                 found.append(method(nameless, rows, *args, **kwargs))
             except ValueError as error:
@@ -88,6 +96,5 @@ def checked_rows(estimator: Any, X: Any) -> Array:
     """All rows in memory, of an array, a Dataset or a DataLoader, as the estimator checks them."""
     if not is_source(X):
         return estimator._check_rows(X)
-    estimator._check_fitted()
-    check_names(estimator, X)
-    return _nameless(estimator)._check_rows(np.concatenate(list(parts_of(X))))
+    parts = list(parts_of(*_opened(estimator, X)))
+    return _nameless(estimator)._check_rows(np.concatenate(parts))
