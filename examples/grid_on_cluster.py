@@ -37,9 +37,7 @@ def search(X, folds):
     """Grid over the tail that training looks at and the weight of the KL term, scored on the worst tenth."""
     pipeline = make_pipeline(
         MinMaxScaler(),
-        RiskAwareVAE(
-            n_components=8, encoder=encoder, likelihood="bernoulli", max_epochs=20, device="cpu", random_state=0
-        ),
+        RiskAwareVAE(n_components=8, encoder=encoder, likelihood="bernoulli", max_epochs=60, lr=5e-3, random_state=0),
     )
     grid = {"riskawarevae__eps": [0.1, 0.5], "riskawarevae__beta": [0.5, 1.0]}
     return GridSearchCV(pipeline, grid, scoring=tail_loss_scorer(0.1), cv=folds, error_score="raise").fit(X)

@@ -5,7 +5,16 @@ import pytest
 import torch
 from helpers import small
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae.training._stream import Stream
@@ -69,6 +78,9 @@ def test_loaders_whose_batches_would_be_lost_are_refused(X):
     data = TensorDataset(torch.tensor(X, dtype=torch.float32))
     for loader in (
         DataLoader(data, sampler=WeightedRandomSampler(np.ones(300), 300)),
+        DataLoader(data, batch_sampler=[[0, 1], [2, 3]]),
+        DataLoader(data, batch_sampler=BatchSampler(SubsetRandomSampler(range(5)), 2, False)),
+        DataLoader(data, sampler=RandomSampler(range(300), num_samples=7)),
         DataLoader(data, collate_fn=lambda items: torch.stack([row for (row,) in items])),
     ):
         with pytest.raises(TypeError, match="X is a DataLoader with a sampler or collate_fn of its own"):
@@ -148,6 +160,8 @@ def test_datasets_are_stopped_early_and_calibrated(make):
     vae = small(BetaVAE, early_stopping=True, n_iter_no_change=2, tol=10.0, max_epochs=50).fit(data)
     assert vae.n_iter_ < 10
     assert all("valid_loss" in row for row in vae.history_)
+    long = make(torch.randn(6000, 3, generator=torch.Generator().manual_seed(1)))
+    assert small(QuantileVAE, calibration_fraction=0.2, max_epochs=1).fit(long)._calibration.n > 1000
     detector = small(QuantileVAE, calibration_fraction=0.2, max_epochs=3).fit(data)
     assert 250 <= detector._calibration.n <= 350
     p = detector.conformal_p_values(rows[1500:].numpy())

@@ -253,10 +253,48 @@ def test_rows_are_scaled_as_they_are_read(folder, table):
         next(ParquetRows(folder, transform=FunctionTransformer(lambda x: x[:, :2])).blocks())
     with pytest.raises(TypeError, match="transform must be a fitted transformer"):
         ParquetRows(folder, transform=np.log)
-    with pytest.raises(TypeError, match="cannot pick some: pipelines, searches and splits .* transform=scaler"):
+    with pytest.raises(TypeError, match="is no array: pipelines, searches and splits .* transform=scaler"):
         make_pipeline(StandardScaler(), BetaVAE()).fit(ParquetRows(folder))
     assert repr(ParquetRows(folder)).startswith("ParquetRows(1,000 rows of 3 features, 3 files")
     nothing = ParquetRows([batches(table)[0].slice(0, 0)])
     for call in (small(BetaVAE).fit, small(BetaVAE, max_epochs=1).fit(table).transform):
         with pytest.raises(ValueError, match="X is a Dataset without rows"):
             call(nothing)
+
+
+def test_a_frame_s_index_is_no_feature(tmp_path, table):
+    table.sample(frac=1.0, random_state=0).to_parquet(tmp_path / "t.parquet")
+    assert ParquetRows(tmp_path).columns == tuple(NAMES)
+    assert "__index_level_0__" in pyarrow.parquet.read_schema(tmp_path / "t.parquet").names
+
+
+def test_only_tables_of_a_folder_are_read(folder, table):
+    (folder / "._part0.parquet").write_text("of another system")
+    (folder / "part8.parquet").mkdir()
+    table.to_parquet(folder / "part8.parquet" / "PART.PARQUET", index=False)
+    assert [file.name for file in ParquetRows(folder).files] == [
+        "part0.parquet", "part1.parquet", "part2.parquet", "PART.PARQUET",
+    ]  # fmt: skip
+    assert len(ParquetRows(folder)) == 2000
+
+
+def test_small_pieces_are_rows_like_others(tmp_path, table):
+    parts = [
+        pa.RecordBatch.from_pandas(table[a:b], preserve_index=False) for a, b in ((0, 0), (0, 1), (1, 9), (9, 300))
+    ]
+    table[:200].to_parquet(tmp_path / "t.parquet", index=False)
+    for rows, n in ((ParquetRows(parts), 300), (ParquetRows(tmp_path, batch_size=1), 200)):
+        found = [torch.cat(one) for one in zip(*rows.blocks(), strict=True)]
+        np.testing.assert_array_equal(found[1], table[:n])
+        assert torch.equal(found[0], torch.arange(n))
+        assert len(rows.head(50)[1]) == 50
+        assert small(BetaVAE, max_epochs=1).fit(rows).transform(rows).shape == (n, 2)
+
+
+@pytest.mark.parametrize("columns", [3, [], "a", [0, 1]])
+def test_columns_that_are_no_names_are_refused(folder, columns):
+    with pytest.raises(TypeError, match="columns must be a sequence of names"):
+        ParquetRows(folder, columns=columns)
+    with pytest.raises(ValueError, match="must name each column once"):
+        ParquetRows(folder, columns=["a", "a"])
+    assert ParquetRows(folder, columns=(name for name in "ab")).columns == ("a", "b")

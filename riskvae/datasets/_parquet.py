@@ -4,7 +4,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,12 +13,23 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from riskvae._validation import check_parameters, choice, integer
+from riskvae.datasets._files import (
+    PARQUET,
+    arrow,
+    check_schema,
+    features_of,
+    files_of,
+    names_of,
+    numbers_of,
+    schema_of,
+    schema_of_batches,
+    sizes_of,
+)
 
 __all__ = ["ParquetRows"]
 
 # Values that are read, and mixed, at once.
 _READ, _MIXED = 2**21, 2**24
-_PARQUET, _FEATHER = (".parquet", ".pq"), (".feather", ".arrow", ".ipc")
 
 
 class _Piece(NamedTuple):
@@ -92,25 +102,22 @@ class ParquetRows(IterableDataset[Tensor]):
         transform: Any = None,
     ) -> None:
         super().__init__()
-        _arrow()
+        arrow()
         sizes = {"batch_size": batch_size, "buffer_size": buffer_size}
         check_parameters("ParquetRows", sizes, dict.fromkeys(sizes, integer(1) | choice("auto")))
-        if columns is not None and (isinstance(columns, str) or not list(columns)):
-            raise TypeError(f"ParquetRows: columns must be a sequence of names, such as ['a', 'b']; got {columns!r}.")
-        if len(set(columns or ())) < len(columns or ()):
-            raise ValueError(f"ParquetRows: columns must name each column once; got {list(columns or ())}.")
+        names = None if columns is None else names_of(columns)
         if transform is not None and not hasattr(transform, "transform"):
             raise TypeError(
                 f"ParquetRows: transform must be a fitted transformer, such as StandardScaler; got {transform!r}."
             )
         self.transform = transform
-        self.files = _files(path)
+        self.files = files_of(path)
         self._batches = None if self.files else path
-        schemas = [_schema(file) for file in self.files] or [_first_schema(path)]
+        schemas = [schema_of(file) for file in self.files] or [schema_of_batches(path)]
         sources: list[Any] = [*self.files] or ["the record batches"]
-        self.columns = tuple(schemas[0].names if columns is None else columns)
+        self.columns = features_of(schemas[0], sources[0]) if names is None else names
         for schema, name in zip(schemas, sources, strict=True):
-            _check_schema(schema, self.columns, name)
+            check_schema(schema, self.columns, name)
         width = len(self.columns)
         self.batch_size = max(1, _READ // width) if isinstance(batch_size, str) else batch_size
         self.buffer_size = max(1, _MIXED // width) if isinstance(buffer_size, str) else buffer_size
@@ -119,8 +126,11 @@ class ParquetRows(IterableDataset[Tensor]):
 
     def _find_pieces(self) -> list[_Piece]:
         if self._batches is not None:
-            return [_Piece(0, i, part.num_rows) for i, part in enumerate(self._batches)]  # type: ignore[arg-type]
-        return [_Piece(i, number, n) for i, file in enumerate(self.files) for number, n in enumerate(_sizes(file)) if n]
+            parts = enumerate(self._batches)  # type: ignore[arg-type]
+            return [_Piece(0, i, part.num_rows) for i, part in parts if part.num_rows]
+        return [
+            _Piece(i, number, n) for i, file in enumerate(self.files) for number, n in enumerate(sizes_of(file)) if n
+        ]
 
     @property
     def n_rows(self) -> int:
@@ -136,10 +146,13 @@ class ParquetRows(IterableDataset[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         raise TypeError(
-            "ParquetRows gives rows in blocks, and cannot pick some: pipelines, searches and splits of scikit-learn "
-            "need an array. Scale rows as they are read, by ParquetRows(path, transform=scaler), where the scaler has "
-            "seen all of them: for _, rows in ParquetRows(path).blocks(): scaler.partial_fit(rows)."
+            "ParquetRows gives rows in blocks, and is no array: pipelines, searches and splits of scikit-learn need "
+            "one. Scale rows as they are read, by ParquetRows(path, transform=scaler), where the scaler has seen all "
+            "of them: for _, rows in ParquetRows(path).blocks(): scaler.partial_fit(rows)."
         )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return self[:]
 
     def __iter__(self) -> Iterator[Tensor]:
         for _, rows in self.blocks():
@@ -166,10 +179,13 @@ class ParquetRows(IterableDataset[Tensor]):
             yield from read
             return
         waiting: list[tuple[Tensor, Tensor]] = []
+        count = 0
         for block in read:
             waiting.append(block)
-            if sum(len(places) for places, _ in waiting) >= self.buffer_size:
+            count += len(block[0])
+            if count >= self.buffer_size:
                 yield from self._mixed(waiting, generator)
+                count = 0
         if waiting:
             yield from self._mixed(waiting, generator)
 
@@ -184,11 +200,20 @@ class ParquetRows(IterableDataset[Tensor]):
 
     def head(self, n: int) -> tuple[Tensor, Tensor]:
         """About n places and rows: the first ones of some pieces that are spread over the table."""
-        step = max(1, len(self._pieces) // 16)
-        some = range(0, len(self._pieces), step) if self.files else range(1)
-        each = -(-n // len(some))
-        parts = [next(self._read([number])) for number in some]
-        return torch.cat([places[:each] for places, _ in parts]), torch.cat([rows[:each] for _, rows in parts])
+        step = max(1, len(self._pieces) // 16) if self.files else 1
+        some = range(0, len(self._pieces), step)
+        each = -(-n // len(some)) if self.files else n
+        places: list[Tensor] = []
+        rows: list[Tensor] = []
+        for number in some:
+            left = min(each, n - sum(len(part) for part in places))
+            for where, part in self._read([number]):
+                places.append(where[:left])
+                rows.append(part[:left])
+                left -= len(places[-1])
+                if left <= 0:
+                    break
+        return torch.cat(places), torch.cat(rows)
 
     def where(self, place: int) -> str:
         """File and row of a place, in words."""
@@ -201,8 +226,9 @@ class ParquetRows(IterableDataset[Tensor]):
     def _read(self, order: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Pieces in some order, in parts of a batch at most."""
         if self._batches is not None:
-            wanted = set(order)
-            parts: Any = ((i, [part]) for i, part in enumerate(self._batches) if i in wanted)  # type: ignore[arg-type]
+            wanted = {self._pieces[i].number: i for i in order}
+            batches_of = enumerate(self._batches)  # type: ignore[arg-type]
+            parts: Any = ((wanted[number], [part]) for number, part in batches_of if number in wanted)
         else:
             parts = ((i, self._of_file(self._pieces[i])) for i in order)
         for i, batches in parts:
@@ -222,15 +248,15 @@ class ParquetRows(IterableDataset[Tensor]):
 
     def _of_file(self, piece: _Piece) -> Iterator[Any]:
         file = self.files[piece.source]
-        arrow = _arrow()
+        pyarrow = arrow()
         try:
-            if file.suffix in _PARQUET:
-                with arrow.parquet.ParquetFile(file, memory_map=False) as opened:
+            if file.suffix.lower() in PARQUET:
+                with pyarrow.parquet.ParquetFile(file, memory_map=False) as opened:
                     yield from opened.iter_batches(self.batch_size, [piece.number], list(self.columns))
             else:
-                with arrow.OSFile(str(file)) as raw, arrow.ipc.open_file(raw) as opened:
+                with pyarrow.OSFile(str(file)) as raw, pyarrow.ipc.open_file(raw) as opened:
                     yield opened.get_batch(piece.number).select(list(self.columns))
-        except (OSError, arrow.ArrowException, KeyError, IndexError) as error:
+        except (OSError, pyarrow.ArrowException, KeyError, IndexError) as error:
             raise ValueError(f"{file} has changed, or cannot be read any more: {error}") from error
 
     def _refuse_gaps(self, start: int, rows: NDArray[np.float32]) -> None:
@@ -258,100 +284,9 @@ class ParquetRows(IterableDataset[Tensor]):
         rows = np.empty((batch.num_rows, len(self.columns)), dtype=np.float32)
         try:
             for j, name in enumerate(self.columns):
-                rows[:, j] = _numbers(batch.column(name))
+                rows[:, j] = numbers_of(batch.column(name))
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{self._name(piece)}: column {name!r} cannot be read as numbers any more: {error}"
             ) from error
         return rows
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError("ParquetRows needs pyarrow: pip install 'riskvae[arrow]', or pip install pyarrow.") from None
-    return pyarrow
-
-
-def _files(path: Any) -> list[Path]:
-    """Files that a path, or several, stand for; none for record batches."""
-    paths = [path] if isinstance(path, str | os.PathLike) else path
-    if not isinstance(paths, list | tuple) or not all(isinstance(one, str | os.PathLike) for one in paths) or not paths:
-        if isinstance(path, Iterator):
-            raise TypeError(
-                "ParquetRows: path is an iterator of record batches, which can be read only once. Pass a list of them, "
-                "or an object whose __iter__ begins anew each time."
-            )
-        if not isinstance(path, Iterable):
-            raise TypeError(f"ParquetRows: path must name files, or hold record batches; got {type(path).__name__}.")
-        return []
-    found: list[Path] = []
-    for one in map(Path, paths):
-        inside = (
-            sorted(file for file in one.rglob("*") if file.suffix in _PARQUET + _FEATHER) if one.is_dir() else [one]
-        )
-        if not inside or not inside[0].exists():
-            what = (
-                f"holds no file with one of {', '.join(_PARQUET + _FEATHER)}"
-                if one.is_dir()
-                else f"does not exist in {Path.cwd()}"
-            )
-            raise FileNotFoundError(f"ParquetRows: {one} {what}.")
-        found += inside
-    for file in found:
-        if file.suffix not in _PARQUET + _FEATHER:
-            raise ValueError(f"ParquetRows: {file} must end in one of {', '.join(_PARQUET + _FEATHER)}.")
-    return found
-
-
-def _schema(file: Path) -> Any:
-    arrow = _arrow()
-    try:
-        if file.suffix in _PARQUET:
-            return arrow.parquet.read_schema(file)
-        with arrow.OSFile(str(file)) as raw:
-            return arrow.ipc.open_file(raw).schema
-    except (OSError, arrow.ArrowException) as error:
-        raise ValueError(f"ParquetRows: {file} is no file that pyarrow can read: {error}") from error
-
-
-def _first_schema(batches: Any) -> Any:
-    arrow = _arrow()
-    first = next(iter(batches), None)
-    if not isinstance(first, arrow.RecordBatch):
-        raise TypeError(
-            f"ParquetRows: path must name files, or hold record batches; the first is {type(first).__name__}."
-        )
-    return first.schema
-
-
-def _sizes(file: Path) -> list[int]:
-    """Rows of the pieces of a file."""
-    arrow = _arrow()
-    if file.suffix in _PARQUET:
-        metadata = arrow.parquet.read_metadata(file)
-        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    with arrow.OSFile(str(file)) as raw, arrow.ipc.open_file(raw) as opened:
-        return [opened.get_batch(i).num_rows for i in range(opened.num_record_batches)]
-
-
-def _check_schema(schema: Any, columns: Sequence[str], name: Any) -> None:
-    types = _arrow().types
-    for column in columns:
-        place = schema.get_field_index(column)
-        if place < 0:
-            raise ValueError(f"ParquetRows: {name} has no column {column!r}, or several; it has {schema.names[:20]}.")
-        kind = schema.field(place).type
-        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
-            raise ValueError(
-                f"ParquetRows: column {column!r} of {name} holds {kind}, no numbers. Leave it out by columns=[...], or "
-                "encode it first."
-            )
-
-
-def _numbers(values: Any) -> NDArray[np.float32]:
-    """Values of a column, NaN where one is missing."""
-    return np.asarray(values.cast("float32", safe=False).to_numpy(zero_copy_only=False), dtype=np.float32)

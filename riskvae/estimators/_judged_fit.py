@@ -49,8 +49,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
                 "calibration_fraction=0.0, and call conformalize(X_cal) with rows that were never trained on."
             )
         train, aside = set_aside(self, rows, seed, judge=not goes_on)
-        n_rows = rows.n_rows or len(rows.head())
         n_calibration = 0 if aside.calibration is None else len(aside.calibration)
+        n_rows = rows.n_rows or len(train.head()) + n_calibration
         if self.calibration_fraction == "cross" and not aside.judges:
             raise ValueError(
                 f"{type(self).__name__}: calibration_fraction='cross' calibrates with rows that judge the model, and "

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -55,7 +56,8 @@ def load_rows(
     with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
         plain = not gives_blocks(X)
         stream = Stream(X, device, check_rows, loading=loading) if plain else Blocks(X, device, check_rows)
-    n_rows, n_features = stream.head().shape
+    n_head, n_features = stream.head().shape
+    n_rows = n_head if stream.n_rows is None else stream.n_rows
     if n_rows < min_samples:
         raise ValueError(f"X is a Dataset with {n_rows} sample; a minimum of {min_samples} is required.")
     if groups is not None:
@@ -77,16 +79,24 @@ def load_rows(
 
 def taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]:
     """The dataset of a DataLoader, and its workers; batches are the estimator's own."""
-    kinds = (RandomSampler, SequentialSampler)
-    if loader.collate_fn is not default_collate or (
-        not isinstance(loader.dataset, IterableDataset) and type(loader.sampler) not in kinds
-    ):
+    if loader.collate_fn is not default_collate or not _takes_all(loader):
         raise TypeError(
             "X is a DataLoader with a sampler or collate_fn of its own, which would be lost: batches are made here, by "
             "batch_size and random_state. Pass a Dataset whose items are rows, such as torch.utils.data.Subset."
         )
     names = ("num_workers", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
     return loader.dataset, {name: getattr(loader, name) for name in names} if loader.num_workers else {}
+
+
+def _takes_all(loader: DataLoader[Any]) -> bool:
+    """Whether a loader gives each item once, whatever the order."""
+    if isinstance(loader.dataset, IterableDataset):
+        return True
+    plain = type(loader.batch_sampler) in (BatchSampler, type(None))
+    sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
+    if not plain or type(sampler) not in (RandomSampler, SequentialSampler):
+        return False
+    return not getattr(sampler, "replacement", False) and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
 
 
 def check_names(estimator: Any, X: Any) -> None:

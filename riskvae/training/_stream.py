@@ -219,6 +219,8 @@ def rows_of_items(items: Any) -> tuple[Tensor, Any]:
             "X is a Dataset, so its items must be rows of features (arrays or tensors), tuples that start with one, or "
             f"dicts with one as 'x'; a batch of them came as {type(x).__name__}."
         )
+    if x.is_complex():
+        raise TypeError("X is a Dataset whose items are complex; pass real and imaginary parts as features.")
     return x.flatten(1), named.get("group")
 
 
