@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from riskvae import BetaVAE
 
-collect_ignore = ["user_script.py"]  # for type checkers, not to be run
+collect_ignore = ["user_script.py", "cluster_script.py"]  # for type checkers, and for a process of its own
 
 # New examples at every run at home; the same ones wherever a change is judged.
 # No deadlines: a first call may load libraries, and machines are shared.
