@@ -14,17 +14,17 @@ __all__ = [
     "check_schema",
     "features_of",
     "files_of",
+    "look_into",
     "names_of",
     "numbers_of",
     "schema_of",
-    "schema_of_batches",
-    "sizes_of",
 ]
 
 PARQUET, FEATHER = (".parquet", ".pq"), (".feather", ".arrow", ".ipc")
 
 
 def names_of(columns: Any) -> tuple[str, ...]:
+    """Names of columns, as a caller gave them."""
     names = () if isinstance(columns, str) or not isinstance(columns, Iterable) else tuple(columns)
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"ParquetRows: columns must be a sequence of names, such as ['a', 'b']; got {columns!r}.")
@@ -43,6 +43,7 @@ def features_of(schema: Any, source: Any) -> tuple[str, ...]:
 
 
 def arrow() -> Any:
+    """The library, which is an extra."""
     try:
         import pyarrow
         import pyarrow.ipc
@@ -87,18 +88,26 @@ def _is_table(file: Path, folder: Path) -> bool:
     return file.suffix.lower() in PARQUET + FEATHER and not hidden and file.is_file()
 
 
-def schema_of(file: Path) -> Any:
+def look_into(file: Path) -> tuple[Any, list[int]]:
+    """Schema of a file, and the rows of its pieces."""
     pyarrow = arrow()
     try:
         if file.suffix.lower() in PARQUET:
-            return pyarrow.parquet.read_schema(file)
-        with pyarrow.OSFile(str(file)) as raw:
-            return pyarrow.ipc.open_file(raw).schema
+            metadata = pyarrow.parquet.read_metadata(file)
+            sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+            return metadata.schema.to_arrow_schema(), sizes
+        # The first column alone tells how many rows a batch has.
+        first = pyarrow.ipc.IpcReadOptions(included_fields=[0])
+        with pyarrow.OSFile(str(file)) as raw, pyarrow.ipc.open_file(raw, options=first) as opened:
+            sizes = [opened.get_batch(i).num_rows for i in range(opened.num_record_batches)]
+        with pyarrow.OSFile(str(file)) as raw, pyarrow.ipc.open_file(raw) as opened:
+            return opened.schema, sizes
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"ParquetRows: {file} is no file that pyarrow can read: {error}") from error
 
 
-def schema_of_batches(batches: Any) -> Any:
+def schema_of(batches: Any) -> Any:
+    """Schema of the first of some record batches."""
     pyarrow = arrow()
     first = next(iter(batches), None)
     if not isinstance(first, pyarrow.RecordBatch):
@@ -108,17 +117,8 @@ def schema_of_batches(batches: Any) -> Any:
     return first.schema
 
 
-def sizes_of(file: Path) -> list[int]:
-    """Rows of the pieces of a file."""
-    pyarrow = arrow()
-    if file.suffix.lower() in PARQUET:
-        metadata = pyarrow.parquet.read_metadata(file)
-        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    with pyarrow.OSFile(str(file)) as raw, pyarrow.ipc.open_file(raw) as opened:
-        return [opened.get_batch(i).num_rows for i in range(opened.num_record_batches)]
-
-
 def check_schema(schema: Any, columns: Sequence[str], name: Any) -> None:
+    """Raise where a column is not there, or holds no numbers."""
     types = arrow().types
     for column in columns:
         place = schema.get_field_index(column)

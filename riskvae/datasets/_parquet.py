@@ -19,11 +19,10 @@ from riskvae.datasets._files import (
     check_schema,
     features_of,
     files_of,
+    look_into,
     names_of,
     numbers_of,
     schema_of,
-    schema_of_batches,
-    sizes_of,
 )
 
 __all__ = ["ParquetRows"]
@@ -113,7 +112,8 @@ class ParquetRows(IterableDataset[Tensor]):
         self.transform = transform
         self.files = files_of(path)
         self._batches = None if self.files else path
-        schemas = [schema_of(file) for file in self.files] or [schema_of_batches(path)]
+        found = [look_into(file) for file in self.files]
+        schemas = [schema for schema, _ in found] or [schema_of(path)]
         sources: list[Any] = [*self.files] or ["the record batches"]
         self.columns = features_of(schemas[0], sources[0]) if names is None else names
         for schema, name in zip(schemas, sources, strict=True):
@@ -121,16 +121,14 @@ class ParquetRows(IterableDataset[Tensor]):
         width = len(self.columns)
         self.batch_size = max(1, _READ // width) if isinstance(batch_size, str) else batch_size
         self.buffer_size = max(1, _MIXED // width) if isinstance(buffer_size, str) else buffer_size
-        self._pieces = self._find_pieces()
+        self._pieces = self._find_pieces([sizes for _, sizes in found])
         self._ends = list(accumulate(piece.n_rows for piece in self._pieces))
 
-    def _find_pieces(self) -> list[_Piece]:
+    def _find_pieces(self, sizes: list[list[int]]) -> list[_Piece]:
         if self._batches is not None:
             parts = enumerate(self._batches)  # type: ignore[arg-type]
             return [_Piece(0, i, part.num_rows) for i, part in parts if part.num_rows]
-        return [
-            _Piece(i, number, n) for i, file in enumerate(self.files) for number, n in enumerate(sizes_of(file)) if n
-        ]
+        return [_Piece(i, number, n) for i, parts in enumerate(sizes) for number, n in enumerate(parts) if n]
 
     @property
     def n_rows(self) -> int:

@@ -4,7 +4,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from riskvae._validation import derive_seed
 from riskvae.detection._calibration import excess, quantile_at
@@ -12,6 +11,7 @@ from riskvae.detection._density import RowDensity
 from riskvae.detection._score import RowScore
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._detection import DetectionMixin
+from riskvae.estimators._in_parts import is_source
 from riskvae.estimators._judging import (
     YOUNG,
     Aside,
@@ -112,7 +112,7 @@ class JudgedFit(DetectionMixin, BaseVAE):
             residuals = torch.cat([residuals_of(judged.vaes[0], judged.held_out) for judged in parts])
             self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True), self._share_of_anomalies())
         if self.contamination != "auto":
-            seen = some.numpy(force=True) if isinstance(X, Dataset | DataLoader) else self._check_rows(X)
+            seen = some.numpy(force=True) if is_source(X) else self._check_rows(X)
             scores = score.remember(torch.from_numpy(self._score(seen)), earlier, seed)
             self._draw_line(float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination)))
         else:

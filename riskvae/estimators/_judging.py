@@ -15,7 +15,7 @@ from riskvae.detection._parts import blocks_of, cut, row_keys
 from riskvae.detection._score import Judged, RowScore
 from riskvae.training._callbacks import Snapshots
 from riskvae.training._loop import train
-from riskvae.training._rows import Rows
+from riskvae.training._rows import Rows, share_of
 from riskvae.training._stream import Stream
 
 __all__ = [
@@ -121,7 +121,7 @@ def set_aside(estimator: Any, rows: Rows | Stream, seed: int, *, judge: bool) ->
     blocks = _blocks(rows)
     places, calibration, held_out = np.arange(len(rows)), None, None
     if estimator.calibration_fraction not in (0, "cross"):
-        n = min(max(round(estimator.calibration_fraction * len(rows)), 1), len(rows) - 1)
+        n = share_of(estimator.calibration_fraction, len(rows))
         part = cut(blocks, [len(rows) - n, n], derive_seed(seed, "calibration"))
         places, calibration = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
     n_folds = _n_folds(estimator, len(np.unique(blocks[places]))) if judge else 0
@@ -164,7 +164,7 @@ def _n_folds(estimator: Any, n_blocks: int) -> int:
 
 def split_by_blocks(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Training and held-out rows, the latter in random order; equal rows and groups stay together."""
-    n = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+    n = share_of(fraction, len(rows))
     part = torch.from_numpy(cut(_blocks(rows), [len(rows) - n, n], seed))
     train, held_out = (torch.nonzero(part == k)[:, 0] for k in (0, 1))
     if not len(held_out):  # all rows are equal, or of one group

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from riskvae.robustness._coder import gradient_of
 from riskvae.robustness._detector import Detector
+from riskvae.robustness._gain import dual
 from riskvae.robustness._projection import ascent, norm_of, project
 
 __all__ = ["Flips", "Found"]
@@ -67,7 +68,7 @@ class Flips:
     ) -> None:  # fmt: skip
         self.detector, self.x, self.side, self.slack, self.cap = detector, x, side[:, None], slack[:, None], cap
         self.norm, self.box = norm, box
-        self.dual = {1: math.inf, 2: 2, math.inf: 1}[norm]
+        self.dual = dual(norm)
         self.free = None if box is None else torch.lt(*box).to(x)
 
     def clip(self, delta: Tensor) -> Tensor:

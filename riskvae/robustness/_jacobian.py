@@ -80,15 +80,16 @@ def linearize(coder: Coder, x: Tensor, free: Tensor | None = None, norm: float =
     gram = gram.double() if x.device.type != "mps" else gram
     inverse = 1.0 / scale.to(gram)
     shape, stretch = inverse[:, :, None] * gram * inverse[:, None], torch.ones_like(jacobian[:, :1])
+    whole = jacobian if norm == 2 else inverse[:, :, None] * jacobian.to(gram)  # norm 2 needs products alone
     if norm == torch.inf:
-        whole = inverse[:, :, None] * jacobian.to(gram)
         stretch = ellipsoid(whole, norm)
         shape = whole * stretch.square() @ whole.transpose(1, 2)
     squares, vectors = torch.linalg.eigh(shape)
-    singular = squares.clamp(min=0.0).sqrt()
-    whitened = gain(inverse[:, :, None] * jacobian.to(gram), norm) if norm == 1 else singular[:, -1]
-    around = singular if norm != 1 else whitened[:, None].expand_as(singular)
-    relative = torch.where(whitened[:, None] > 0, around / whitened[:, None].clamp(min=1e-300), 1.0)
+    axes = squares.clamp(min=0.0).sqrt()
+    if norm == 1:  # a ball holds all
+        axes = gain(whole, norm)[:, None].expand_as(axes)
+    whitened = axes[:, -1]
+    relative = torch.where(whitened[:, None] > 0, axes / whitened[:, None].clamp(min=1e-300), 1.0)
     turn = vectors.transpose(1, 2)
     frobenius = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt()
     weights = relative[:, :, None] * turn
@@ -100,7 +101,11 @@ def leading_features(coder: Coder, local: Local, count: int) -> Tensor:
 
     They have the longest columns of J_decoder J_encoder.
     """
-    decoder = jacobian_columns(coder.decode, local.mean)
+    return _features(local, jacobian_columns(coder.decode, local.mean), count)
+
+
+def _features(local: Local, decoder: Tensor, count: int) -> Tensor:
+    """The same with the decoder's Jacobian (n, d, k)."""
     inner = decoder.transpose(1, 2) @ decoder @ local.encoder
     lengths = (local.encoder * inner).sum(1)
     places = lengths.topk(min(count, lengths.shape[1]), dim=1).indices
@@ -127,7 +132,7 @@ def leading_directions(coder: Coder, local: Local, count: int, norm: float = 2) 
     found = found * strongest.sign()
     if norm == 1:
         sparse = [ascent(found, 1, share) for share in SHARES[1:]]
-        return torch.cat((leading_features(coder, local, 3 * count), *sparse), 1)
+        return torch.cat((_features(local, decoder, 3 * count), *sparse), 1)
     return found
 
 

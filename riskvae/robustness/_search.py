@@ -101,6 +101,16 @@ class Rays(NamedTuple):
         rank = min(max(math.ceil(level * len(bank)), 1), len(bank))
         return found.kthvalue(rank, dim=1).values.view(n, c)
 
+    def excess(self, directions: Tensor, bank: Tensor, level: float, r: Tensor) -> Callable[[Tensor], Tensor]:
+        """By how much a quantile exceeds r, as a function of norms (n, c) along directions (n, c, d)."""
+
+        def measure(norm: Tensor) -> Tensor:
+            with torch.no_grad():
+                mean, scale = self.latent(self.inside(norm[..., None] * directions))
+            return self.quantile(mean, scale, bank, level) - r[:, None]
+
+        return measure
+
 
 def smooth_quantile(distances: Tensor, level: float) -> Tensor:
     """Mean of the half of the sample around a quantile, over the first dimension: many draws share its gradient."""
@@ -184,15 +194,11 @@ def ball_attack(
     def value(delta: Tensor, draws: Tensor = bank) -> Tensor:
         return smooth_quantile(rays.distances(*rays.latent(delta), draws), level)
 
-    def crossed(directions: Tensor, guess: Tensor, spread: float, draws: Tensor) -> Tensor:
-        def excess(far: Tensor) -> Tensor:
-            with torch.no_grad():
-                mean, scale = rays.latent(rays.inside(far[..., None] * directions))
-            return rays.quantile(mean, scale, draws, level) - r[:, None]
-
+    def crossed(directions: Tensor, guess: Tensor, spread: float) -> Tensor:
+        excess = rays.excess(directions, bank, level, r)
         return crossing(excess, torch.minimum(guess, most), most.expand_as(guess), spread=spread, steps=2)
 
-    size, best = crossed(known, norm[:, None].expand(known.shape[:2]), 0.5, bank).min(1, keepdim=True)
+    size, best = crossed(known, norm[:, None].expand(known.shape[:2]), 0.5).min(1, keepdim=True)
     direction = known.gather(1, best[..., None].expand(-1, 1, known.shape[-1]))
     ball = 2.0 * norm[:, None]
     for _ in range(_BALLS):
@@ -206,7 +212,7 @@ def ball_attack(
         found = search.best([pool], here[:, 0], ball, n_steps, known.shape[1])[:, None]
         length = norm_of(found, rays.norm).clamp(min=1e-30)
         found = found / length[..., None]
-        near = crossed(found, length, 0.1, bank)
+        near = crossed(found, length, 0.1)
         better = (near < size) | size.isinf()
         direction, size = torch.where(better[..., None], found, direction), torch.where(better, near, size)
     return direction, torch.minimum(size, most)

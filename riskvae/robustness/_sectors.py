@@ -1,6 +1,7 @@
 """The largest norm of a map whose activations may have any slopes in intervals."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -84,6 +85,12 @@ def sector_norm(
     best, least = starts[int(values.argmin())], values.min()
     if not least.isfinite():
         return J.new_tensor(math.inf), first
+    best, least = _descended(gamma, best, least)
+    return least.clamp(min=0.0).sqrt(), best
+
+
+def _descended(gamma: Callable[[Tensor], Tensor], best: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """A lower point of a function, and its value: steps along the gradient's largest entries, halved where it rises."""
     step, slope = 0.3, None
     for _ in range(_WEIGHED):
         if slope is None:
@@ -96,4 +103,4 @@ def sector_norm(
             best, least, step, slope = here, value, 1.3 * step, None
         else:
             step *= 0.5
-    return least.clamp(min=0.0).sqrt(), best
+    return best, least

@@ -104,17 +104,9 @@ def attacked_margin(
         length = norm_of(found, 1)
         found, size = found / length[..., None].clamp(min=1e-30), size * length
 
-    def excess(directions: Tensor, bank: Tensor) -> Any:
-        def measure(norm: Tensor) -> Tensor:
-            with torch.no_grad():
-                mean, scale = rays.latent(rays.inside(norm[..., None] * directions))
-            return rays.quantile(mean, scale, bank, level) - r[:, None]
-
-        return measure
-
     # The ray that crosses first, by half as many draws again that the search did not see.
     few = settings.select[: 2 * len(settings.search)]
-    coarse = crossing(excess(found, few), size, cap[:, None].expand_as(size), spread=0.05, steps=2)
+    coarse = crossing(rays.excess(found, few, level, r), size, cap[:, None].expand_as(size), spread=0.05, steps=2)
     near, best = coarse.min(1, keepdim=True)
     chosen = found.gather(1, best[..., None].expand(-1, -1, d))
     near = torch.where(near.isfinite(), near, cap[:, None])
@@ -122,7 +114,7 @@ def attacked_margin(
         nearer, ball = ball_attack(rays, r, level, found, starts, 2.0 * start, *how)
         chosen, near = torch.cat((chosen, nearer), 1), torch.cat((near, ball), 1)
     most = cap[:, None].expand_as(near)
-    norm, best = crossing(excess(chosen, settings.select), near, most, spread=0.05, steps=3).min(1)
+    norm, best = crossing(rays.excess(chosen, settings.select, level, r), near, most, spread=0.05, steps=3).min(1)
     chosen = chosen.gather(1, best[:, None, None].expand(-1, 1, d))
     return length_of(rays, confirm(rays, r, chosen, norm, cap, settings), chosen)
 

@@ -1,7 +1,7 @@
 """The record that travels: rows, and whatever comes with each of them."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -40,6 +40,12 @@ class Batch(NamedTuple):
     index: Tensor | None = None  # type: ignore[assignment]  # which hides a method of tuples
     group: Tensor | None = None
     noise: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Batch"]) -> Self:
+        """Several, one after another; each field is there in all of them or in none."""
+        fields = zip(*parts, strict=True)
+        return cls._make(None if field[0] is None else torch.cat(field) for field in fields)
 
     @property
     def n_rows(self) -> int:

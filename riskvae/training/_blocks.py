@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from riskvae.training._batch import Batch, Draw
-from riskvae.training._rows import Rows
+from riskvae.training._rows import Rows, share_of
 from riskvae.training._stream import MOST, Stream
 
 __all__ = ["Blocks", "gives_blocks"]
@@ -59,7 +59,7 @@ class Blocks(Stream):
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Rows]:
         """The table without some random rows, and these, in memory and in random order: a hundred thousand at most."""
-        places = self._some(min(max(round(fraction * self.n_rows), 1), self.n_rows - 1, MOST), seed)
+        places = self._some(min(share_of(fraction, self.n_rows), MOST), seed)
         train = copy.copy(self)
         train._without = torch.cat((self._without, places)).sort().values
         kept = ~torch.isin(self._head.index, places)  # type: ignore[arg-type]  # blocks have places
@@ -73,7 +73,7 @@ class Blocks(Stream):
         ends, waiting, done = iter([n * (i + 1) // count for i in range(count)]), None, 0
         end: float = next(ends)
         for block in self._used(generator):
-            waiting = block if waiting is None else _joined(waiting, block)
+            waiting = block if waiting is None else Batch.joined([waiting, block])
             start = 0
             while end - done <= waiting.n_rows - start:
                 batch = waiting.take(slice(start, start + int(end - done))).to(self.device)
@@ -106,10 +106,7 @@ class Blocks(Stream):
             first, last = torch.searchsorted(wanted, block.index[[0, -1]] + torch.tensor([0, 1])).tolist()  # type: ignore[index]
             if last > first:
                 found.append(block.take(torch.searchsorted(block.index, wanted[first:last])))  # type: ignore[arg-type]
-        together = found[0]
-        for block in found[1:]:
-            together = _joined(together, block)
-        return together.take(order.argsort())
+        return Batch.joined(found).take(order.argsort())
 
     def _checked(self, places: Tensor, rows: Tensor) -> Tensor:
         self._check_width(rows)
@@ -135,11 +132,6 @@ class Blocks(Stream):
             except ValueError:
                 bad = middle
         return good
-
-
-def _joined(a: Batch, b: Batch) -> Batch:
-    pairs = zip(a, b, strict=True)
-    return Batch(*(None if x is None or y is None else torch.cat((x, y)) for x, y in pairs))  # type: ignore[arg-type]
 
 
 def gives_blocks(X: Any) -> bool:

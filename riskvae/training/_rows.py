@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from riskvae.training._batch import Batch, Draw
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "share_of"]
 
 
 class Rows(Dataset[Tensor]):
@@ -62,7 +62,7 @@ class Rows(Dataset[Tensor]):
         Held-out rows stay in random order: they are not shuffled again, and each batch of them should be like all.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        n_valid = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        n_valid = share_of(fraction, len(self))
         return self.only(order[n_valid:].sort().values), self.only(order[:n_valid])
 
     def only(self, places: Tensor) -> Self:
@@ -116,3 +116,8 @@ class Rows(Dataset[Tensor]):
 
     def _fetch(self, part: Tensor) -> Tensor:
         return part.pin_memory().to(self.device, non_blocking=True)
+
+
+def share_of(fraction: float, n: int) -> int:
+    """How many of n rows are held out: about a share of them, but one at least, and one less than all at most."""
+    return min(max(round(fraction * n), 1), n - 1)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from riskvae._validation import isolated_rng
 from riskvae.training._batch import Batch, Draw
-from riskvae.training._rows import Rows
+from riskvae.training._rows import Rows, share_of
 
 __all__ = ["MOST", "Stream", "rows_of_items"]
 
@@ -135,7 +135,7 @@ class Stream:
         else:
             places = self._places()
             order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-            n = min(max(round(fraction * len(places)), 1), len(places) - 1, MOST)
+            n = min(share_of(fraction, len(places)), MOST)
             train.places, kept = places[order[n:].sort().values], places[order[:n]]
         train._begin()
         if not train._first:
