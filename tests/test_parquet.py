@@ -107,6 +107,12 @@ def test_batches_are_equal_and_hold_every_row_once(folder, table):
     assert torch.equal(together.sort().values, torch.arange(1000))
     for batch in found:
         np.testing.assert_array_equal(batch.x, table.to_numpy()[batch.index])
+    in_order = torch.cat([batch.index for batch in blocks.batches(128, None)])
+    assert torch.equal(in_order, torch.arange(1000))
+    places = torch.tensor([999, 3, 450, 70, 69])
+    picked = blocks._rows_at(places)
+    assert torch.equal(picked.index, places)
+    np.testing.assert_array_equal(picked.x, table.to_numpy()[places])
 
 
 def test_some_rows_are_random_and_those_held_out_are_not_trained_on(folder, table):
