@@ -50,8 +50,11 @@ def main(address=None):
     cluster = address or LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     # Rows of the folds, too, go to all workers: what only one of them holds is gone with it.
     folds = list(KFold(3).split(X))
-    with Client(cluster), joblib.parallel_config("dask", scatter=[X, *chain(*folds)]):
-        found = search(X, folds)
+    with Client(cluster) as client:
+        # Dask's memory manager would drop copies again, and the last one goes with its worker.
+        client.amm.stop()
+        with joblib.parallel_config("dask", scatter=[X, *chain(*folds)]):
+            found = search(X, folds)
     for parameters, score in zip(found.cv_results_["params"], found.cv_results_["mean_test_score"], strict=True):
         print({name.removeprefix("riskawarevae__"): value for name, value in parameters.items()}, f"{score:.4f}")
     print("best:", {name.removeprefix("riskawarevae__"): value for name, value in found.best_params_.items()})

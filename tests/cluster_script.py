@@ -28,7 +28,11 @@ class Counted(Client):
 
 
 def kill_one(client, killed):
-    """End one worker's process, as a machine does that fails, as soon as it works on something."""
+    """End one worker's process, as a machine does that fails, while it works on something.
+
+    Not at once: dask's memory manager, which drops copies of data every two seconds, has had time to do so.
+    """
+    time.sleep(5)
     while not killed:
         for address, tasks in client.processing().items():
             pid = client.run(os.getpid, workers=[address])[address] if tasks else None
@@ -48,15 +52,16 @@ def main():
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Counted(cluster) as client,
-        joblib.parallel_config("dask", scatter=[X, *chain(*folds)]),
         warnings.catch_warnings(record=True) as told,
     ):
         warnings.simplefilter("always")
         threads = client.run(lambda: __import__("torch").get_num_threads())
+        client.amm.stop()  # As in the example: it would drop the copies that outlive a worker.
         killed = []
-        thread = threading.Thread(target=kill_one, args=(client, killed))
-        thread.start()
-        found = search(X, folds).cv_results_
+        thread = threading.Thread(target=kill_one, args=(client, killed), daemon=True)
+        with joblib.parallel_config("dask", scatter=[X, *chain(*folds)]):
+            thread.start()
+            found = search(X, folds).cv_results_
         thread.join(timeout=60)
     splits = [name for name in alone if name.startswith("split")]
     print(
