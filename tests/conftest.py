@@ -11,7 +11,11 @@ from hypothesis import settings
 
 from riskvae import BetaVAE
 
-collect_ignore = ["user_script.py", "cluster_script.py"]  # for type checkers, and for a process of its own
+collect_ignore = [
+    "user_script.py",
+    "cluster_script.py",
+    "distributed_script.py",
+]  # for type checkers, and for a process of its own
 
 # New examples at every run at home; the same ones wherever a change is judged.
 # No deadlines: a first call may load libraries, and machines are shared.

@@ -3,33 +3,32 @@
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from riskvae import nets
 from riskvae._machine import prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
-from riskvae._validation import derive_seed, draw_seed, is_ours, isolated_rng
+from riskvae._validation import check_parameters, derive_seed, is_ours
 from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
 from riskvae.estimators._fit_checks import check_batch_norm, check_epochs, check_needs, known_arguments
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
-from riskvae.estimators._resuming import open_checkpoint
+from riskvae.estimators._processes import agreed_start, own_device, shared
 from riskvae.estimators._sklearn_callbacks import EpochTasks
+from riskvae.estimators._starting import begin, go_on_with
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
-from riskvae.training._loop import exchange_objective, make_net, restored_on_failure, train
+from riskvae.training._loop import restored_on_failure, train
 from riskvae.training._monitors import check_monitors
-from riskvae.training._net import Net
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 from riskvae.training._trial import try_model
-from riskvae.training._vae import build_vae
+from riskvae.training._world import World, joined
 
 __all__ = ["BaseVAE"]
 
@@ -187,25 +186,27 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
 
     def _train(self, X: Any, *, epochs: int | None, groups: Any) -> Self:
         """Train for some epochs on a part of the data, or with None as ``fit`` does."""
-        self._check_parameters()
-        prepare_process()
-        device = resolve_device(self.device)
-        with torch_as_usual(device):
+        check_parameters(type(self).__name__, vars(self), {"distributed": self._rules["distributed"]})
+        with joined(self.distributed) as world:  # first of all: what fails here must fail in all processes
+            self._check_parameters()
+            prepare_process()
+            device = resolve_device(own_device(self.device, world))
             go_on = self.__sklearn_is_fitted__() and (epochs is not None or self.warm_start)
-            with self._all_or_nothing(go_on):
-                rows = self._train_on(X, groups, device, go_on, epochs)
+            with torch_as_usual(device), self._all_or_nothing(go_on):
+                rows = self._train_on(X, groups, device, go_on, epochs, world)
                 if epochs is None:
                     warn_of_failure(self, rows, self._counted_share())
         return self
 
-    def _train_on(self, X: Any, groups: Any, device: torch.device, go_on: bool, epochs: int | None) -> Rows | Stream:
+    def _train_on(
+        self, X: Any, groups: Any, device: torch.device, go_on: bool, epochs: int | None, world: World | None
+    ) -> Rows | Stream:
         """Train, and return the rows that were trained on."""
         partial_fit = epochs is not None
-        rows = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
-        kept = (
-            None if partial_fit or self.checkpoint is None else open_checkpoint(self, rows, self._checked_objective())
-        )
-        net, seed = self._resume(device) if go_on else self._begin(device, None if kept is None else kept.seed)
+        own = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
+        rows = shared(self, own, world, go_on=go_on)
+        kept, seed = agreed_start(self, own, world, keeps=not partial_fit and self.checkpoint is not None)
+        net, seed = go_on_with(self, device) if go_on else begin(self, device, seed)
         check_needs(self, net.criterion_, rows, groups)
         train_rows, kept_aside = (rows, None) if partial_fit else self._set_aside(rows, seed)
         if go_on:
@@ -257,47 +258,6 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
     def _hold_out(self, rows: Rows | Stream, fraction: float, seed: int) -> tuple[Rows | Stream, Rows]:
         """Training rows, and a share of the rows that are kept from them."""
         return rows.split(fraction, seed)
-
-    def _begin(self, device: torch.device, seed: int | None = None) -> tuple[Net, int]:
-        """Net with new weights, and the seed that decides all that is random about it."""
-        seed = draw_seed(self.random_state) if seed is None else seed
-        start = derive_seed(seed, "weights")
-        generator = torch.Generator().manual_seed(start)
-        encoder, decoder = self._default_networks(
-            partial(nets.mlp, activation=self.activation, generator=generator, dtype=torch.float32)
-        )
-        isolated = isolated_rng(derive_seed(seed, "modules"), torch.device("cpu"))
-        # On the CPU, whatever the device: the same initial weights everywhere.
-        with isolated if self._has_foreign_parts() else nullcontext():
-            module = build_vae(
-                self.n_features_in_,
-                self._n_latent(self.n_features_in_),
-                encoder=self.encoder or encoder,
-                decoder=self.decoder or decoder,
-                likelihood=self._make_likelihood(),
-                scale_offset=self.scale_offset,
-            )
-        net = make_net(
-            module,
-            self._checked_objective(),
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            device=device,
-            batch_size=self.batch_size,
-            seed=seed,
-            n_draws=self._n_draws(),
-            compile_step=self.compile,
-        )
-        return net, seed
-
-    def _resume(self, device: torch.device) -> tuple[Net, int]:
-        """The fitted net, with what may change between two trainings: loss, optimizer's settings, device."""
-        net = self.net_
-        exchange_objective(net, self._checked_objective())
-        net.set_params(lr=self.lr, optimizer__weight_decay=self.weight_decay, batch_size=self.batch_size)
-        net.n_draws, net.compile_step = self._n_draws(), self.compile
-        net.move_to(device)
-        return net, self._seed
 
     def _after_interrupt(self) -> str:
         """What is left of a training that was interrupted."""

@@ -95,6 +95,10 @@ class BetaTCVAE(BetaVAE):
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
         "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is.
+    distributed : {"replicated", "sharded"}, default=None
+        Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
+        its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
+        are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
     compile : bool, default=False
         Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
 

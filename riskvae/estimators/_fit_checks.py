@@ -76,6 +76,11 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
             f"{type(estimator).__name__}: {layers[0]} needs two rows in a batch at least, and batches have one. Pass "
             "more rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm."
         )
+    if layers and rows.world is not None:
+        raise ValueError(
+            f"{type(estimator).__name__}: {layers[0]} compares the rows of a batch, and in several processes it would "
+            "see those of one. Use a layer that keeps rows apart, such as LayerNorm, or set distributed=None."
+        )
 
 
 def check_epochs(estimator: Any, objective: Objective, n_epochs: int, kept: Checkpoint | None) -> None:

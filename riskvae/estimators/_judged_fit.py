@@ -31,13 +31,17 @@ from riskvae.training._stream import Stream
 __all__ = ["JudgedFit"]
 
 
+# What comes of judging.
+_JUDGED = ("offset_", "_line", "_calibration", "_row_score", "_trained")
+
+
 class JudgedFit(DetectionMixin, BaseVAE):
     """Estimator whose fit keeps rows to judge by, and fits a score to what it makes of them."""
 
     calibration_fraction: float | Literal["cross"]
     n_folds: int | Auto
 
-    _fitted: ClassVar = (*BaseVAE._fitted, "offset_", "_line", "_calibration", "_row_score", "_trained", "_snapshots")
+    _fitted: ClassVar = (*BaseVAE._fitted, *_JUDGED, "_snapshots")
     _may_ignore_groups = True  # they stay together wherever rows are held out
 
     def _set_aside(self, rows: Rows | Stream, seed: int) -> tuple[Rows | Stream, Aside | None]:
@@ -113,7 +117,10 @@ class JudgedFit(DetectionMixin, BaseVAE):
             self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True), self._share_of_anomalies())
         if self.contamination != "auto":
             seen = some.numpy(force=True) if is_source(X) else self._check_rows(X)
-            scores = score.remember(torch.from_numpy(self._score(seen)), earlier, seed)
+            found = self._score(seen)
+            if rows.world is not None and rows.world.sharded and not is_source(X):
+                found = np.concatenate(rows.world.tell(found))
+            scores = score.remember(torch.from_numpy(found), earlier, seed)
             self._draw_line(float(np.percentile(scores.numpy(force=True), 100.0 * self.contamination)))
         else:
             ascending = score.remember(scores, earlier, seed).sort().values.numpy(force=True)
@@ -122,6 +129,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
                 if not part:
                     self._warn_of_few(len(ascending))
         score.cpu()  # from where a model can be loaded anywhere
+        if rows.world is not None:  # of other processors the last bits may be others
+            vars(self).update(rows.world.from_first({name: vars(self)[name] for name in _JUDGED}))
 
     def _share_of_anomalies(self) -> float:
         """Share of the rows that the user takes for anomalies; 0 where that is not said."""
@@ -131,4 +140,4 @@ class JudgedFit(DetectionMixin, BaseVAE):
         earlier = self._trained if goes_on else None
         if isinstance(rows, Stream) or (goes_on and earlier is None):
             return None  # nobody knows all of them
-        return TrainedRows.of(keys_of(rows[:]), earlier)
+        return TrainedRows.of(keys_of(rows), earlier)

@@ -13,6 +13,7 @@ from riskvae._validation import derive_seed
 from riskvae.detection._marginals import FEW_VALUES, Marginals
 from riskvae.detection._parts import blocks_of, cut, row_keys
 from riskvae.detection._score import Judged, RowScore
+from riskvae.estimators._starting import begin
 from riskvae.training._callbacks import Snapshots
 from riskvae.training._loop import train
 from riskvae.training._rows import Rows, share_of
@@ -45,7 +46,7 @@ class Aside(NamedTuple):
     Parameters
     ----------
     calibration : ndarray, Rows or None
-        Places in the table of rows that calibrate; of a stream, these rows.
+        Places in the table of rows that calibrate; of a stream, or in several processes, these rows.
     held_out : Rows or None
         Rows that judge the model, which has not seen them.
     n_folds : int
@@ -109,9 +110,11 @@ class TrainedRows(NamedTuple):
         return int(np.isin(could, self.keys).sum()), n, share * n + 3.0 * math.sqrt(share * n)
 
 
-def keys_of(x: Tensor) -> NDArray[np.uint64]:
+def keys_of(rows: Rows) -> NDArray[np.uint64]:
     """Keys of rows."""
-    return row_keys(x.numpy(force=True))
+    return (
+        rows.of_each(lambda x: torch.from_numpy(row_keys(x.numpy(force=True)).view(np.int64))).numpy().view(np.uint64)
+    )
 
 
 def set_aside(estimator: Any, rows: Rows | Stream, seed: int, *, judge: bool) -> tuple[Rows | Stream, Aside]:
@@ -119,11 +122,14 @@ def set_aside(estimator: Any, rows: Rows | Stream, seed: int, *, judge: bool) ->
     if isinstance(rows, Stream):
         return _set_aside_of_stream(estimator, rows, seed, judge)
     blocks = _blocks(rows)
-    places, calibration, held_out = np.arange(len(rows)), None, None
+    calibration: NDArray[np.intp] | Rows | None = None
+    places, held_out = np.arange(len(rows)), None
     if estimator.calibration_fraction not in (0, "cross"):
         n = share_of(estimator.calibration_fraction, len(rows))
         part = cut(blocks, [len(rows) - n, n], derive_seed(seed, "calibration"))
         places, calibration = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+        if rows.world is not None:  # no process may have them all
+            calibration = rows.only(torch.from_numpy(calibration))
     n_folds = _n_folds(estimator, len(np.unique(blocks[places]))) if judge else 0
     if n_folds == 1:
         n = min(round(_SHARE * len(places)), _MOST)
@@ -146,12 +152,10 @@ def _set_aside_of_stream(estimator: Any, rows: Stream, seed: int, judge: bool) -
 
 
 def _blocks(rows: Rows) -> NDArray[np.intp]:
-    group, some = rows.data.group, Marginals(rows.sample(Marginals.N_ROWS, 0))
+    group, some = rows.groups(), Marginals(rows.sample(Marginals.N_ROWS, 0))
     # Of categories alone rows are equal by chance, and no kind of them must be missing in a part.
-    keys = np.arange(len(rows), dtype=np.uint64) if bool((some.distinct <= FEW_VALUES).all()) else keys_of(rows[:])
-    if group is None:
-        return blocks_of(keys)
-    return blocks_of(keys, (group if rows.index is None else group[rows.index]).numpy(force=True))
+    keys = np.arange(len(rows), dtype=np.uint64) if bool((some.distinct <= FEW_VALUES).all()) else keys_of(rows)
+    return blocks_of(keys) if group is None else blocks_of(keys, group.numpy(force=True))
 
 
 def _n_folds(estimator: Any, n_blocks: int) -> int:
@@ -197,7 +201,7 @@ def judged_parts(
     folds = cut(_blocks(rows), [n // aside.n_folds] * aside.n_folds, derive_seed(seed, "judge"))
     for fold in np.unique(folds):
         others, these = (rows.only(torch.from_numpy(np.flatnonzero(here))) for here in (folds != fold, folds == fold))
-        net, _ = estimator._begin(estimator.device_, derive_seed(seed, "fold", int(fold)))
+        net, _ = begin(estimator, estimator.device_, derive_seed(seed, "fold", int(fold)))
         estimator._fit_units(net.module_, others.head())
         net.isolate_rng = estimator._has_foreign_parts(net.criterion_)
         # As many gradient steps as the model itself: its batches may be more.

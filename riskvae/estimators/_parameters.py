@@ -99,6 +99,7 @@ class ParametersMixin(BaseEstimator):
             kind=lambda value: isinstance(value, str),
         ),
         "verbose": integer(0) | boolean,
+        "distributed": Rule(lambda value: value is None, "None") | choice("replicated", "sharded"),
         "compile": boolean,
     }
 
@@ -128,6 +129,7 @@ class ParametersMixin(BaseEstimator):
     random_state: int | np.random.RandomState | None
     verbose: int
     device: str | torch.device
+    distributed: str | None
     compile: bool
 
     _structure: dict[str, tuple[Any, str]]

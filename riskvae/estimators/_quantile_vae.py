@@ -13,7 +13,7 @@ from riskvae._validation import choice, integer, real
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._judged_fit import JudgedFit
 from riskvae.estimators._risk_parameters import Risk, RiskParametersMixin
-from riskvae.estimators._types import Activation, Auto, Device, Network, RandomState
+from riskvae.estimators._types import Activation, Auto, Device, Distributed, Network, RandomState
 from riskvae.likelihoods import Likelihood, Quantiles
 from riskvae.likelihoods._quantiles import LEVELS
 from riskvae.risk import CVaR
@@ -148,6 +148,10 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
         "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is.
+    distributed : {"replicated", "sharded"}, default=None
+        Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
+        its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
+        are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
     compile : bool, default=False
         Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
 
@@ -265,6 +269,7 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         n_score_samples: int | Auto = 1,
         verbose: int = 0,
         device: Device = "auto",
+        distributed: Distributed | None = None,
         compile: bool = False,
     ) -> None:
         self._remember(locals())

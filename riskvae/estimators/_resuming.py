@@ -10,16 +10,16 @@ import numpy as np
 from riskvae._validation import draw_seed
 from riskvae._value import key_of
 from riskvae.training import Objective
-from riskvae.training._checkpoint import Checkpoint, Part
+from riskvae.training._checkpoint import Checkpoint, Part, made_part
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["open_checkpoint"]
+__all__ = ["data_part", "open_checkpoint", "parameter_parts"]
 
 # What a training may change on the way without becoming another one.
 _FREE = frozenset(
-    {"callbacks", "checkpoint", "compile", "contamination", "device", "max_epochs", "n_score_samples", "verbose",
-     "warm_start", "random_state"}
+    {"callbacks", "checkpoint", "compile", "contamination", "device", "distributed", "max_epochs", "n_score_samples",
+     "verbose", "warm_start", "random_state"}
 )  # fmt: skip
 
 
@@ -35,9 +35,9 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
         )
     seed = draw_seed(estimator.random_state)
     made_of = {
-        "class": _part((key_of(kind), key_of(type(objective))), name),
-        **_parameters(estimator, seed),
-        "X": _data(rows),
+        "class": made_part((key_of(kind), key_of(type(objective))), name),
+        **parameter_parts(estimator, seed),
+        "X": data_part(rows),
     }
     given = os.fspath(estimator.checkpoint)
     path = Path(os.path.expanduser(given))
@@ -48,7 +48,7 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
                 f"{where} is a folder, in which a training is found again by its data and parameters, and "
                 "random_state=None makes each another one. Set random_state."
             )
-        made_of["max_epochs"] = _part(estimator.max_epochs, estimator.max_epochs)  # a grid may search over them
+        made_of["max_epochs"] = made_part(estimator.max_epochs, estimator.max_epochs)  # a grid may search over them
         key = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:16]
         path = path / f"{name}-{key}.pt"
     else:
@@ -63,17 +63,18 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
     return kept
 
 
-def _parameters(estimator: Any, seed: int) -> dict[str, Part]:
+def parameter_parts(estimator: Any, seed: int) -> dict[str, Part]:
+    """Parameters that decide what a training comes to."""
     parameters = estimator.get_params(deep=False)
-    told = {name: _part(key_of(value), value) for name, value in parameters.items() if name not in _FREE}
+    told = {name: made_part(key_of(value), value) for name, value in parameters.items() if name not in _FREE}
     steering = [_initial(callback) for callback in estimator.callbacks or () if _steers(callback)]
     if steering:
-        told["callbacks"] = _part(key_of(steering), f"[{', '.join(kind for kind, _ in steering)}]")
+        told["callbacks"] = made_part(key_of(steering), f"[{', '.join(kind for kind, _ in steering)}]")
     state = estimator.random_state
     if isinstance(state, np.random.RandomState):
-        told["random_state"] = _part(seed, f"one that gives {seed}")
+        told["random_state"] = made_part(seed, f"one that gives {seed}")
     elif state is not None:  # of None the seed in the file goes on
-        told["random_state"] = _part(int(state), state)
+        told["random_state"] = made_part(int(state), state)
     return told
 
 
@@ -94,13 +95,7 @@ def _initial(entry: Any) -> tuple[str, Any]:
     return type(callback).__name__, {name: value for name, value in vars(callback).items() if not name.endswith("_")}
 
 
-def _part(key: Any, shown: Any) -> Part:
-    text = shown if isinstance(shown, str) else repr(shown)
-    text = text if " at 0x" not in text and len(text) < 200 else getattr(shown, "__qualname__", type(shown).__name__)
-    return hashlib.sha256(repr(key).encode()).hexdigest(), text
-
-
-def _data(rows: Rows | Stream) -> Part:
+def data_part(rows: Rows | Stream) -> Part:
     """Rows and their groups; of a Dataset, the first thousand, some hundred of all, and their number."""
     x, group = (rows.data.x, rows.data.group) if isinstance(rows, Rows) else (rows.head(), rows.group)
     digest = hashlib.blake2b()
@@ -108,4 +103,4 @@ def _data(rows: Rows | Stream) -> Part:
     for array in (part.numpy(force=True) for part in (x, group, some) if part is not None):
         digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     n = "unknown" if rows.n_rows is None else rows.n_rows
-    return _part((digest.hexdigest(), n, x.shape[1]), f"{n} rows of {x.shape[1]} features")
+    return made_part((digest.hexdigest(), n, x.shape[1]), f"{n} rows of {x.shape[1]} features")

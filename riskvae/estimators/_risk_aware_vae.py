@@ -11,6 +11,7 @@ from riskvae.estimators._types import (
     Activation,
     Auto,
     Device,
+    Distributed,
     Learned,
     LikelihoodLike,
     Network,
@@ -154,6 +155,10 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
         "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is.
+    distributed : {"replicated", "sharded"}, default=None
+        Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
+        its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
+        are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
     compile : bool, default=False
         Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
 
@@ -244,6 +249,7 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         n_score_samples: int | Auto = "auto",
         verbose: int = 0,
         device: Device = "auto",
+        distributed: Distributed | None = None,
         compile: bool = False,
     ) -> None:
         self._remember(locals())

@@ -9,11 +9,22 @@ from torch import nn
 
 from riskvae.likelihoods import Likelihood
 
-__all__ = ["Activation", "Auto", "Device", "Learned", "LikelihoodLike", "Network", "OutputActivation", "RandomState"]
+__all__ = [
+    "Activation",
+    "Auto",
+    "Device",
+    "Distributed",
+    "Learned",
+    "LikelihoodLike",
+    "Network",
+    "OutputActivation",
+    "RandomState",
+]
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "softplus"]
 Auto = Literal["auto"]
 Device = str | torch.device
+Distributed = Literal["replicated", "sharded"]
 Learned = Literal["learned"]
 LikelihoodLike = Literal["gaussian", "bernoulli"] | Likelihood
 Network = Callable[[int, int], nn.Module]

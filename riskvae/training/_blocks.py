@@ -12,6 +12,7 @@ from torch import Tensor
 from riskvae.training._batch import Batch, Draw
 from riskvae.training._rows import Rows, share_of
 from riskvae.training._stream import MOST, Stream
+from riskvae.training._world import World
 
 __all__ = ["Blocks", "gives_blocks"]
 
@@ -36,6 +37,7 @@ class Blocks(Stream):
     def __init__(self, dataset: Any, device: torch.device, check: Callable[[Tensor], None]) -> None:
         self.dataset, self.device, self.check = dataset, device, check
         self.group: Tensor | None = None
+        self.world: World | None = None
         self.n_features: int | None = None
         self._without = torch.empty(0, dtype=torch.int64)  # ascending places that are not used
         if not dataset.n_rows:
@@ -64,7 +66,7 @@ class Blocks(Stream):
         train._without = torch.cat((self._without, places)).sort().values
         kept = ~torch.isin(self._head.index, places)  # type: ignore[arg-type]  # blocks have places
         train._head = self._head.take(torch.nonzero(kept)[:, 0]) if kept.any() else self._head
-        return train, Rows(self._rows_at(places)._replace(index=None), self.device)
+        return train, Rows(self._rows_at(places)._replace(index=None), self.device, world=self.world)
 
     def batches(self, batch_size: int, generator: torch.Generator | None, draw: Draw | None = None) -> Iterator[Batch]:
         """One epoch, shuffled by a generator as the dataset can; batch sizes differ by at most one row."""
@@ -76,9 +78,10 @@ class Blocks(Stream):
             waiting = block if waiting is None else Batch.joined([waiting, block])
             start = 0
             while end - done <= waiting.n_rows - start:
-                batch = waiting.take(slice(start, start + int(end - done))).to(self.device)
+                whole = waiting.take(slice(start, start + int(end - done)))
+                batch = self._part(whole).to(self.device)
                 yield batch if draw is None else batch._replace(noise=draw(batch.index))  # type: ignore[arg-type]
-                start, done, end = start + batch.n_rows, done + batch.n_rows, next(ends, math.inf)
+                start, done, end = start + whole.n_rows, done + whole.n_rows, next(ends, math.inf)
             waiting = waiting.take(slice(start, None))
 
     def _used(self, generator: torch.Generator | None) -> Iterator[Batch]:

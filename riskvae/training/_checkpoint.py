@@ -1,5 +1,6 @@
 """A training that goes on after its process was killed: its state in a file, written after each epoch."""
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from riskvae.training._callbacks import Callback
 
-__all__ = ["Checkpoint", "Part"]
+__all__ = ["Checkpoint", "Part", "made_part"]
 
 # A digest to compare, and a text to show.
 Part = tuple[str, str]
@@ -113,6 +114,8 @@ class Checkpoint(Callback):
         self.state = None  # may be large
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if net.world is not None and net.world.rank > 0:  # all of them are at the same place
+            return
         state = {
             "format": FORMAT,
             "riskvae": version("riskvae"),
@@ -132,6 +135,13 @@ class Checkpoint(Callback):
             os.replace(part, self.file)
         finally:
             part.unlink(missing_ok=True)
+
+
+def made_part(key: Any, shown: Any) -> Part:
+    """Digest of a value that is told by a key, and a text of it."""
+    text = shown if isinstance(shown, str) else repr(shown)
+    text = text if " at 0x" not in text and len(text) < 200 else getattr(shown, "__qualname__", type(shown).__name__)
+    return hashlib.sha256(repr(key).encode()).hexdigest(), text
 
 
 def _change(name: str, before: str, now: str) -> str:

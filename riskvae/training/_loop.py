@@ -57,8 +57,9 @@ def train(
     """Train for some more epochs, those in a checkpoint among them, and leave the modules in evaluation mode."""
     done = 0 if checkpoint is None else checkpoint.n_epochs
     bar = Progress(epochs - done, len(rows) if isinstance(rows, Rows) else None)
+    net.world, first = rows.world, rows.world is None or rows.world.rank == 0
     # The checkpoint comes last: it keeps what the others know after an epoch.
-    net.callbacks = [*callbacks, *([bar] if verbose else []), *([] if checkpoint is None else [checkpoint])]
+    net.callbacks = [*callbacks, *([bar] if verbose and first else []), *([] if checkpoint is None else [checkpoint])]
     net.stop_requested, net.best_epoch = False, None
     with ExitStack() as stack:
         stack.callback(_let_go, net, bar)
@@ -78,7 +79,7 @@ def train(
 
 def _let_go(net: Net, bar: "Progress") -> None:
     bar.close()
-    net.progress, net.callbacks, net.callbacks_ = noop, None, []
+    net.progress, net.callbacks, net.callbacks_, net.world = noop, None, [], None
 
 
 def exchange_objective(net: Net, objective: Objective) -> None:

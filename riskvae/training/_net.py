@@ -23,6 +23,8 @@ from riskvae._validation import derive_seed, isolated_rng
 from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
 from riskvae.training._draws import RowDraws
+from riskvae.training._shared_loss import SharedLoss, add_gradients, agree_on_the_end, same_weights, shared_loss
+from riskvae.training._world import World
 
 __all__ = ["Net", "StopTraining"]
 
@@ -76,6 +78,7 @@ class Net(NeuralNet):
         self.stop_requested = False
         self.best_epoch: int | None = None  # whose weights early stopping kept
         self.copies: dict[Any, Any] = {}  # of the module, for inference
+        self.world: World | None = None  # processes that train together, while they do
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -93,14 +96,29 @@ class Net(NeuralNet):
         Skorch's callbacks ask by ``raise KeyboardInterrupt``. Ctrl-C is told from that by the instruction at
         which it came: the interpreter delivers signals between instructions, never at a raise.
         """
+        if method_name == "on_epoch_end" and self.world is not None:
+            same_weights(self)
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as interrupt:
-            if _raised_by_statement(interrupt):
+            if not _raised_by_statement(interrupt):
+                raise
+            if self.world is None:
                 raise StopTraining from None
-            raise
-        if method_name == "on_epoch_end" and self.stop_requested:
-            raise StopTraining
+            self._request_stop(method_name)
+        if method_name == "on_epoch_end":
+            if self.world is not None:
+                agree_on_the_end(self)
+            if self.stop_requested:
+                raise StopTraining
+
+    def _request_stop(self, when: str) -> None:
+        if when != "on_epoch_end":
+            raise RuntimeError(
+                f"A callback asked for the end of the training in {when}, in one of several processes that train "
+                "together. Let it ask at the end of an epoch (on_epoch_end): then all of them hear of it."
+            )
+        self.stop_requested = True
 
     def move_to(self, device: torch.device) -> None:
         """Put weights and the optimizer's state on a device."""
@@ -121,6 +139,8 @@ class Net(NeuralNet):
         device = torch.device(self.device)
         # Validation draws are the same in every epoch (of number 0): its losses differ by the weights alone.
         order, modules = (derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "modules"))
+        if self.world is not None:  # rows of two processes do not share what layers such as dropout draw
+            modules = derive_seed(modules, "process", self.world.rank)
         generator = torch.Generator().manual_seed(order) if training else None
         draw = self.draws(epoch if training else 0)
         self._set_training(training)
@@ -135,12 +155,14 @@ class Net(NeuralNet):
                 if hooked:
                     self.notify("on_batch_begin", batch=batch.pair, training=training)
                 step = step_fn(batch)
+                if step is None:  # of several processes none has rows any more
+                    break
                 if hooked:
                     self.history.record_batch(prefix + "_loss", step["loss"].item())
-                    self.history.record_batch(prefix + "_batch_size", batch.n_rows)
+                    self.history.record_batch(prefix + "_batch_size", step["n_rows"])
                     self.notify("on_batch_end", batch=batch.pair, training=training, **step)
                 log.append(step["parts"])
-                sizes.append(batch.n_rows)
+                sizes.append(step["n_rows"])
                 if len(log) == _READ_BACK:
                     means.append(self._read_back(log, len(sizes)))
                     self._advance(training, sizes[-_READ_BACK:])
@@ -188,23 +210,35 @@ class Net(NeuralNet):
             getattr(type(cb), hook) is not getattr(Callback, hook) for _, cb in self.callbacks_ for hook in hooks
         )
 
-    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
-        """Gradient step on one batch."""
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
+        """Gradient step on one batch; None where it has no rows in any process."""
         self.optimizer_.zero_grad(set_to_none=True)
-        loss, parts, counted = self._differentiable_loss(batch)
-        loss.backward()
+        if self.world is None:
+            loss, parts, counted = self._differentiable_loss(batch)
+            loss.backward()
+            n_rows = batch.n_rows
+        else:
+            shared = shared_loss(self, batch)
+            if shared is None:
+                return None
+            shared.backward()
+            add_gradients(self)
+            loss, parts, counted, n_rows = shared[:4]
         if self._hooked:
             named = TeeGenerator(self.get_all_learnable_params())
             self.notify("on_grad_computed", named_parameters=named, batch=batch.pair, training=True)
         self.optimizer_.step()
         self.module_.likelihood.update_scale(counted)
-        return {"loss": loss.detach(), "y_pred": None, "parts": parts}
+        return {"loss": loss.detach(), "y_pred": None, "parts": parts, "n_rows": n_rows}
 
     @torch.no_grad()
-    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
-        """Loss of one batch."""
-        loss, parts, _ = self._loss(batch)
-        return {"loss": loss, "y_pred": None, "parts": parts}
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
+        """Loss of one batch; None where it has no rows in any process."""
+        found = self._loss(batch) if self.world is None else shared_loss(self, batch)
+        if found is None:
+            return None
+        n_rows = found.n_rows if isinstance(found, SharedLoss) else batch.n_rows
+        return {"loss": found[0], "y_pred": None, "parts": found[1], "n_rows": n_rows}
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, what the history tells of it, and the nats that a learned noise is fitted to."""
@@ -248,7 +282,7 @@ class Net(NeuralNet):
             state.update(zip(names, parts, strict=True))
             taken = take_off(module, criterion)
         # Callbacks may hold data, weights or open files; the other two are there already.
-        state.update(progress=noop, callbacks=None, callbacks_=[], copies={}, module=None, criterion=None)
+        state.update(progress=noop, callbacks=None, callbacks_=[], copies={}, module=None, criterion=None, world=None)
         return {"taken": taken, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

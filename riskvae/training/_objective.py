@@ -54,6 +54,8 @@ class Objective(nn.Module):
 
     warmup: int = 0
     needs: tuple[str, ...] = ()
+    # Of our own objectives, the terms that they look at: of others all are sent from process to process.
+    reads: tuple[str, ...] = ("nll", "kl", "z", "mean", "scale")
 
     def forward(self, terms: Terms) -> Tensor:
         """Loss of a batch."""
@@ -86,6 +88,7 @@ class WeightedELBO(Objective):
     """
 
     share: Tensor
+    reads: tuple[str, ...] = ("nll", "kl")
 
     def __init__(self, beta: float, *, beta_warmup: int = 0) -> None:
         super().__init__()
@@ -150,6 +153,8 @@ class TotalCorrelationELBO(WeightedELBO):
     beta_warmup : int, default=0
         Epochs of training over which the KL term, total correlation and all, rises in equal steps from 0.
     """
+
+    reads = Objective.reads
 
     def forward(self, terms: Terms) -> Tensor:
         kl = terms.kl.mean()

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 from typing import Any, Self
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from riskvae.training._batch import Batch, Draw
+from riskvae.training._world import World
 
 __all__ = ["Rows", "share_of"]
 
@@ -29,17 +30,22 @@ class Rows(Dataset[Tensor]):
         Where batches are wanted.
     index : Tensor, default=None
         Places of the rows that belong to this source; None means all.
+    world : World, default=None
+        Processes that all have these rows; each takes its part of every batch.
     """
 
     chunk = 32
     most_noise = 2**20  # numbers of a chunk's latent noise, where it has more than one batch
 
-    def __init__(self, data: Batch, device: torch.device, index: Tensor | None = None) -> None:
+    def __init__(
+        self, data: Batch, device: torch.device, index: Tensor | None = None, world: World | None = None
+    ) -> None:
         super().__init__()
         self.device = device
         fits = device.type != "cuda" or data.x.nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
         self.data = data.to(device) if fits else data
         self.index = index
+        self.world = world
 
     def __len__(self) -> int:
         return len(self.data.x if self.index is None else self.index)
@@ -55,6 +61,15 @@ class Rows(Dataset[Tensor]):
 
     def __getitem__(self, i: Any) -> Tensor:
         return self.data.x[i if self.index is None else self.index[i]]
+
+    def of_each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A value of each row (n,), by a function of rows (n, n_features)."""
+        return function(self[:])
+
+    def groups(self) -> Tensor | None:
+        """The group of each row, where it is known."""
+        group = self.data.group
+        return group if group is None or self.index is None else group[self.index]
 
     def split(self, fraction: float, seed: int) -> tuple[Self, Self]:
         """Random training and held-out parts, at least one row each.
@@ -77,7 +92,9 @@ class Rows(Dataset[Tensor]):
 
     def first(self, n: int, draw: Draw) -> Batch:
         """About as many of the first rows, and what comes with them."""
-        return next(self.batches(n, None, draw))
+        alone = copy.copy(self)
+        alone.world = None
+        return next(alone.batches(n, None, draw))
 
     def sample(self, n: int, seed: int) -> Tensor:
         """At most ``n`` of the rows, in random order."""
@@ -89,7 +106,7 @@ class Rows(Dataset[Tensor]):
         """One epoch, shuffled by a generator; batch sizes differ by at most one row; ``draw`` makes the rows' noise.
 
         A small remainder as its own batch would weigh its rows more, give tail estimates from a handful of
-        rows, and break batch normalization.
+        rows, and break batch normalization. Of several processes, each gives its own part of the same batches.
         """
         n, where = len(self), self.data.x.device
         count = math.ceil(n / batch_size)
@@ -102,17 +119,30 @@ class Rows(Dataset[Tensor]):
         for first in range(0, count, chunk):
             ends = [n * i // count for i in range(first, min(first + chunk, count) + 1)]
             here = slice(ends[0], ends[-1])
-            # Rows in order are cut out, others picked: by the batch where they are, from elsewhere by the chunk.
+            ends = [end - here.start for end in ends]
             places = torch.arange(here.start, here.stop) if order is None else order[here]
+            cut = order is None and self.world is None
+            if self.world is not None:
+                parts = [self.own(places[a:b]) for a, b in pairwise(ends)]
+                places, ends = torch.cat(parts), [0, *accumulate(map(len, parts))]
+            # Rows in order are cut out, others picked: by the batch where they are, from elsewhere by the chunk.
             places = places.to(where)
-            together = order is None or not resident
-            part = self.data if not together else self.data.take(here if order is None else places)
+            together = cut or not resident
+            part = self.data if not together else self.data.take(here if cut else self.position(places))
             if not resident:
                 part, places = part.map(self._fetch), self._fetch(places)
             noise = None if draw is None else draw(places)
-            for a, b in pairwise(end - ends[0] for end in ends):
-                batch = part.take(slice(a, b) if together else places[a:b])
+            for a, b in pairwise(ends):
+                batch = part.take(slice(a, b) if together else self.position(places[a:b]))
                 yield batch._replace(index=places[a:b], noise=None if noise is None else noise[a:b])
+
+    def own(self, places: Tensor) -> Tensor:
+        """Of the places of a batch of all processes, those of this one."""
+        return places[self.world.span(len(places))]  # type: ignore[union-attr]
+
+    def position(self, places: Tensor) -> Tensor:
+        """Where in ``data`` rows are, by their places."""
+        return places
 
     def _fetch(self, part: Tensor) -> Tensor:
         return part.pin_memory().to(self.device, non_blocking=True)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from riskvae._validation import isolated_rng
 from riskvae.training._batch import Batch, Draw
 from riskvae.training._rows import Rows, share_of
+from riskvae.training._world import World
 
 __all__ = ["MOST", "Stream", "rows_of_items"]
 
@@ -59,6 +60,7 @@ class Stream:
         self.check = check
         self.group = group
         self.n_features: int | None = None
+        self.world: World | None = None
         self.places: Tensor | None = None  # of the items that are used, of a map-style dataset
         self.left_out: frozenset[int] = frozenset()  # places that are not, of an iterable one
         self._begin()
@@ -145,7 +147,7 @@ class Stream:
             )
         train._head = train._record(default_collate(train._first))
         batch = self._record(default_collate(kept)) if self.is_iterable else self._at(kept, seed)
-        return train, Rows(batch._replace(index=None), self.device)
+        return train, Rows(batch._replace(index=None), self.device, world=self.world)
 
     def _random_items(self, fraction: float, seed: int) -> list[tuple[int, Any]]:
         """A share of the items, each as likely as another, in random order; one at least, and not too many."""
@@ -160,10 +162,14 @@ class Stream:
     def batches(self, batch_size: int, generator: torch.Generator | None, draw: Draw | None = None) -> Iterator[Batch]:
         """One epoch, shuffled unless the dataset is iterable; every batch is checked as an array would be."""
         for collated in self._loader(batch_size, generator):
-            batch = self._record(collated).to(self.device)
+            batch = self._part(self._record(collated)).to(self.device)
             if draw is not None and batch.index is not None:
                 batch = batch._replace(noise=draw(batch.index))
             yield batch
+
+    def _part(self, batch: Batch) -> Batch:
+        """What this process takes of a batch that all have read."""
+        return batch if self.world is None else batch.take(self.world.span(batch.n_rows))
 
     def _loader(self, batch_size: int, generator: torch.Generator | None) -> Iterator[Any]:
         """Collated batches, cut as those of arrays are: sizes differ by a row at most, where their number is known."""

@@ -1,0 +1,157 @@
+"""The loss of a batch whose rows are in several processes: exactly that of the whole batch, and its gradient."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from riskvae._validation import is_ours
+from riskvae.nets import Posterior
+from riskvae.training._batch import Batch
+from riskvae.training._vae import Terms
+
+__all__ = ["SharedLoss", "add_gradients", "agree_on_the_end", "same_weights", "shared_loss"]
+
+# Dimension of the rows, in the fields of Terms that are tensors.
+_ROWS = {"nll": 1, "kl": 0, "z": 1}
+
+
+class SharedLoss(NamedTuple):
+    """What the objective makes of the terms of all rows, the same in all processes, bit for bit.
+
+    Parameters
+    ----------
+    loss, parts, counted : Tensor
+        As of a batch in one process.
+    n_rows : int
+        Rows of all processes.
+    own : dict of str to Tensor
+        Terms of this process's rows, with their graph; none where it has no rows.
+    leaves : dict of str to (Tensor, slice)
+        The same terms of all rows, at which the loss was computed, and where the own ones are.
+    """
+
+    loss: Tensor
+    parts: Tensor
+    counted: Tensor
+    n_rows: int
+    own: dict[str, Tensor]
+    leaves: dict[str, tuple[Tensor, slice]]
+
+    def backward(self) -> None:
+        r"""Part of the gradient that is of this process's rows: the sum over processes is that of the loss.
+
+        With the terms t of all rows, computed by the weights w, a loss is :math:`f(t(w))`, so
+
+        .. math:: \nabla_w f = \sum_p \sum_{i \in p} \frac{\partial f}{\partial t_i} \nabla_w t_i
+
+        over processes p and their rows. All of them know the first factor, as they know all terms; the second is a
+        matter of the process that has the row. So nothing is asked of f but to be differentiable: it may weigh rows by
+        ranks, thresholds or groups, or compare each row with all.
+        """
+        self.loss.backward()  # to the terms, and to parameters of the objective, which are the same for all
+        at, slopes = [], []
+        for name, (leaf, here) in self.leaves.items():
+            own = self.own.get(name)
+            if own is not None and own.requires_grad and leaf.grad is not None:
+                at.append(own)
+                slopes.append(leaf.grad.narrow(_ROWS.get(name, 0), here.start, here.stop - here.start))
+        if at:
+            torch.autograd.backward(at, slopes)
+
+
+def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
+    """Loss of a batch, of which this process has some rows; None where nobody has any."""
+    own, world, criterion = {}, net.world, net.criterion_
+    if batch.n_rows:
+        terms = net.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
+        own = {"nll": terms.nll, "kl": terms.kl, "z": terms.z, "mean": terms.posterior.mean,
+               "scale": terms.posterior.scale}  # fmt: skip
+    read, known = _looked_at(criterion, batch)
+    given = {name: _rows_first(name, own[name]) if own else _none(net, name, batch) for name in read}
+    given |= {name: getattr(batch, name) for name in known}
+    parts = world.rows(list(given.values()), world.most(net.batch_size))
+    sizes = [len(part) for part in parts[0]]
+    if not sum(sizes):
+        return None
+    here = slice(sum(sizes[: world.rank]), sum(sizes[: world.rank + 1]))
+    whole = {name: torch.cat(part) for name, part in zip(given, parts, strict=True)}
+    leaves = {}
+    for name in read:
+        leaf = whole[name].movedim(0, _ROWS.get(name, 0)).contiguous()
+        leaves[name] = (leaf.requires_grad_(torch.is_grad_enabled()), here)
+    at = {name: leaf for name, (leaf, _) in leaves.items()}
+    posterior = Posterior(at.get("mean"), at.get("scale"))  # None where nobody looks
+    everything = Batch(*map(whole.get, Batch._fields))  # type: ignore[arg-type]
+    terms = Terms(at["nll"], at["kl"], at.get("z"), posterior, everything)  # type: ignore[arg-type]
+    loss = criterion(terms)
+    counted = criterion.counted(terms) if criterion.training else None
+    nll, kl = terms.nll.detach().mean(), terms.kl.detach().mean()
+    return SharedLoss(
+        loss, torch.stack((loss.detach(), nll, kl)), nll if counted is None else counted, sum(sizes), own, leaves
+    )
+
+
+def add_gradients(net: Any) -> None:
+    """The sum of the processes' gradients for each parameter of the model, the same in all of them.
+
+    A parameter that has a gradient in none of them keeps none, as in one process.
+    """
+    trained = [parameter for parameter in net.module_.parameters() if parameter.requires_grad]
+    if not trained:
+        return
+    has = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+    flat = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained]
+    total = net.world.sum_(torch.cat([has, *flat]))
+    given = total[: len(trained)].tolist()
+    for p, value, gradient in zip(
+        trained, given, total[len(trained) :].split([p.numel() for p in trained]), strict=True
+    ):
+        p.grad = gradient.view_as(p) if value else None
+
+
+@torch.no_grad()
+def same_weights(net: Any) -> None:
+    """The first process's weights for all, at the end of an epoch.
+
+    They are the same already where processors are; on others they differ by rounding. By more, something has changed
+    them in one process alone.
+    """
+    states = [*net.module_.state_dict().values(), *net.criterion_.state_dict().values()]
+    floating = [value for value in states if value.is_floating_point()]
+    own = torch.cat([value.cpu().flatten().double() for value in floating])
+    first = net.world.first_s(own.clone())
+    away = bool(((own - first).abs() > 1e-4 * (1.0 + first.abs())).any())
+    others = [rank for rank, differs in enumerate(net.world.tell(away)) if differs]
+    if others:
+        raise RuntimeError(
+            f"distributed: the weights of process {', '.join(map(str, others))} differ from those of process 0 after "
+            f"epoch {len(net.history)}. A callback or hook that changes them must do so in all processes alike."
+        )
+    for value, part in zip(floating, first.split([value.numel() for value in floating]), strict=True):
+        value.copy_(part.view_as(value))
+
+
+def agree_on_the_end(net: Any) -> None:
+    """Whether one of the processes asks for the end of the training, after its callbacks; and how long it took."""
+    told = net.world.tell((net.stop_requested, net.history[-1, "dur"]))
+    net.stop_requested = any(stop for stop, _ in told)
+    net.history[-1]["dur"] = told[0][1]
+
+
+def _looked_at(criterion: nn.Module, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Terms and fields of a batch that an objective reads: its own word for it where it is ours, else all."""
+    there = tuple(name for name in Batch._fields if getattr(batch, name) is not None)
+    if is_ours(criterion):
+        return criterion.reads, tuple(name for name in criterion.needs if name in there)  # type: ignore[union-attr,return-value]
+    return ("nll", "kl", "z", "mean", "scale"), there
+
+
+def _rows_first(name: str, term: Tensor) -> Tensor:
+    return term.movedim(_ROWS.get(name, 0), 0)
+
+
+def _none(net: Any, name: str, batch: Batch) -> Tensor:
+    """A term of no rows."""
+    width = {"nll": (net.n_draws,), "kl": (), "z": (net.n_draws, net.module_.n_components)}
+    return batch.x.new_zeros((0, *width.get(name, (net.module_.n_components,))))
