@@ -35,8 +35,12 @@ def start(what, folder, size):
 
 
 def finish(processes):
-    """Their exit codes, and what they said."""
-    told = [process.communicate(timeout=240)[1] for process in processes]
+    """Their exit codes, and what they said; none of them outlives a test."""
+    try:
+        told = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [process.returncode for process in processes], told
 
 
