@@ -1,13 +1,15 @@
-"""What a machine has, and what a process and its torch are set to: devices, forks, autocast."""
+"""What a machine has, and what a process and its torch are set to: devices, forks, autocast, cuDNN."""
 
 import difflib
 import os
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-__all__ = ["is_available", "prepare_process", "resolve_device", "torch_as_usual"]
+__all__ = ["device_for", "is_available", "prepare_process", "resolve_device", "torch_as_usual"]
 
 
 def _devices() -> list[str]:
@@ -48,19 +50,51 @@ def resolve_device(device: Any) -> torch.device:
     return found
 
 
+def device_for(dtype: torch.dtype, device: torch.device) -> torch.device:
+    """Where to compute in a dtype what belongs on a device: MPS has no double precision, so that goes to the CPU."""
+    return torch.device("cpu") if device.type == "mps" and dtype == torch.float64 else device
+
+
 def torch_as_usual(device: torch.device) -> AbstractContextManager[Any]:
-    """Leave what a caller has switched on in torch: autocast, and a default device."""
+    """Leave what a caller has switched on in torch: autocast, a default device, and sums of cuDNN in any order."""
     switched: list[AbstractContextManager[Any]] = [
         torch.autocast(kind, enabled=False) for kind in {"cpu", device.type} if torch.is_autocast_enabled(kind)
     ]
     if torch.get_default_device().type != "cpu":
         switched.append(torch.device("cpu"))
+    if device.type == "cuda":
+        switched.append(_repeatable_cudnn())
     if not switched:  # as nearly always
         return nullcontext()
     stack = ExitStack()
     for context in switched:
         stack.enter_context(context)
     return stack
+
+
+_CUDNN_LOCK = threading.Lock()
+_cudnn_before: list[tuple[bool, bool]] = []  # found by each block that is inside; the first found the caller's
+
+
+@contextmanager
+def _repeatable_cudnn() -> Iterator[None]:
+    """Convolutions whose gradients are the same in every run, by an algorithm that no stopwatch has chosen.
+
+    The settings are those of the process. So of blocks in several threads the first sets them, and the last puts them
+    back: until then each of them needs them.
+    """
+    cudnn = torch.backends.cudnn
+    with _CUDNN_LOCK:
+        before = cudnn.deterministic, cudnn.benchmark
+        cudnn.deterministic, cudnn.benchmark = True, False
+        _cudnn_before.append(before)
+    try:
+        yield
+    finally:
+        with _CUDNN_LOCK:
+            before = _cudnn_before.pop()
+            if not _cudnn_before:
+                cudnn.deterministic, cudnn.benchmark = before
 
 
 _IMPORTED_BY = os.getpid()

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from riskvae._machine import device_for
 from riskvae._validation import LARGEST, check_parameters, level_of_the_user, limited, real
 from riskvae.detection._calibration import score_at
 from riskvae.detection._line import Line
@@ -169,7 +170,8 @@ class DetectionMixin(ConformalMixin):
         """What :meth:`predict` decides by, as a module of tensors: copies, so that nothing here changes."""
         score, *vaes = copy.deepcopy(self._scoring()["module"])
         line = Line(score, vaes, float(self.offset_), LARGEST)
-        return line.to(self.device_, dtype).eval().requires_grad_(False)
+        device = device_for(torch.float64, self.device_)  # proofs take double precision, whatever the rows
+        return line.to(device).to(dtype).eval().requires_grad_(False)
 
     def _score(self, rows: Array) -> Array:
         def bound(modules: Any, x: Tensor) -> tuple[Tensor]:

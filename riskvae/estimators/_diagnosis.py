@@ -134,7 +134,7 @@ def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
 
 def _principal(x: Tensor, k: int) -> float:
     """Share of the variance that k principal components explain."""
-    squares = torch.linalg.svdvals((x - x.mean(0)).double().cpu()).square()
+    squares = torch.linalg.svdvals((x - x.mean(0)).cpu().double()).square()
     return float(squares[:k].sum() / squares.sum())
 
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from riskvae import nets
-from riskvae._machine import prepare_process, resolve_device, torch_as_usual
+from riskvae._machine import device_for, prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from riskvae._validation import (
     borrowed,
@@ -223,10 +223,10 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
             return self.inverse_transform(Z)
         seed, cpu = int(rng.integers(2**63)), torch.device("cpu")
         generator = torch.Generator().manual_seed(seed)
-        likelihood = copy.deepcopy(self.module_.likelihood).to(cpu, torch.float64)
+        likelihood = copy.deepcopy(self.module_.likelihood).cpu().double()
 
         def draw(vae: Any, z: Tensor) -> tuple[Tensor]:
-            rows = likelihood.draw(vae.decoder(z).to(cpu, torch.float64), generator)
+            rows = likelihood.draw(vae.decoder(z).cpu().double(), generator)
             if rows.shape != (len(z), self.n_features_in_):
                 raise ValueError(
                     f"likelihood={likelihood!r}: draw(raw, generator) must return a row of {self.n_features_in_} "
@@ -277,9 +277,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype."""
         prepare_process()
         dtype = compute_dtype(rows)
-        device = self.device_
-        if device.type == "mps" and dtype == torch.float64:  # which MPS does not have
-            device = torch.device("cpu")
+        device = device_for(dtype, self.device_)
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()

@@ -21,7 +21,7 @@ def serving_copy(
     key = (type(module), device, dtype)
     mark, ready = cache.get(key, (None, None))
     if ready is None or mark is None or not mark.still_holds(module):
-        mark, ready = Mark(module), copy.deepcopy(module).to(device, dtype).eval()
+        mark, ready = Mark(module), copy.deepcopy(module).to(device).to(dtype).eval()
         cache[key] = mark, ready
     return ready
 
@@ -62,7 +62,7 @@ class Mark:
             return np.zeros(0)
         if all(isinstance(part, np.ndarray) for part in self.some):
             return np.concatenate(self.some, axis=None)
-        return torch.cat([torch.as_tensor(part).flatten().double().cpu() for part in self.some]).numpy()
+        return torch.cat([torch.as_tensor(part).flatten().cpu().double() for part in self.some]).numpy()
 
 
 def _settings(part: nn.Module) -> list[Any]:

@@ -51,6 +51,8 @@ def group_means(losses: Tensor, groups: Tensor) -> Tensor:
         member = torch.arange(len(names), device=groups.device)[:, None] == place
         sums, counts = exact.where(member, 0.0).sum(1), member.sum(1)
     else:
-        sums = exact.new_zeros(len(names)).index_add(0, place, exact)
+        zeros = exact.new_zeros(len(names))
+        # On a GPU index_add takes losses as they come; index_put sorts them first.
+        sums = zeros.index_put((place,), exact, True) if exact.is_cuda else zeros.index_add(0, place, exact)
         counts = place.bincount(minlength=len(names))
     return (sums / counts).to(losses.dtype)

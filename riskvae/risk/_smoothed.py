@@ -14,6 +14,7 @@ from riskvae.risk._order import (
     check_losses,
     check_number,
     kth_largest,
+    running_sum,
     sort_ascending,
     tail_mass,
 )
@@ -184,7 +185,7 @@ def _solve_l2(z: Tensor, eps: float) -> Tensor:
     order = argsort_ascending(corners)
     corners = corners.gather(-1, order)
     growing = torch.where(order < n, 1.0, -1.0).to(z.dtype).cumsum(-1)
-    total = (growing[..., :-1] * corners.diff(dim=-1)).cumsum(-1)
+    total = running_sum(growing[..., :-1] * corners.diff(dim=-1))
     last = (total < n).sum(-1, keepdim=True).clamp(max=2 * n - 2)  # piece in which the sum passes N
     before = torch.where(last > 0, total.gather(-1, (last - 1).clamp(min=0)), 0.0)
     slope = growing.gather(-1, last).clamp(min=1.0)
@@ -197,7 +198,7 @@ def _solve_kl(z: Tensor, eps: float) -> Tensor:
     log_cap = -math.log(eps)
     # What the losses above the center leave is at least exp(-40) of the mass, so tau is at most 40.
     z = sort_ascending(z.clamp(max=min(log_cap + 40.0, 80.0)))
-    below = z.exp().cumsum(-1)  # smallest first: no cancellation
+    below = running_sum(z.exp())  # smallest first: no cancellation
     index = torch.arange(n, device=z.device)
     left = (tail_mass(eps, n) - (n - 1 - index).to(z.dtype)) / eps
     tau = below.log() - left.clamp(min=TINY).log()

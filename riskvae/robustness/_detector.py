@@ -16,7 +16,7 @@ from riskvae._machine import prepare_process, torch_as_usual
 from riskvae._validation import compute_dtype, feature_matrix, host_array
 from riskvae.robustness._coder import Examined
 from riskvae.robustness._copies import own_copy
-from riskvae.robustness._opening import dtype_on, where_it_computes
+from riskvae.robustness._opening import where_it_computes
 
 __all__ = ["Detector", "open_detector"]
 
@@ -133,9 +133,9 @@ def _check_kind(detector: Any) -> None:
 def _of_estimator(detector: Any, X: Any) -> Detector:
     check_is_fitted(detector)
     rows = feature_matrix(detector, X, reset=False)
-    dtype, device = dtype_on(detector.device_, rows), detector.device_
-    rows = rows.astype(np.float32 if compute_dtype(rows) == torch.float32 else np.float64, copy=False)
-    return Detector(detector, detector._line_on_tensors(dtype), rows, dtype, device)
+    dtype, line = compute_dtype(rows), detector._line_on_tensors(compute_dtype(rows))
+    rows = rows.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
+    return Detector(detector, line, rows, dtype, next(line.parameters()).device)
 
 
 def _of_object(detector: Any, X: Any) -> Detector:

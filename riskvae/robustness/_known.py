@@ -44,7 +44,7 @@ def _compared(network: Network, encoder: nn.Module, coder: Coder) -> list[Tensor
 
     A module may know that its steps are being followed, and code that changes values in place may hide from that.
     """
-    twin, k = copy.deepcopy(encoder).double().eval(), coder.n_components
+    twin, k = copy.deepcopy(encoder).cpu().double().eval(), coder.n_components
     before: list[Tensor] = []
     for rows in around(coder):
         rows = rows.detach().cpu().double()

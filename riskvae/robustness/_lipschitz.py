@@ -61,7 +61,7 @@ def around(coder: Coder) -> Iterator[Tensor]:
     """Some rows, and others at several distances from them."""
     x = coder.x[:_TRIED]
     generator = torch.Generator().manual_seed(0)
-    spread = x.double().std().to(x) if x.numel() > 1 else x.new_ones(())
+    spread = x.cpu().double().std().to(x) if x.numel() > 1 else x.new_ones(())
     spread = spread if spread > 0 else torch.ones_like(spread)
     for size in (0.0, 0.01, 0.1, 1.0, 10.0):
         yield x + size * spread * torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)

@@ -315,11 +315,11 @@ def _odd(layer: nn.Module) -> bool:
 
 
 def take_apart(module: nn.Module) -> Network:
-    """A copy of a module, in double precision and evaluation mode, as steps."""
+    """A copy of a module, on the CPU, in double precision and evaluation mode, as steps."""
     twin = copy.deepcopy(module)
     if shares(twin, module):
         raise UnknownLayerError("it cannot be copied as a whole")
-    twin = twin.double().eval()
+    twin = twin.cpu().double().eval()
     weights: list[tuple[nn.Module, dict[str, Tensor]]] = []
     for part in parametrized(twin):
         names = list(part.parametrizations)  # type: ignore[arg-type]

@@ -13,13 +13,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
-from riskvae._machine import prepare_process, torch_as_usual
+from riskvae._machine import device_for, prepare_process, torch_as_usual
 from riskvae._validation import compute_dtype, feature_matrix, host_array
 from riskvae.nets import Linear
 from riskvae.robustness._coder import Coder
 from riskvae.robustness._copies import modules_called, own_copy, same_in_training
 
-__all__ = ["Fitted", "dtype_on", "open_coder", "where_it_computes"]
+__all__ = ["Fitted", "open_coder", "where_it_computes"]
 
 
 # A median scale that is hardly one of a posterior, the prior's being 1.
@@ -77,8 +77,9 @@ def _check_kind(vae: Any) -> None:
 def _coder_of_estimator(vae: Any, X: Any) -> Coder:
     check_is_fitted(vae)
     rows = feature_matrix(vae, X, reset=False)
-    dtype, device = dtype_on(vae.device_, rows), vae.device_
-    module = copy.deepcopy(vae.module_).to(device, dtype).eval().requires_grad_(False)
+    dtype = compute_dtype(rows)
+    device = device_for(dtype, vae.device_)
+    module = copy.deepcopy(vae.module_).to(device).to(dtype).eval().requires_grad_(False)
     return Coder(Fitted(module), rows, dtype, device)
 
 
@@ -105,11 +106,6 @@ def _coder_of_object(vae: Any, X: Any) -> Coder:
     if dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"vae must compute in float32 or float64; its parameters are {dtype}. Pass vae.float().")
     return Coder(model, rows, dtype, device)
-
-
-def dtype_on(device: torch.device, rows: NDArray[Any]) -> torch.dtype:
-    """In which a device computes of rows: MPS has no double precision."""
-    return torch.float32 if device.type == "mps" else compute_dtype(rows)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def auto_bank(coder: Coder, seed: int) -> Tensor:
 
 def auto_radius(distances: Tensor) -> float:
     """Radius from the distances of all rows and draws by which the noise moves them."""
-    return _TIMES * float(distances.flatten().double().median())
+    return _TIMES * float(distances.flatten().cpu().double().median())
 
 
 def radius_of(

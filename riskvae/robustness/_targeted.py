@@ -108,7 +108,7 @@ def targeted_attack(
     with open_coder(vae, X) as coder:
         targets = _targets(coder, X_target)
         if max_norm is None:
-            lengths = norm_of((targets - coder.x).flatten(1), norm).double().cpu().numpy()
+            lengths = norm_of((targets - coder.x).flatten(1), norm).cpu().double().numpy()
             settings = settings._replace(max_norm=np.maximum(lengths, _TINY))
         attack = Envelope("targeted_attack", coder, settings)
         radius = radius_of("targeted_attack", r, coder, attack.seed, batch_size, latent=space == "latent")

@@ -63,8 +63,8 @@ def curvature_limit(
     """
     n_draws, k = bank.shape
     error = 0.5 * (1.0 - confidence)
-    draws, weights = bank.double().cpu(), weights.double().cpu()
-    share = 1.0 - 0.5 * (inside.double() + mirrored.double()).cpu()
+    draws, weights = bank.cpu().double(), weights.cpu().double()
+    share = 1.0 - 0.5 * (inside.cpu().double() + mirrored.cpu().double())
     mean, squares = torch.empty_like(weights), torch.empty_like(weights)
     for i, (w, a) in enumerate(zip(weights, share, strict=True)):
         fails = a > 0

@@ -78,10 +78,10 @@ class Search:
         self.seed = draw_seed(settings.random_state)
         self.random = noise_bank(_RANDOM * settings.n_restarts, d, derive_seed(self.seed, "directions"), x)
         self.notes: list[str] = []
-        self.proof: Any = None  # the same line, in double precision
+        self.proof: Any = None  # the same line, on the CPU, in double precision
         self.networks: list[tuple[Network, Network]] = []  # of it, taken apart
         if detector.separable:
-            self.proof = copy.deepcopy(detector.line).double().cpu()
+            self.proof = copy.deepcopy(detector.line).cpu().double()
             self._take_apart()
         else:
             self.notes.append("proven: nothing is known of this detector but its decisions")
@@ -211,10 +211,10 @@ class Search:
             return torch.where(masks, by_features, torch.nan)
         most = torch.where(masks, size.double(), torch.minimum(by_features, size.double()))
         most = torch.minimum(most, flips.cap.double())
-        free = None if flips.free is None else flips.free.double()
-        radius = network_proof(
-            self.proof, self.networks, flips.x.double(), flips.side[:, 0], error, most, self.settings.norm, free
-        )
+        free = None if flips.free is None else flips.free.cpu().double()
+        x, side = flips.x.cpu().double(), flips.side[:, 0].cpu()
+        radius = network_proof(self.proof, self.networks, x, side, error.cpu(), most.cpu(), self.settings.norm, free)
+        radius = radius.to(most)
         # Where values are cut scores fall by other rules.
         radius = torch.where(flips.x.abs().amax(1) + most < self.proof.largest, radius, 0.0)
         return torch.where(masks, torch.maximum(by_features, radius), radius)

@@ -109,7 +109,7 @@ def _bounds(vae: Any, rows: Array, seed: int, n_draws: int = 16) -> tuple[Array,
             log_ratio = 0.5 * (terms.z.square() - noise.square()).sum(-1) - terms.posterior.scale.log().sum(-1)
             weighted = np.log(n_draws) - (-terms.nll - log_ratio).logsumexp(0)
             parts.append((terms.nll.mean(0) + terms.kl, weighted, terms.kl))
-    bound, weighted, kl = (torch.cat(part).double().cpu().numpy() for part in zip(*parts, strict=True))
+    bound, weighted, kl = (torch.cat(part).cpu().double().numpy() for part in zip(*parts, strict=True))
     return bound, weighted, kl
 
 

@@ -114,7 +114,7 @@ class Rows(Dataset[Tensor]):
         if generator is not None:
             order = torch.randperm(n, generator=generator)
             order = order if self.index is None else self.index[order]
-        resident = where == self.device
+        resident = where.type == self.device.type  # not "==": tensors on "mps" say that they are on "mps:0"
         chunk = self.chunk if draw is None else max(1, min(self.chunk, self.most_noise // (batch_size * draw.width)))
         for first in range(0, count, chunk):
             ends = [n * i // count for i in range(first, min(first + chunk, count) + 1)]

@@ -50,8 +50,8 @@ def _try_likelihood(likelihood: Likelihood, x: Tensor, raw: Tensor) -> Tensor:
         )
     _answer(owner, "mean(raw)", lambda: likelihood.mean(raw), (len(raw), n, d), "rows of features")
     if type(likelihood).draw is not Likelihood.draw and not is_ours(likelihood):
-        apart, generator = copy.deepcopy(likelihood).to("cpu", torch.float64), torch.Generator().manual_seed(0)
-        rows = raw[0].detach().to("cpu", torch.float64)
+        apart, generator = copy.deepcopy(likelihood).cpu().double(), torch.Generator().manual_seed(0)
+        rows = raw[0].detach().cpu().double()
         _answer(owner, "draw(raw, generator)", lambda: apart.draw(rows, generator), (n, d), "a row for each of raw")
     return nll
 
