@@ -80,8 +80,8 @@ _cudnn_before: list[tuple[bool, bool]] = []  # found by each block that is insid
 def _repeatable_cudnn() -> Iterator[None]:
     """Convolutions whose gradients are the same in every run, by an algorithm that no stopwatch has chosen.
 
-    The settings are those of the process. So of blocks in several threads the first sets them, and the last puts them
-    back: until then each of them needs them.
+    The settings are those of the process. So of blocks in several threads the last to end puts back what the first
+    found, whichever it is: the others found what they need.
     """
     cudnn = torch.backends.cudnn
     with _CUDNN_LOCK:
@@ -92,9 +92,7 @@ def _repeatable_cudnn() -> Iterator[None]:
         yield
     finally:
         with _CUDNN_LOCK:
-            before = _cudnn_before.pop()
-            if not _cudnn_before:
-                cudnn.deterministic, cudnn.benchmark = before
+            cudnn.deterministic, cudnn.benchmark = _cudnn_before.pop()
 
 
 _IMPORTED_BY = os.getpid()
