@@ -107,11 +107,11 @@ class Checks:
 
     def __init__(self, device, quick):
         self.device, self.where = device, str(device)
-        rng, n = np.random.default_rng(0), 300 if quick else 2000
+        rng, n = np.random.default_rng(0), 300 if quick else 1000
         shape = np.outer(np.sin(np.arange(8)), np.cos(np.arange(8))).ravel()
         rows = 0.5 + 0.3 * rng.normal(size=(n, 1)) * shape + 0.1 * rng.random((n, 64))
         self.X = rows.clip(0.0, 1.0).astype(np.float32)
-        self.epochs, self.few = (2, 3) if quick else (5, 8)
+        self.epochs, self.few = (2, 2) if quick else (4, 6)
         self.extra = {"groups": np.arange(n) % 7}
 
     def fit(self, model, device, **parameters):

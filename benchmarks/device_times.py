@@ -1,4 +1,4 @@
-"""The times that `device.py` prints: epochs, margins, attacks and scores on a device, and the cost of repeatability.
+"""The times that `device.py` prints: epochs, margins, attacks and scores on a device, and what repeating costs.
 
 Contenders take turns, the device is synchronized round each of them, and medians are compared.
 """
@@ -163,7 +163,7 @@ class Times:
         return f"{plain / taken:.2f} times as fast as without"
 
     def robustness(self, vae):
-        rows = self.X[: 4 if self.quick else 32]
+        rows = self.X[: 2 if self.quick else 32]
         for name, function in {
             "margins": lambda device: robustness_margin(self.on(vae, device), rows, n_draws=400, random_state=0),
             "attacks": lambda device: max_damage_attack(self.on(vae, device), rows, max_norm=2.0, random_state=0),

@@ -1,4 +1,4 @@
-"""`benchmarks/device.py`, which holds on a GPU what other tests hold here: it runs, and a wrong answer makes it fail."""
+"""`benchmarks/device.py` holds on a GPU what other tests hold here: it runs, and a wrong answer makes it fail."""
 
 import importlib.util
 import json
