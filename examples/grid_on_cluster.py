@@ -4,10 +4,11 @@
     python examples/grid_on_cluster.py ADDRESS      the cluster whose scheduler listens there
 
 Needs the extra ``cluster``: ``pip install '.[cluster]'`` in a clone. The digits are sent to each worker once, not
-with every candidate, and the search ends right when a worker is lost: what it was doing is done again by another one.
+with every candidate, and the result is right even when a worker is lost: another one does its work again.
 """
 
 import sys
+from contextlib import nullcontext
 from itertools import chain
 
 import joblib
@@ -47,10 +48,10 @@ def main(address=None):
     """Search on a cluster, print what it found."""
     X, _ = train_test_split(load_digits().data.astype("float32"), test_size=0.25, random_state=0)
     # One thread for each worker: several candidates side by side are faster than one on several threads.
-    cluster = address or LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    local = nullcontext(address) if address else LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     # Rows of the folds, too, go to all workers: what only one of them holds is gone with it.
     folds = list(KFold(3).split(X))
-    with Client(cluster) as client:
+    with local as cluster, Client(cluster) as client:
         # Dask's memory manager would drop copies again, and the last one goes with its worker.
         client.amm.stop()
         with joblib.parallel_config("dask", scatter=[X, *chain(*folds)]):

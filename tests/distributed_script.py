@@ -8,12 +8,17 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
+from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
+from riskvae.datasets import ParquetRows
 from riskvae.likelihoods import Likelihood
 from riskvae.nets import conv_decoder, conv_encoder
 from riskvae.risk import Entropic, Extremile, MeanSemideviation, SmoothedCVaR, Spectral
@@ -243,7 +248,20 @@ def failures(rank):
     yield "weights", lambda: risk(callbacks=[At(_change, "on_batch_end")], distributed="replicated").fit(X)
     yield "norm", lambda: risk(encoder=norm, distributed="replicated").fit(X)
     yield "compile", lambda: risk(compile=True, distributed="replicated").fit(X)
+    yield "transform", lambda: risk(distributed="sharded").fit(scaled_by_itself(half))
+    yield (
+        "worker",
+        lambda: GridSearchCV(
+            risk(distributed="replicated"), {"eps": [0.1, 0.2]}, cv=2, n_jobs=2, error_score="raise"
+        ).fit(X),
+    )
     yield "killed", lambda: risk(callbacks=[At(_killed)], distributed="replicated").fit(X)
+
+
+def scaled_by_itself(X):
+    """A table whose rows are scaled by what this process alone has seen."""
+    batch = pa.RecordBatch.from_pandas(pd.DataFrame(X, columns=[f"x{j}" for j in range(D)]))
+    return ParquetRows([batch], transform=StandardScaler().fit(X))
 
 
 def all_failures(folder, rank):

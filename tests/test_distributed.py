@@ -133,6 +133,8 @@ SAID = {
     "weights": ("the weights of process 1 differ from those of process 0 after epoch 1",) * 2,
     "norm": ("Use a layer that keeps rows apart, such as LayerNorm, or set distributed=None",) * 2,
     "compile": ("Set compile=False, or distributed=None",) * 2,
+    "transform": ("the transform of X is StandardScaler() in process 0 and another StandardScaler() in process 1",) * 2,
+    "worker": ("was started by one of them. Use n_jobs=1 in searches",) * 2,
     "killed": ("one of 2 processes is gone, so this one, number 0, ends. It was killed",),
 }
 
@@ -157,9 +159,28 @@ def test_the_example_runs_as_it_says():
     assert re.search(r"\d+ epochs, epoch \d+ kept by all of 2 processes\nworst tenth: ", done.stdout)
 
 
+def test_one_that_waits_for_others_says_so_and_does_not_wait_for_ever(X):
+    """The second process never comes to fit."""
+    code = (
+        "import datetime, numpy as np; from riskvae import BetaVAE; from riskvae.training import _world as w; "
+        "w._SOON, w._PATIENCE = 1, datetime.timedelta(seconds=4); "
+        "BetaVAE(2, distributed='replicated').fit(np.eye(4))"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ | found, check=False
+    )
+    assert "process 0 has waited 1 seconds for others that have not come to fit" in done.stderr
+    assert "not all processes came to fit" in done.stderr
+    assert "outside of any 'if RANK == 0'" in done.stderr
+
+
 def test_a_process_that_stands_alone_is_told_so(X, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ValueError, match=r"torchrun --nproc-per-node 2 train\.py, or set distributed=None"):
+    with pytest.raises(ValueError, match=r"torchrun --nproc-per-node 2 train\.py, or set_params"):
         BetaVAE(2, distributed="replicated").fit(X)
     with pytest.raises(ValueError, match="distributed must be None, or one of 'replicated', 'sharded'; got 'ddp'"):
         BetaVAE(2, distributed="ddp").fit(X)

@@ -103,7 +103,7 @@ class BetaVAE(BaseVAE):
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"
         "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is. Answers are computed in the dtype of their rows,
-        and most GPUs are many times slower in float64; MPS lacks it, and the CPU does it there. For speed, pass
+        and most GPUs are many times slower in float64 (which MPS lacks: the CPU does it). There, pass float32 rows:
         ``X.astype("float32")``.
     distributed : {"replicated", "sharded"}, default=None
         Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes

@@ -45,7 +45,7 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
     told = world.tell((_parts(estimator, rows, go_on), data_part(rows)))
     first = told[0][0]
     for rank, (parts, _) in enumerate(told):
-        for what in first.keys() | parts.keys():
+        for what in sorted(first.keys() | parts.keys()):
             one, other = (of.get(what, ("", "not there")) for of in (first, parts))
             if one[0] != other[0]:
                 shown = other[1] if other[1] != one[1] else f"another {other[1]}"
@@ -65,7 +65,7 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
         raise ValueError(
             f"{name}: distributed='sharded' expects rows of its own in each process; X is {told[0][1][1]} in all of "
             "them, the same ones, so that each would count more than once. Set distributed='replicated', or give each "
-            "process its part, as by X[rank::size]."
+            "process its part, as by X[rank::size] or files[rank::size], of RANK and WORLD_SIZE in os.environ."
         )
     if not world.sharded:
         rows.world = world
@@ -104,8 +104,12 @@ def _parts(estimator: Any, rows: Rows | Stream, go_on: bool) -> dict[str, Part]:
             if name not in _OWN
         },
     }
-    if names is not None:
-        parts["the names of the columns of X"] = made_part(list(names), ", ".join(map(repr, names[:8])))
+    for i, column in enumerate(() if names is None else names):
+        parts[f"column {i} of X"] = made_part(str(column), repr(column))
+    if isinstance(rows, Stream):
+        transform = getattr(rows.dataset, "transform", None)
+        state = vars(transform) if hasattr(transform, "transform") else None
+        parts["the transform of X"] = made_part(key_of(state), repr(transform))
     if group is not None:
         parts["groups"] = made_part(True, "given")
     if go_on:

@@ -39,6 +39,8 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
         **parameter_parts(estimator, seed),
         "X": data_part(rows),
     }
+    if estimator.distributed == "sharded":  # X is but the part of the first process
+        made_of["distributed"] = made_part("sharded", "'sharded'")
     given = os.fspath(estimator.checkpoint)
     path = Path(os.path.expanduser(given))
     where = f"{name}: checkpoint={given!r}"

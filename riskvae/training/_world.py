@@ -1,13 +1,17 @@
 """The processes that train one model together, and how they speak with each other: by torch.distributed."""
 
+import atexit
 import io
 import os
 import pickle
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
+from multiprocessing import current_process
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ __all__ = ["World", "joined"]
 
 # How long processes wait for one that is alive but silent: it may be loading its data, or busy with a callback.
 _PATIENCE = timedelta(minutes=10)
+_SOON = 30  # seconds, after which one that waits for others to begin says so
 # How often a waiting process looks whether another one has failed.
 _LOOK = timedelta(seconds=2)
 
@@ -145,7 +150,7 @@ class World:
                         raise
         except RuntimeError as error:
             self._heard = True
-            raise RuntimeError(self._what_happened(error)) from error
+            raise RuntimeError(self._what_happened(error)) from None
 
     def fail(self, error: BaseException) -> None:
         """Leave word that this process failed, for the others: why, or what it heard from another one."""
@@ -205,20 +210,7 @@ def joined(mode: str | None) -> Iterator[World | None]:
         return
     if not dist.is_available():
         raise ValueError(f"distributed={mode!r} needs torch.distributed, which this build of torch lacks; set None.")
-    if not dist.is_initialized():
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-            raise ValueError(
-                f"distributed={mode!r} is for processes that torchrun started, and this one stands alone. Start the "
-                "script by torchrun --nproc-per-node 2 train.py, or set distributed=None."
-            )
-        dist.init_process_group("gloo", timeout=_PATIENCE)
-    try:
-        group = dist.new_group(timeout=_PATIENCE, backend="gloo")
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"distributed={mode!r}: not all of {dist.get_world_size()} processes came to fit within "
-            f"{_PATIENCE.seconds // 60} minutes. Let all of them call it. ({' '.join(str(error).split())[:200]})"
-        ) from error
+    group = _meet(mode)
     world = World(group, sharded=mode == "sharded", store=_store())
     try:
         yield world
@@ -228,6 +220,52 @@ def joined(mode: str | None) -> Iterator[World | None]:
     finally:
         with suppress(Exception):
             dist.destroy_process_group(group)
+
+
+def _meet(mode: str) -> Any:
+    """A group of all processes, once they have come to fit."""
+    began = dist.is_initialized()
+    if not began and ("RANK" not in os.environ or "WORLD_SIZE" not in os.environ):
+        raise ValueError(
+            f"distributed={mode!r} is for processes that torchrun started, and this one stands alone. Start the script "
+            "by torchrun --nproc-per-node 2 train.py, or set_params(distributed=None)."
+        )
+    if not began and current_process().name != "MainProcess":
+        raise ValueError(
+            f"distributed={mode!r} is for the processes that torchrun started, and this one, {current_process().name}, "
+            "was started by one of them. Use n_jobs=1 in searches, or set_params(distributed=None)."
+        )
+    rank = os.environ.get("RANK") or dist.get_rank()
+    notice = threading.Timer(_SOON, _tell_of_waiting, (rank,))
+    notice.daemon = True
+    notice.start()
+    try:
+        if not began:
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+            atexit.register(_leave)  # or threads of gloo would outlive the interpreter
+        return dist.new_group(timeout=_PATIENCE, backend="gloo")
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"distributed={mode!r}: not all processes came to fit within {_PATIENCE.seconds // 60} minutes. Let all of "
+            f"them call it, equally often, outside of any 'if RANK == 0'. ({' '.join(str(error).split())[:200]})"
+        ) from None
+    finally:
+        notice.cancel()
+
+
+def _tell_of_waiting(rank: Any) -> None:
+    print(
+        f"riskvae: process {rank} has waited {_SOON} seconds for others that have not come to fit. All processes must "
+        "call it, equally often.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        with suppress(Exception):
+            dist.destroy_process_group()
 
 
 def _store() -> Any:
