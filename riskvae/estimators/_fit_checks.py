@@ -78,8 +78,9 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
         )
     if layers and rows.world is not None:
         raise ValueError(
-            f"{type(estimator).__name__}: {type(layers[0]).__name__} compares the rows of a batch, and in several processes it would "
-            "see those of one. Use a layer that keeps rows apart, such as LayerNorm, or set distributed=None."
+            f"{type(estimator).__name__}: {type(layers[0]).__name__} compares the rows of a batch, and in several "
+            "processes it would see those of one. Use a layer that keeps rows apart, such as LayerNorm, or set "
+            "distributed=None."
         )
 
 
