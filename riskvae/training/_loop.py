@@ -14,6 +14,7 @@ from riskvae.training._checkpoint import Checkpoint
 from riskvae.training._net import Net, StopTraining
 from riskvae.training._objective import Objective
 from riskvae.training._rows import Rows
+from riskvae.training._shared_loss import same_weights
 from riskvae.training._stream import Stream
 
 __all__ = ["exchange_objective", "make_net", "restored_on_failure", "train"]
@@ -66,6 +67,8 @@ def train(
         # Whatever the caller's modes, gradients are needed here.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        if net.world is not None:
+            same_weights(net)
         net.initialize_callbacks()
         with suppress(StopTraining):
             net.notify("on_train_begin", X=rows, y=None)
@@ -74,12 +77,14 @@ def train(
             if not net.stop_requested:
                 net.fit_loop((rows, valid), epochs=epochs - done)
         net.notify("on_train_end", X=rows, y=None)
+        if net.world is not None:  # callbacks may have changed them, or failed in one process
+            same_weights(net)
         net._set_training(False)
 
 
 def _let_go(net: Net, bar: "Progress") -> None:
     bar.close()
-    net.progress, net.callbacks, net.callbacks_, net.world = noop, None, [], None
+    net.progress, net.callbacks, net.callbacks_, net.world, net.chances = noop, None, [], None, {}
 
 
 def exchange_objective(net: Net, objective: Objective) -> None:

@@ -9,7 +9,7 @@ import dis
 import math
 import types
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from riskvae._machine import is_available
 from riskvae._validation import derive_seed, isolated_rng
 from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
+from riskvae.training._chance import Chance
 from riskvae.training._draws import RowDraws
 from riskvae.training._shared_loss import SharedLoss, add_gradients, agree_on_the_end, same_weights, shared_loss
 from riskvae.training._world import World
@@ -79,6 +80,7 @@ class Net(NeuralNet):
         self.best_epoch: int | None = None  # whose weights early stopping kept
         self.copies: dict[Any, Any] = {}  # of the module, for inference
         self.world: World | None = None  # processes that train together, while they do
+        self.chances: dict[str, Chance] = {}  # what modules and the objective draw from, while they do
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -139,8 +141,8 @@ class Net(NeuralNet):
         device = torch.device(self.device)
         # Validation draws are the same in every epoch (of number 0): its losses differ by the weights alone.
         order, modules = (derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "modules"))
-        if self.world is not None:  # rows of two processes do not share what layers such as dropout draw
-            modules = derive_seed(modules, "process", self.world.rank)
+        if self.world is not None:
+            modules = self._share_chance(modules, device)
         generator = torch.Generator().manual_seed(order) if training else None
         draw = self.draws(epoch if training else 0)
         self._set_training(training)
@@ -172,6 +174,22 @@ class Net(NeuralNet):
         if not sizes:
             raise ValueError("X is a Dataset that gave no rows in this epoch; give one that can be iterated again.")
         self._record(prefix, torch.cat(means), sizes)
+
+    def _share_chance(self, seed: int, device: torch.device) -> int:
+        """Let processes draw alike for the objective, and apart for layers such as dropout; the seed of Datasets.
+
+        A Dataset that all of them read has to come in the same order everywhere.
+        """
+        world: Any = self.world
+        own = derive_seed(seed, "process", world.rank)
+        if self.isolate_rng:
+            seeds = {"module": derive_seed(own, "module"), "objective": derive_seed(seed, "objective")}
+            self.chances = {name: Chance(value, device) for name, value in seeds.items()}
+        return own if world.sharded else seed
+
+    def drawing(self, name: str) -> AbstractContextManager[None]:
+        """Where the module, or the objective, draws from torch's global generators, of several processes."""
+        return self.chances[name].drawn() if name in self.chances else nullcontext()
 
     def _advance(self, training: bool, sizes: list[int]) -> None:
         if training:
@@ -282,7 +300,9 @@ class Net(NeuralNet):
             state.update(zip(names, parts, strict=True))
             taken = take_off(module, criterion)
         # Callbacks may hold data, weights or open files; the other two are there already.
-        state.update(progress=noop, callbacks=None, callbacks_=[], copies={}, module=None, criterion=None, world=None)
+        state.update(
+            progress=noop, callbacks=None, callbacks_=[], copies={}, chances={}, module=None, criterion=None, world=None
+        )
         return {"taken": taken, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -64,9 +64,11 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     """Loss of a batch, of which this process has some rows; None where nobody has any."""
     own, world, criterion = {}, net.world, net.criterion_
     if batch.n_rows:
-        terms = net.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
+        with net.drawing("module"):
+            terms = net.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
         own = {"nll": terms.nll, "kl": terms.kl, "z": terms.z, "mean": terms.posterior.mean,
                "scale": terms.posterior.scale}  # fmt: skip
+        own = {name: term.to(batch.x.dtype) for name, term in own.items()}  # all processes send the same kind
     read, known = _looked_at(criterion, batch)
     given = {name: _rows_first(name, own[name]) if own else _none(net, name, batch) for name in read}
     given |= {name: getattr(batch, name) for name in known}
@@ -84,8 +86,9 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     posterior = Posterior(at.get("mean"), at.get("scale"))  # None where nobody looks
     everything = Batch(*map(whole.get, Batch._fields))  # type: ignore[arg-type]
     terms = Terms(at["nll"], at["kl"], at.get("z"), posterior, everything)  # type: ignore[arg-type]
-    loss = criterion(terms)
-    counted = criterion.counted(terms) if criterion.training else None
+    with net.drawing("objective"):
+        loss = criterion(terms)
+        counted = criterion.counted(terms) if criterion.training else None
     nll, kl = terms.nll.detach().mean(), terms.kl.detach().mean()
     return SharedLoss(
         loss, torch.stack((loss.detach(), nll, kl)), nll if counted is None else counted, sum(sizes), own, leaves
@@ -112,10 +115,10 @@ def add_gradients(net: Any) -> None:
 
 @torch.no_grad()
 def same_weights(net: Any) -> None:
-    """The first process's weights for all, at the end of an epoch.
+    """The first process's weights for all, before training and at the end of an epoch.
 
-    They are the same already where processors are; on others they differ by rounding. By more, something has changed
-    them in one process alone.
+    New ones may come from a factory's own generator. Later ones are the same already where processors are; on others
+    they differ by rounding. By more, something has changed them in one process alone.
     """
     states = [*net.module_.state_dict().values(), *net.criterion_.state_dict().values()]
     floating = [value for value in states if value.is_floating_point()]
@@ -123,10 +126,11 @@ def same_weights(net: Any) -> None:
     first = net.world.first_s(own.clone())
     away = bool(((own - first).abs() > 1e-4 * (1.0 + first.abs())).any())
     others = [rank for rank, differs in enumerate(net.world.tell(away)) if differs]
-    if others:
+    if others and len(net.history):
         raise RuntimeError(
             f"distributed: the weights of process {', '.join(map(str, others))} differ from those of process 0 after "
-            f"epoch {len(net.history)}. A callback or hook that changes them must do so in all processes alike."
+            f"epoch {len(net.history)}. A callback, hook or layer that changes them must do so in all processes alike, "
+            "and a model that is trained further must be the same in all of them."
         )
     for value, part in zip(floating, first.split([value.numel() for value in floating]), strict=True):
         value.copy_(part.view_as(value))
