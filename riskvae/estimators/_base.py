@@ -204,7 +204,7 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
         """Train, and return the rows that were trained on."""
         partial_fit = epochs is not None
         own = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
-        rows = shared(self, own, world, go_on=go_on)
+        rows = shared(self, own, world, go_on=go_on, call="partial_fit" if partial_fit else "fit")
         kept, seed = agreed_start(self, own, world, keeps=not partial_fit and self.checkpoint is not None)
         net, seed = go_on_with(self, device) if go_on else begin(self, device, seed)
         check_needs(self, net.criterion_, rows, groups)

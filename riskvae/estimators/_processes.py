@@ -29,8 +29,10 @@ def own_device(device: Any, world: World | None) -> Any:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', world.rank)) % torch.cuda.device_count()}"
 
 
-def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: bool) -> Rows | Stream:
+def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: bool, call: str) -> Rows | Stream:
     """Rows of this process as its part of all; raises where processes do not agree on what is to be trained.
+
+    ``call`` is the method by which they are to be trained.
 
     Raises
     ------
@@ -42,10 +44,10 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
     name = type(estimator).__name__
     if estimator.compile:
         raise ValueError(f"{name}: compile=True is for one process. Set compile=False, or distributed=None.")
-    told = world.tell((_parts(estimator, rows, go_on), data_part(rows)))
+    told = world.tell((_parts(estimator, rows, go_on, call), data_part(rows)))
     first = told[0][0]
     for rank, (parts, _) in enumerate(told):
-        for what in sorted(first.keys() | parts.keys()):
+        for what in [*first, *(what for what in parts if what not in first)]:  # the most telling comes first
             one, other = (of.get(what, ("", "not there")) for of in (first, parts))
             if one[0] != other[0]:
                 shown = other[1] if other[1] != one[1] else f"another {other[1]}"
@@ -61,11 +63,14 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
             f"{other if other != one else f'{other}, of other contents,'} in process {different[0]}. Load the same "
             "rows in the same order everywhere, or set distributed='sharded', where each process has rows of its own."
         )
-    if world.sharded and world.size > 1 and not different:
+    digests = [part[0] for _, part in told]
+    twice = [rank for rank, digest in enumerate(digests) if digests.count(digest) > 1]
+    if world.sharded and twice:
         raise ValueError(
-            f"{name}: distributed='sharded' expects rows of its own in each process; X is {told[0][1][1]} in all of "
-            "them, the same ones, so that each would count more than once. Set distributed='replicated', or give each "
-            "process its part, as by X[rank::size] or files[rank::size], of RANK and WORLD_SIZE in os.environ."
+            f"{name}: distributed='sharded' expects rows of its own in each process; X is {told[twice[0]][1][1]} in "
+            f"processes {', '.join(map(str, twice))}, the same ones, so that each would count more than once. Set "
+            "distributed='replicated', or give each process its part, as by X[rank::size] or files[rank::size], of RANK and "
+            "WORLD_SIZE in os.environ."
         )
     if not world.sharded:
         rows.world = world
@@ -79,8 +84,9 @@ def agreed_start(
 ) -> tuple[Checkpoint | None, int | None]:
     """Checkpoint, if there is to be one, and the seed, if that does not draw it: those of the first process for all."""
     kept = None
+    data = _data_of_all(own, world) if keeps else ("", "")
     if keeps and (world is None or world.rank == 0):
-        kept = open_checkpoint(estimator, own, estimator._checked_objective())
+        kept = open_checkpoint(estimator, data, estimator._checked_objective())
     if world is not None and keeps:
         kept = world.from_first(kept)
     if kept is not None:
@@ -88,15 +94,25 @@ def agreed_start(
     return None, None if world is None else world.from_first(draw_seed(estimator.random_state))
 
 
-def _parts(estimator: Any, rows: Rows | Stream, go_on: bool) -> dict[str, Part]:
+def _data_of_all(own: Rows | Stream, world: World | None) -> Part:
+    """What a checkpoint is compared by: of shards, those of all processes."""
+    part = data_part(own)
+    if world is None or not world.sharded or world.size == 1:
+        return part
+    told = world.tell(part)
+    return made_part([digest for digest, _ in told], "; ".join(shown for _, shown in told[:4]))
+
+
+def _parts(estimator: Any, rows: Rows | Stream, go_on: bool, call: str) -> dict[str, Part]:
     names = getattr(estimator, "feature_names_in_", None)
-    group = rows.data.group if isinstance(rows, Rows) else rows.group
     parts = {
         "the version of riskvae": made_part(version("riskvae"), version("riskvae")),
         "the version of torch": made_part(torch.__version__, torch.__version__),
         "the class": made_part(key_of(type(estimator)), type(estimator).__name__),
+        "the method that was called": made_part(call, call),
         "the number of features of X": made_part(estimator.n_features_in_, estimator.n_features_in_),
         "the kind of X": made_part(isinstance(rows, Rows), "an array" if isinstance(rows, Rows) else "a Dataset"),
+        "checkpoint": made_part(estimator.checkpoint is None, str(estimator.checkpoint)),
         **parameter_parts(estimator, 0),
         **{
             name: made_part(key_of(value), value)
@@ -110,8 +126,9 @@ def _parts(estimator: Any, rows: Rows | Stream, go_on: bool) -> dict[str, Part]:
         transform = getattr(rows.dataset, "transform", None)
         state = vars(transform) if hasattr(transform, "transform") else None
         parts["the transform of X"] = made_part(key_of(state), repr(transform))
-    if group is not None:
-        parts["groups"] = made_part(True, "given")
+    if rows.has("group"):
+        kind = "labels" if estimator._groups else "integers"
+        parts["groups"] = made_part(kind, f"given as {kind}")
     if go_on:
         epochs = len(estimator.net_.history)
         parts["the fitted model"] = made_part((estimator._seed, epochs), f"one of {epochs} epochs")

@@ -23,8 +23,8 @@ _FREE = frozenset(
 )  # fmt: skip
 
 
-def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -> Checkpoint:
-    """Checkpoint of a fit to some rows, in the file that ``checkpoint`` names, or in the folder."""
+def open_checkpoint(estimator: Any, data: Part, objective: Objective) -> Checkpoint:
+    """Checkpoint of a fit to some data, in the file that ``checkpoint`` names, or in the folder."""
     kind = type(estimator)
     name = kind.__name__
     if estimator.warm_start:
@@ -37,10 +37,8 @@ def open_checkpoint(estimator: Any, rows: Rows | Stream, objective: Objective) -
     made_of = {
         "class": made_part((key_of(kind), key_of(type(objective))), name),
         **parameter_parts(estimator, seed),
-        "X": data_part(rows),
+        "X": data,
     }
-    if estimator.distributed == "sharded":  # X is but the part of the first process
-        made_of["distributed"] = made_part("sharded", "'sharded'")
     given = os.fspath(estimator.checkpoint)
     path = Path(os.path.expanduser(given))
     where = f"{name}: checkpoint={given!r}"

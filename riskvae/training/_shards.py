@@ -146,9 +146,15 @@ class ShardedStream(Stream):
     def batches(self, batch_size: int, generator: torch.Generator | None, draw: Draw | None = None) -> Iterator[Batch]:
         """Parts of batches; at the end of its rows parts without any, for ever: others may have some yet."""
         own = self.stream.batches(max(1, round(batch_size * self.share)), generator)
+        first = next(own, None)
+        if first is None:
+            raise ValueError(
+                f"X is a Dataset that gave no rows in this epoch in process {self.world.rank}; give one that can be "
+                "iterated again."
+            )
         nothing = self.stream.head()[:0].to(self.device)
         empty = Batch(nothing, torch.zeros(0, dtype=torch.int64), self._no_group())
-        for batch in chain(own, repeat(empty.to(self.device))):
+        for batch in chain([first], own, repeat(empty.to(self.device))):
             assert batch.index is not None  # a stream numbers its rows
             index = batch.index * self.step + self.start
             yield batch._replace(index=index, noise=None if draw is None else draw(index))

@@ -204,7 +204,7 @@ class Stream:
             group = group[:, 0]
         if group is not None and (not isinstance(group, Tensor) or group.is_floating_point() or group.dim() != 1):
             raise TypeError("X is a Dataset whose items have a 'group' that is no integer; number the groups.")
-        return Batch(x, index, group)
+        return Batch(x, index, None if group is None else group.long())
 
     def _check_width(self, x: Tensor) -> None:
         if self.n_features not in (None, x.shape[1]):
