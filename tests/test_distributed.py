@@ -162,7 +162,7 @@ def test_the_example_runs_as_it_says():
 def test_one_that_waits_for_others_says_so_and_does_not_wait_for_ever(X):
     """The second process never comes to fit."""
     code = (
-        "import datetime, numpy as np; from riskvae import BetaVAE; from riskvae.training import _world as w; "
+        "import datetime, numpy as np; from riskvae import BetaVAE; from riskvae.training import _meeting as w; "
         "w._SOON, w._PATIENCE = 1, datetime.timedelta(seconds=4); "
         "BetaVAE(2, distributed='replicated').fit(np.eye(4))"
     )

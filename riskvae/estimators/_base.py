@@ -24,11 +24,12 @@ from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
 from riskvae.training._loop import restored_on_failure, train
+from riskvae.training._meeting import joined
 from riskvae.training._monitors import check_monitors
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 from riskvae.training._trial import try_model
-from riskvae.training._world import World, joined
+from riskvae.training._world import World
 
 __all__ = ["BaseVAE"]
 

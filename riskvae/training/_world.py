@@ -1,30 +1,22 @@
 """The processes that train one model together, and how they speak with each other: by torch.distributed."""
 
-import atexit
 import io
-import os
 import pickle
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
-from multiprocessing import current_process
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["World", "joined"]
+__all__ = ["LOOK", "World"]
 
-# How long processes wait for one that is alive but silent: it may be loading its data, or busy with a callback.
-_PATIENCE = timedelta(minutes=10)
-_SOON = 30  # seconds, after which one that waits for others to begin says so
 # How often a waiting process looks whether another one has failed.
-_LOOK = timedelta(seconds=2)
+LOOK = timedelta(seconds=2)
 
 
 class World:
@@ -80,7 +72,7 @@ class World:
     def first_s(self, values: Tensor) -> Tensor:
         """The values of the first process, in place of the others' own."""
         there = values if values.device.type == "cpu" else values.cpu()
-        self._finish(lambda: dist.broadcast(there, group=self.group, group_src=0, async_op=True))
+        self._finish(lambda: dist.broadcast(there, src=0, group=self.group, async_op=True))
         self.sent += 0 if self.rank else there.nbytes
         return values if there is values else values.copy_(there)
 
@@ -143,7 +135,7 @@ class World:
             work = begin()
             while True:
                 try:
-                    work.wait(_LOOK)
+                    work.wait(LOOK)
                     return
                 except RuntimeError:
                     if work.is_completed() or self._left_word():
@@ -197,77 +189,3 @@ def _bytes(field: Tensor) -> int:
 
 def _read(message: Tensor) -> Any:
     return pickle.loads(message.numpy().tobytes())  # from a process of the same run
-
-
-@contextmanager
-def joined(mode: str | None) -> Iterator[World | None]:
-    """The processes that torchrun started, as one; None without a mode.
-
-    What fails in one of them within the block ends the block in all.
-    """
-    if mode is None:
-        yield None
-        return
-    if not dist.is_available():
-        raise ValueError(f"distributed={mode!r} needs torch.distributed, which this build of torch lacks; set None.")
-    group = _meet(mode)
-    world = World(group, sharded=mode == "sharded", store=_store())
-    try:
-        yield world
-    except BaseException as error:
-        world.fail(error)
-        raise
-    finally:
-        with suppress(Exception):
-            dist.destroy_process_group(group)
-
-
-def _meet(mode: str) -> Any:
-    """A group of all processes, once they have come to fit."""
-    began = dist.is_initialized()
-    if not began and ("RANK" not in os.environ or "WORLD_SIZE" not in os.environ):
-        raise ValueError(
-            f"distributed={mode!r} is for processes that torchrun started, and this one stands alone. Start the script "
-            "by torchrun --nproc-per-node 2 train.py, or set_params(distributed=None)."
-        )
-    if not began and current_process().name != "MainProcess":
-        raise ValueError(
-            f"distributed={mode!r} is for the processes that torchrun started, and this one, {current_process().name}, "
-            "was started by one of them. Use n_jobs=1 in searches, or set_params(distributed=None)."
-        )
-    rank = os.environ.get("RANK") or dist.get_rank()
-    notice = threading.Timer(_SOON, _tell_of_waiting, (rank,))
-    notice.daemon = True
-    notice.start()
-    try:
-        if not began:
-            dist.init_process_group("gloo", timeout=_PATIENCE)
-            atexit.register(_leave)  # or threads of gloo would outlive the interpreter
-        return dist.new_group(timeout=_PATIENCE, backend="gloo")
-    except RuntimeError as error:
-        raise RuntimeError(
-            f"distributed={mode!r}: not all processes came to fit within {_PATIENCE.seconds // 60} minutes. Let all of "
-            f"them call it, equally often, outside of any 'if RANK == 0'. ({' '.join(str(error).split())[:200]})"
-        ) from None
-    finally:
-        notice.cancel()
-
-
-def _tell_of_waiting(rank: Any) -> None:
-    print(
-        f"riskvae: process {rank} has waited {_SOON} seconds for others that have not come to fit. All processes must "
-        "call it, equally often.",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _leave() -> None:
-    if dist.is_initialized():
-        with suppress(Exception):
-            dist.destroy_process_group()
-
-
-def _store() -> Any:
-    """Where processes find one another; there is no public way to that of a group that others made."""
-    return getattr(dist.distributed_c10d, "_get_default_store", lambda: None)()
