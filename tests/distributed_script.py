@@ -11,18 +11,29 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from distributed_parts import (
+    ContrastVAE,
+    Double,
+    InTurn,
+    Items,
+    Once,
+    PermutedVAE,
+    Scales,
+    Shuffled,
+    dropping,
+    own_start,
+    small_decoder,
+    small_encoder,
+    spare_encoder,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae.datasets import ParquetRows
-from riskvae.likelihoods import Likelihood
-from riskvae.nets import conv_decoder, conv_encoder
 from riskvae.risk import Entropic, Extremile, MeanSemideviation, SmoothedCVaR, Spectral
-from riskvae.training import Objective
 
 N, D = 403, 12
 # Rows of each of 2, and of 3 processes: unequal shares.
@@ -34,80 +45,6 @@ def table():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N, 3)) @ rng.normal(size=(3, D)) + 0.3 * rng.normal(size=(N, D))
     return X.astype(np.float32), np.array(list("gbadcfe"))[rng.integers(0, 7, N)]
-
-
-class Contrast(Objective):
-    """Looks at all there is of all rows, and has a parameter of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.log_weight = nn.Parameter(torch.zeros(()))
-
-    def forward(self, terms):
-        apart = (terms.posterior.mean @ terms.posterior.mean.T).square().mean() * self.log_weight.exp()
-        size = terms.batch.x.norm(dim=1).mean() * terms.z.square().mean() + self.log_weight.square()
-        return terms.nll.mean() + terms.kl.mean() + 0.1 * apart + 0.01 * size
-
-
-class ContrastVAE(BetaVAE):
-    """Estimator of it."""
-
-    def make_objective(self):
-        return Contrast()
-
-
-class Scales(Likelihood):
-    """Normal noise whose scale is a parameter for each feature."""
-
-    def setup(self, n_features):
-        self.log_scales = nn.Parameter(torch.zeros(n_features))
-
-    def mean(self, raw):
-        return raw
-
-    def nll(self, x, raw):
-        return (0.5 * ((x - raw) / self.log_scales.exp()).square() + self.log_scales).sum(-1)
-
-
-def spare_encoder(n_in, n_out):
-    """One whose first layer is frozen, and whose last is not in use."""
-    net = nn.Sequential(nn.Linear(n_in, 8), nn.Tanh(), nn.Linear(8, n_out))
-    net[0].requires_grad_(False)
-    net[1].spare = nn.Linear(2, 2)
-    return net
-
-
-def small_encoder(n_in, n_out):
-    """Convolutions over rows as images of 3 by 4."""
-    return conv_encoder(n_in, n_out, image_shape=(1, 3, 4), channels=(4,))
-
-
-def small_decoder(n_in, n_out):
-    """The way back."""
-    return conv_decoder(n_in, n_out, image_shape=(1, 3, 4), channels=(4,))
-
-
-class Items(Dataset):
-    """Rows as items."""
-
-    def __init__(self, X):
-        self.X = X
-
-    def __len__(self):
-        return len(self.X)
-
-    def __getitem__(self, i):
-        return self.X[i]
-
-
-class InTurn(IterableDataset):
-    """Rows in turn."""
-
-    def __init__(self, X):
-        self.X = X
-
-    def __iter__(self):
-        return iter(self.X)
 
 
 KW = {"max_epochs": 3, "batch_size": 64, "random_state": 0, "hidden_layer_sizes": (16, 8), "device": "cpu"}
@@ -213,6 +150,10 @@ class At(Callback):
         if self.hook == "on_batch_end" and os.environ["RANK"] == "1":
             self.what(net)
 
+    def on_train_end(self, net, **kwargs):
+        if self.hook == "on_train_end" and os.environ["RANK"] == "1":
+            self.what(net)
+
 
 def _fail(net):
     raise OSError("the disk is full")
@@ -230,9 +171,10 @@ def _killed(net):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def failures(rank):
+def failures(folder, rank):
     """By name, a training that cannot go well."""
-    X, _ = table()
+    X, labels = table()
+    labels = np.arange(N) if rank else labels
     spoiled = X.copy()
     spoiled[3, 2] = np.nan if rank else 0.0
     half = X[: N // 2] if rank else X[N // 2 :]
@@ -247,6 +189,14 @@ def failures(rank):
     yield "within", lambda: risk(callbacks=[At(_stop, "on_batch_end")], distributed="replicated").fit(X)
     yield "weights", lambda: risk(callbacks=[At(_change, "on_batch_end")], distributed="replicated").fit(X)
     yield "norm", lambda: risk(encoder=norm, distributed="replicated").fit(X)
+    yield "call", lambda: getattr(risk(distributed="replicated"), "partial_fit" if rank else "fit")(X)
+    yield "file", lambda: risk(checkpoint=None if rank else folder / "one.pt", distributed="replicated").fit(X)
+    yield "labels", lambda: risk(risk_over="groups", eps=0.4, distributed="replicated").fit(X, groups=labels)
+    yield "item", lambda: ContrastVAE(3, distributed="sharded", **KW).fit(Items(half, rank or None))
+    yield "once", lambda: risk(distributed="sharded").fit((Once if rank else InTurn)(half))
+    yield "end", lambda: risk(callbacks=[At(_fail, "on_train_end")], distributed="replicated").fit(X)
+    yield "changed", lambda: risk(callbacks=[At(_change, "on_train_end")], distributed="replicated").fit(X)
+    yield "further", lambda: risk(warm_start=True).fit(half).set_params(distributed="sharded").fit(half)
     yield "compile", lambda: risk(compile=True, distributed="replicated").fit(X)
     yield "transform", lambda: risk(distributed="sharded").fit(scaled_by_itself(half))
     yield (
@@ -266,7 +216,7 @@ def scaled_by_itself(X):
 
 def all_failures(folder, rank):
     """Each, one after another, in the same processes; what was said in files."""
-    for name, fit in failures(rank):
+    for name, fit in failures(folder, rank):
         start = time.monotonic()
         try:
             fit()
@@ -283,13 +233,19 @@ def others(folder, rank):
     ended = risk(callbacks=[At(_stop)], distributed="replicated").fit(X)
     kept = risk(checkpoint=folder / "kept.pt", distributed="replicated", **{**KW, "max_epochs": 2}).fit(X)
     kept = kept.set_params(max_epochs=3).fit(X)
-    for name, estimator in {"free": free, "ended": ended, "kept": kept}.items():
+    drawn = PermutedVAE(3, encoder=dropping, distributed="replicated", **KW).fit(Shuffled(X))
+    start = risk(encoder=own_start, distributed="replicated").fit(X)
+    few = BetaVAE(3, likelihood=Double(), distributed="sharded", **KW).fit(X[:2] if rank else X[2:])
+    made = {"free": free, "ended": ended, "kept": kept, "drawn": drawn, "start": start, "few": few}
+    for name, estimator in made.items():
         np.savez(folder / f"{name} {rank}.npz", **answers(estimator))
-
-
-def dropping(n_in, n_out):
-    """Encoder with dropout."""
-    return nn.Sequential(nn.Linear(n_in, 8), nn.Dropout(0.2), nn.Linear(8, n_out))
+    n_different = len(set(drawn.net_.criterion_.seen[-N:]))
+    (folder / f"seen {rank}.txt").write_text(str(n_different))
+    if rank == 0:  # the other one ends
+        try:
+            risk(distributed="replicated").fit(X)
+        except RuntimeError as error:
+            (folder / "left.txt").write_text(str(error))
 
 
 def main(what, folder):

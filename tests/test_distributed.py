@@ -111,7 +111,7 @@ def test_datasets_are_shared_too(several, kind):
 def test_seeds_ends_and_checkpoints_are_those_of_all(tmp_path):
     codes, told = finish(start("others", tmp_path, 2))
     assert codes == [0, 0], told
-    for name in ("free", "ended", "kept"):
+    for name in ("free", "ended", "kept", "drawn", "start", "few"):
         assert_same_everywhere([dict(np.load(tmp_path / f"{name} {rank}.npz")) for rank in (0, 1)])
     assert len(np.load(tmp_path / "ended 0.npz")["loss"]) == 1
     # A training that was begun by two processes goes on in one.
@@ -119,6 +119,9 @@ def test_seeds_ends_and_checkpoints_are_those_of_all(tmp_path):
     assert np.abs(np.load(tmp_path / "kept 0.npz")["weights"] - whole["weights"]).max() < 1e-4
     alone = CASES["batch"]().set_params(checkpoint=tmp_path / "kept.pt", max_epochs=4).fit(table()[0])
     assert alone.n_iter_ == 4
+    # A Dataset that shuffles itself comes in the same order everywhere, so that each row is seen once.
+    assert [(tmp_path / f"seen {rank}.txt").read_text() for rank in (0, 1)] == ["403", "403"]
+    assert "not all of 2 processes came to this fit: one has ended" in (tmp_path / "left.txt").read_text()
 
 
 SAID = {
@@ -132,6 +135,14 @@ SAID = {
     "within": ("Let it ask at the end of an epoch",) * 2,
     "weights": ("the weights of process 1 differ from those of process 0 after epoch 1",) * 2,
     "norm": ("Use a layer that keeps rows apart, such as LayerNorm, or set distributed=None",) * 2,
+    "call": ("the method that was called is fit in process 0 and partial_fit in process 1",) * 2,
+    "file": ("one.pt in process 0 and None in process 1",) * 2,
+    "labels": ("groups is given as labels in process 0 and given as integers in process 1",) * 2,
+    "item": ("groups is not there in process 0 and given as integers in process 1",) * 2,
+    "once": ("gave no rows in this epoch in process 1; give one that can be iterated again",) * 2,
+    "end": ("process 1 of 2 failed, so the others end: OSError: the disk is full", "OSError: the disk is full"),
+    "changed": ("the weights of process 1 differ from those of process 0 after epoch 3",) * 2,
+    "further": ("a model that is trained further must be the same in all of them",) * 2,
     "compile": ("Set compile=False, or distributed=None",) * 2,
     "transform": ("the transform of X is StandardScaler() in process 0 and another StandardScaler() in process 1",) * 2,
     "worker": ("was started by one of them. Use n_jobs=1 in searches",) * 2,

@@ -69,8 +69,8 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
         raise ValueError(
             f"{name}: distributed='sharded' expects rows of its own in each process; X is {told[twice[0]][1][1]} in "
             f"processes {', '.join(map(str, twice))}, the same ones, so that each would count more than once. Set "
-            "distributed='replicated', or give each process its part, as by X[rank::size] or files[rank::size], of RANK and "
-            "WORLD_SIZE in os.environ."
+            "distributed='replicated', or give each process its part, as by X[rank::size] or files[rank::size], "
+            "with RANK and WORLD_SIZE of os.environ."
         )
     if not world.sharded:
         rows.world = world

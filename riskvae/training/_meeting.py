@@ -73,8 +73,8 @@ def _meet(mode: str) -> Any:
     except RuntimeError as error:
         raise RuntimeError(
             f"distributed={mode!r}: not all processes came to fit: one has ended, or stayed away for "
-            f"{_PATIENCE.seconds // 60} minutes. Let all of them call it, equally often, outside of any 'if RANK == 0'. "
-            f"({' '.join(str(error).split())[:200]})"
+            f"{_PATIENCE.seconds // 60} minutes. Let all of them call it, equally often, outside of any "
+            f"'if RANK == 0'. ({' '.join(str(error).split())[:200]})"
         ) from None
     finally:
         notice.cancel()
