@@ -18,7 +18,7 @@ from riskvae.training._world import World
 
 __all__ = ["agreed_start", "own_device", "shared"]
 
-# What processes may differ in; the seed is that of the first.
+# What processes may differ in; where nobody sets a seed, it is that of the first.
 _OWN = frozenset({"callbacks", "checkpoint", "device", "random_state", "verbose"})
 
 

@@ -16,6 +16,8 @@ from riskvae.training._world import World
 __all__ = ["ShardedRows", "ShardedStream", "sharded"]
 
 _HEAD = 100_000
+# Numbers that each process looks at in whole, to start at the same scale as one process with all rows.
+_WHOLE = 10**8
 
 
 class ShardedRows(Rows):
@@ -46,7 +48,8 @@ class ShardedRows(Rows):
         return self._at(torch.arange(self.total)[i] if self.index is None else self.index[i])
 
     def head(self) -> Tensor:
-        return self[:] if self.index is None and self.total <= _HEAD else self.sample(_HEAD, 0)
+        few = self.total <= _HEAD or self.total * self.data.x.shape[1] <= _WHOLE
+        return self[:] if self.index is None and few else self.sample(_HEAD, 0)
 
     def sample(self, n: int, seed: int) -> Tensor:
         i = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
