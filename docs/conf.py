@@ -80,7 +80,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": ExplicitOrder(
         ["plot_quickstart.py", "plot_groups.py", "plot_robustness.py", "plot_anomalies.py"]
     ),
-    "ignore_pattern": r"__init__\.py|grid_on_cluster|train_together",
+    "ignore_pattern": r"__init__\.py|grid_on_cluster|train_together|score_rows",
     "remove_config_comments": True,
     "image_scrapers": (written_figures,),
     "backreferences_dir": "api/generated/examples",

@@ -23,6 +23,8 @@ PURPOSE = {
     "likelihoods": "observation models p(x|z)",
     "training": "batches, the VAE, losses, the loop",
     "detection": "density of rows, calibration",
+    "persistence": "files that hold no code",
+    "inspect": "what is in a file, without torch",
     "estimators": "fit, transform, score, detect",
     "robustness": "margins and attacks",
     "metrics": "measures on arrays",

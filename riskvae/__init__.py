@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from riskvae.estimators import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
+    from riskvae.persistence import load
     from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack, verdict_margin
 
     from . import datasets, estimators, likelihoods, losses, metrics, nets, plotting, risk, robustness, training
 
 __all__ = [
     "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "datasets", "estimators", "likelihoods",
-    "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin",
+    "load", "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin",
     "targeted_attack", "training", "verdict_margin",
 ]  # fmt: skip
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ _HOMES = {
     "BetaVAE": "riskvae.estimators",
     "QuantileVAE": "riskvae.estimators",
     "RiskAwareVAE": "riskvae.estimators",
+    "load": "riskvae.persistence",
     "max_damage_attack": "riskvae.robustness",
     "robustness_margin": "riskvae.robustness",
     "targeted_attack": "riskvae.robustness",

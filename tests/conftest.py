@@ -11,11 +11,8 @@ from hypothesis import settings
 
 from riskvae import BetaVAE
 
-collect_ignore = [
-    "user_script.py",
-    "cluster_script.py",
-    "distributed_script.py",
-]  # for type checkers, and for a process of its own
+# For type checkers, and for processes of their own.
+collect_ignore = ["user_script.py", "cluster_script.py", "distributed_script.py", "distributed_parts.py"]
 
 # New examples at every run at home; the same ones wherever a change is judged.
 # No deadlines: a first call may load libraries, and machines are shared.

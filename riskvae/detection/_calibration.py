@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,11 @@ _ROUNDING = 1e-9
 _ENOUGH, _SIMULATED = 50, 2_000
 # Scores closer than this, relatively, are the same.
 _SAME = 1e-5
+
+
+def _ascends(scores: Any) -> bool:
+    plain = isinstance(scores, np.ndarray) and scores.dtype.kind == "f" and scores.ndim == 1 and len(scores) > 0
+    return plain and bool(np.isfinite(scores).all() and (np.diff(scores) >= 0).all())
 
 
 def benjamini_hochberg(p: Array, fdr: float) -> NDArray[np.bool_]:
@@ -49,6 +54,20 @@ class Calibration:
     residuals: Array
     left_out: int = 0
     groups: Mapping[Any, Array] = field(default_factory=dict)
+
+    @classmethod
+    def from_state(cls, state: Any, n_features: int, n_levels: int) -> Self:
+        """From a dict of its fields, as a file holds them; a ValueError where they do not go together."""
+        scores, residuals, groups = state["scores"], state["residuals"], state["groups"]
+        if not all(map(_ascends, (scores, *groups.values()))):
+            raise ValueError("calibration: scores must be finite numbers that ascend")
+        if type(state["left_out"]) is not int or state["left_out"] < 0:
+            raise ValueError("calibration: left_out must be a number of rows")
+        shape = (n_features, n_levels)
+        whole = isinstance(residuals, np.ndarray) and residuals.dtype == np.float32 and residuals.shape[1:] == shape
+        if not whole or not len(residuals) or not np.isfinite(residuals).all():
+            raise ValueError(f"calibration: residuals must be finite, of shape (n, {n_features}, {n_levels})")
+        return cls(scores, residuals, state["left_out"], groups)
 
     @property
     def n(self) -> int:

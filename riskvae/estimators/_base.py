@@ -15,9 +15,9 @@ from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import check_parameters, derive_seed, is_ours
 from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
 from riskvae.estimators._fit_checks import check_batch_norm, check_epochs, check_needs, known_arguments
-from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._processes import agreed_start, own_device, shared
+from riskvae.estimators._saving import SavingMixin
 from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.estimators._starting import begin, go_on_with
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
@@ -37,7 +37,7 @@ __all__ = ["BaseVAE"]
 _UNKNOWN_EPOCHS = 30
 
 
-class BaseVAE(CallbackSupportMixin, InferenceMixin):
+class BaseVAE(CallbackSupportMixin, SavingMixin):
     """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
 
     A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes
@@ -52,7 +52,6 @@ class BaseVAE(CallbackSupportMixin, InferenceMixin):
     net_: Any  # skorch's NeuralNet, which carries no types
     n_features_in_: int
     _seed: int
-    _groups: dict[Any, int]  # numbers of the labels of groups
 
     # ------------------------------------------------------------------------------------- choices
 

@@ -1,13 +1,16 @@
 """A fit that judges its model by rows that the model has not seen: scores, thresholds and calibration."""
 
+import math
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from riskvae._validation import derive_seed
-from riskvae.detection._calibration import excess, quantile_at
+from riskvae.detection._calibration import Calibration, excess, quantile_at
 from riskvae.detection._density import RowDensity
+from riskvae.detection._kept import score_from, score_parts
 from riskvae.detection._score import RowScore
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._detection import DetectionMixin
@@ -24,6 +27,7 @@ from riskvae.estimators._judging import (
     young_of,
 )
 from riskvae.estimators._types import Auto
+from riskvae.persistence._tensors import check_tensors, put, taken
 from riskvae.training._callbacks import Snapshots
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
@@ -131,6 +135,41 @@ class JudgedFit(DetectionMixin, BaseVAE):
         score.cpu()  # from where a model can be loaded anywhere
         if rows.world is not None:  # of other processors the last bits may be others
             vars(self).update(rows.world.from_first({name: vars(self)[name] for name in _JUDGED}))
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def _fitted_state(self, arrays: dict[str, Any], *, training: bool) -> dict[str, Any]:
+        numbers, tensors = score_parts(self._row_score)
+        put(arrays, "score", tensors)
+        state = {
+            **super()._fitted_state(arrays, training=training),
+            "offset": self.offset_,
+            "line": self._line,
+            "score": numbers,
+            "trained": None if self._trained is None else self._trained._asdict(),
+        }
+        calibration = self._calibration
+        if calibration is not None:
+            state["calibration"] = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
+        return state
+
+    def _restore_score(self, state: Any, arrays: Any, net: Any) -> None:
+        d = self.n_features_in_
+        self.offset_ = state["offset"]
+        line = state["line"]
+        if not isinstance(self.offset_, float) or math.isnan(self.offset_) or not isinstance(line, tuple):
+            raise ValueError("fitted: offset must be a number, and line what it was drawn for")
+        if len(line) != 2 or not isinstance(line[1], float):
+            raise ValueError("fitted: line must be a contamination and where it was drawn for that")
+        self._line = line
+        self._row_score = score_from(state["score"], taken(arrays, "score"), d, net.module_.n_components)
+        if self._row_score.young is not None:
+            check_tensors("score.young", net.module_.state_dict(), self._row_score.young)
+        self._trained = None if state["trained"] is None else TrainedRows.from_state(state["trained"])
+        found = state.get("calibration")
+        self._calibration = (
+            None if found is None else Calibration.from_state(found, d, net.module_.likelihood.values_per_feature)
+        )
 
     def _share_of_anomalies(self) -> float:
         """Share of the rows that the user takes for anomalies; 0 where that is not said."""

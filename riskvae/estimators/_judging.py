@@ -97,6 +97,16 @@ class TrainedRows(NamedTuple):
         complete = len(distinct) <= _KEYS and (earlier is None or earlier.complete)
         return cls(distinct[:_KEYS], complete, repeated, n_rows)
 
+    @classmethod
+    def from_state(cls, state: Any) -> "TrainedRows":
+        """From a dict of its fields, as a file holds them; a ValueError where they do not go together."""
+        keys, n_rows = state["keys"], state["n_rows"]
+        if not isinstance(keys, np.ndarray) or keys.dtype != np.uint64 or keys.ndim != 1 or not len(keys):
+            raise ValueError("trained: keys must be whole numbers, one for each row")
+        if type(n_rows) is not int or n_rows < 1 or not 0 <= float(state["repeated"]) <= 1:
+            raise ValueError("trained: n_rows and repeated are none")
+        return cls(keys, bool(state["complete"]), float(state["repeated"]), n_rows)
+
     def recognize(self, keys: NDArray[np.uint64]) -> tuple[int, int, float]:
         """How many of some rows are known, how many could be, and how many may be where none of them was there.
 

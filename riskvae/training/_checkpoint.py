@@ -15,7 +15,7 @@ from torch import Tensor
 
 from riskvae.training._callbacks import Callback
 
-__all__ = ["Checkpoint", "Part", "made_part"]
+__all__ = ["Checkpoint", "Part", "made_part", "plain_history"]
 
 # A digest to compare, and a text to show.
 Part = tuple[str, str]
@@ -125,7 +125,7 @@ class Checkpoint(Callback):
             "criterion": dict(net.criterion_.state_dict()),
             "optimizer": _plain(net.optimizer_.state_dict()),
             "trainable": {name: p.requires_grad for name, p in net.module_.named_parameters()},
-            "history": _history(net.history),
+            "history": plain_history(net.history),
             "stopped": net.stop_requested,
             "callbacks": [(type(callback).__name__, _state(callback)) for callback in self.others],
         }
@@ -186,7 +186,7 @@ def _as_it_was(value: Any) -> Any:
     return type(value)(map(_as_it_was, value)) if isinstance(value, list | tuple) else value
 
 
-def _history(rows: Any) -> list[dict[str, Any]]:
+def plain_history(rows: Any) -> list[dict[str, Any]]:
     """Rows of a history, without what a callback recorded that is no plain value."""
     kept: list[dict[str, Any]] = []
     for row in rows:

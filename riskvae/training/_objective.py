@@ -154,7 +154,7 @@ class TotalCorrelationELBO(WeightedELBO):
         Epochs of training over which the KL term, total correlation and all, rises in equal steps from 0.
     """
 
-    reads = Objective.reads
+    reads: tuple[str, ...] = Objective.reads
 
     def forward(self, terms: Terms) -> Tensor:
         kl = terms.kl.mean()

@@ -1,0 +1,210 @@
+"""What of a fitted estimator goes into a file, and how it comes back."""
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from riskvae import nets
+from riskvae._machine import resolve_device, torch_as_usual
+from riskvae.estimators._inference import InferenceMixin
+from riskvae.estimators._starting import begin
+from riskvae.likelihoods import Likelihood
+from riskvae.persistence._archive import Tensors, write
+from riskvae.persistence._tensors import check_tensors, put, taken, whole
+from riskvae.persistence._values import Names, Unsaveable, encode
+from riskvae.training._checkpoint import plain_history
+
+__all__ = ["SavingMixin"]
+
+# Parameters that are no part of a model.
+_NOT_KEPT = frozenset({"callbacks", "device"})
+
+
+class SavingMixin(InferenceMixin):
+    """Save a fitted estimator, and restore one."""
+
+    n_features_in_: int
+    feature_names_in_: Any
+    _groups: dict[Any, int]  # numbers of the labels of groups
+    _n_latent: Callable[[int], int]
+    _make_likelihood: Callable[[], Likelihood]
+    _default_networks: Callable[[Any], tuple[Any, Any]]
+
+    def save(self, path: str | os.PathLike[str], *, training: bool = False, trusted: Sequence[str] = ()) -> None:
+        """Write the fitted model to a file that holds no code: a zip of JSON and safetensors.
+
+        :func:`riskvae.load` reads it, with the same answers, bit for bit. The file is written in one step, so it is
+        whole at any time, and equal models make equal files.
+
+        Parameters
+        ----------
+        path : path
+            File, such as ``"model.riskvae"``; replaced if it is there.
+        training : bool, default=False
+            Keep the optimizer's state and a learned threshold, too, so that ``warm_start`` and ``partial_fit`` go on
+            bit for bit. The file is about three times as large.
+        trusted : sequence of str, default=()
+            Modules of yours whose networks, measures, likelihoods or estimators the model is made of. They are named
+            in the file, not kept; :func:`riskvae.load` must be told them, too.
+
+        Raises
+        ------
+        ValueError
+            For what no file can hold, such as a lambda or a class of a notebook; it says what to do.
+        """
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(f"{type(self).__name__} is not fitted, so there is nothing to save. Call fit first.")
+        name = type(self).__name__
+        if self.callbacks is not None:
+            raise Unsaveable(
+                f"{name}: callbacks are objects of a training, which a file cannot hold. "
+                "Call set_params(callbacks=None) before save."
+            )
+        names = Names(trusted)
+        arrays: dict[str, Any] = {}
+        parameters = {
+            key: encode(value, names, arrays, key)
+            for key, value in self.get_params(deep=False).items()
+            if key not in _NOT_KEPT
+        }
+        fitted = encode(self._fitted_state(arrays, training=bool(training)), names, arrays, "fitted")
+        document = {
+            "riskvae": version("riskvae"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "class": names.of(type(self), "the estimator"),
+            "parameters": parameters,
+            "fitted": fitted,
+        }
+        write(path, document, arrays)
+
+    def _fitted_state(self, arrays: dict[str, Any], *, training: bool) -> dict[str, Any]:
+        """Fitted values; tensors go into ``arrays`` by their names."""
+        net, module = self.net_, self.net_.module_
+        put(arrays, "module", module.state_dict())
+        state: dict[str, Any] = {
+            "n_features": self.n_features_in_,
+            "seed": self._seed,
+            "groups": self._groups,
+            "history": plain_history(net.history),
+            "best_epoch": net.best_epoch,
+            "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
+            "training": training,
+        }
+        if hasattr(self, "feature_names_in_"):
+            state["feature_names"] = list(self.feature_names_in_)
+        if training:
+            put(arrays, "criterion", net.criterion_.state_dict())
+            optimizer = net.optimizer_.state_dict()
+            state["optimizer"] = optimizer["param_groups"]
+            for i, values in optimizer["state"].items():
+                put(arrays, f"optimizer.{i}", values)
+        return state
+
+    def _restored(self, state: Any, arrays: Tensors) -> None:
+        """Take what :meth:`_fitted_state` gave; raises where it does not go together with the parameters."""
+        self._check_parameters()
+        device = resolve_device(self.device)
+        self.n_features_in_ = whole(state, "n_features", 1)
+        seed = whole(state, "seed", 0)
+        if "feature_names" in state:
+            found = state["feature_names"]
+            if (
+                not isinstance(found, list)
+                or len(found) != self.n_features_in_
+                or not all(isinstance(n, str) for n in found)
+            ):
+                raise ValueError("fitted: feature_names are no list of one name for each feature")
+            self.feature_names_in_ = np.asarray(found, dtype=object)
+        weights = taken(arrays, "module")
+        self._check_size(weights)
+        with torch_as_usual(torch.device("cpu")):
+            net, _ = begin(self, torch.device("cpu"), seed)
+        _load("module", net.module_, weights)
+        for name in state["frozen"]:
+            net.module_.get_parameter(name).requires_grad_(False)
+        self._restore_training(net, state, arrays)
+        net.history_[:] = _checked_history(state["history"])
+        net.best_epoch = state["best_epoch"] if state["best_epoch"] is None else whole(state, "best_epoch", 1)
+        net.module_.eval()
+        net.criterion_.eval()
+        self._groups = _checked_groups(state["groups"])
+        self._restore_score(state, arrays, net)
+        net.move_to(device)
+        self._seed, self._placed, self._structure = seed, self.device, self._current_structure()
+        self.net_ = net
+
+    def _restore_training(self, net: Any, state: Mapping[str, Any], arrays: Tensors) -> None:
+        if not state["training"]:
+            return
+        _load("criterion", net.criterion_, taken(arrays, "criterion"))
+        parameters = [p for group in net.optimizer_.param_groups for p in group["params"]]
+        values = {}
+        for i, parameter in enumerate(parameters):
+            moments = taken(arrays, f"optimizer.{i}")
+            for name, moment in moments.items():
+                if moment.shape not in (parameter.shape, torch.Size([])) or not moment.isfinite().all():
+                    raise ValueError(f"tensors: optimizer.{i}.{name} is not of the shape of its weight, or not finite")
+            if moments:
+                values[i] = moments
+        net.optimizer_.load_state_dict({"state": values, "param_groups": state["optimizer"]})
+
+    def _restore_score(self, state: Mapping[str, Any], arrays: Tensors, net: Any) -> None:
+        """Take what a detector knows beyond its networks."""
+
+    def _check_size(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Raise where networks of these parameters would be larger than the weights that are there."""
+        own = partial(nets.mlp, activation=self.activation)
+        k, d = self._n_latent(self.n_features_in_), self.n_features_in_
+        there = sum(value.numel() for value in weights.values())
+        values = self._make_likelihood().values_per_feature
+        encoder, decoder = self._default_networks(own)
+        needed = _n_weights(self.encoder or encoder, d, 2 * k) + _n_weights(self.decoder or decoder, k, d * values)
+        if needed > there:
+            raise ValueError(
+                f"networks of these parameters have {needed:,} weights at least, and there are {there:,} numbers"
+            )
+
+
+def _n_weights(factory: Any, n_in: int, n_out: int) -> int:
+    """Weights of a network, without making it; 0 where that is not known."""
+    told: dict[str, Any] = {}
+    while isinstance(factory, partial):
+        told = {**factory.keywords, **told}
+        inner = [part for part in factory.args if isinstance(part, partial)]
+        factory = inner[0] if inner else factory.func  # of a wrapped one what is inside
+    if factory is nets.mlp:
+        widths = [n_in, *told.get("hidden_layer_sizes", (512, 256)), n_out]
+        return sum((a + 1) * b for a, b in pairwise(widths))
+    if factory in (nets.conv_encoder, nets.conv_decoder):
+        channels = [1, *told.get("channels", (32, 64))]
+        if len(channels) > 60:
+            raise ValueError(f"channels of {len(channels)} layers are more than any image has halvings")
+        return sum(9 * a * b for a, b in pairwise(channels))
+    return 0
+
+
+def _load(prefix: str, module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    check_tensors(prefix, module.state_dict(), state)
+    module.load_state_dict(dict(state))
+
+
+def _checked_history(rows: Any) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "train_loss" in row for row in rows):
+        raise ValueError("fitted: history is no list of epochs")
+    return rows
+
+
+def _checked_groups(groups: Any) -> dict[Any, int]:
+    if not isinstance(groups, dict) or not all(type(number) is int for number in groups.values()):
+        raise ValueError("fitted: groups are no numbers of labels")
+    return groups

@@ -1,0 +1,127 @@
+"""The file: a zip of two members, of which nothing is ever executed; read within the memory of its own size."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+__all__ = ["FORMAT", "Tensors", "damaged", "read", "read_document", "write"]
+
+FORMAT = 1
+MODEL, TENSORS = "model.json", "tensors.safetensors"
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def damaged(path: Any, member: str, why: str) -> ValueError:
+    """What to raise where a file is not as it was written."""
+    return ValueError(f"{str(path)!r}: {member}: {why}. Save the model again, or fetch the file anew.")
+
+
+def write(path: str | os.PathLike[str], document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write a document of JSON and its tensors, in one step: a file of that name is always whole."""
+    file = Path(os.path.expanduser(os.fspath(path)))
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(
+            f"path={os.fspath(path)!r} must name a file in a folder that exists, such as 'model.riskvae'; "
+            f"{'it is a folder' if file.is_dir() else f'there is no folder {str(file.parent)!r}'}."
+        )
+    # Arrays must own their memory in order, and what has no dimension keeps none.
+    content = save_tensors({name: np.array(value, order="C", copy=True) for name, value in tensors.items()})
+    whole = {"format": FORMAT, **document, "sha256": hashlib.sha256(content).hexdigest()}
+    text = json.dumps(whole, allow_nan=False, ensure_ascii=False, indent=1).encode()
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+            for name, member in ((MODEL, text), (TENSORS, content)):
+                # A fixed time: equal models make equal files.
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
+    """Document and tensors of a file; a ValueError names file and member where one is not as it was written."""
+    document, content = _members(path)
+    if hashlib.sha256(content).hexdigest() != document.get("sha256"):
+        raise damaged(path, TENSORS, "its contents are not those that model.json was written with")
+    try:
+        return document, load_tensors(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        raise damaged(path, TENSORS, f"it holds no tensors ({error})") from error
+
+
+def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The document alone."""
+    return _members(path)[0]
+
+
+def _members(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+    file = Path(os.path.expanduser(os.fspath(path)))
+    if not file.is_file():
+        raise FileNotFoundError(f"path={os.fspath(path)!r}: there is no such file.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            text, content = (_member(path, archive, name) for name in _names(path, archive, file.stat().st_size))
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        raise damaged(path, "the file", f"it is no model of riskvae, or not whole ({error})") from error
+    return _document(path, text), content
+
+
+def _names(path: Any, archive: zipfile.ZipFile, size: int) -> list[str]:
+    """The two members, each once and as long as it says; nothing is unpacked, so none can grow."""
+    found = archive.infolist()
+    names = [member.filename for member in found]
+    if names != [MODEL, TENSORS]:
+        told = ", ".join(map(repr, names[:5]))
+        raise damaged(path, "the file", f"its members are {told or 'none'}; expected {MODEL!r} and {TENSORS!r}")
+    for member in found:
+        plain = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
+        if not plain or member.flag_bits & 1 or member.file_size > size:
+            raise damaged(path, member.filename, "it is packed or larger than the file; models are stored as they are")
+    return names
+
+
+def _member(path: Any, archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise damaged(path, name, f"it is not whole ({error})") from error
+
+
+def _document(path: Any, text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, MODEL, f"it is no JSON ({error})") from error
+    number = document.get("format") if isinstance(document, dict) else None
+    if type(number) is not int or number < 1:
+        raise damaged(path, MODEL, f"its format must be a number from 1 on; got {str(number)[:50]!r}")
+    if number > FORMAT:
+        version = str(document.get("riskvae", "?"))[:50]
+        raise ValueError(
+            f"{str(path)!r}: {MODEL}: format {number}, written by riskvae {version}, is newer than this version reads "
+            f"(format {FORMAT}). Upgrade riskvae."
+        )
+    return document
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
