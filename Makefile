@@ -55,7 +55,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'riskvae needs Python 3.11 or newer; set PYTHON=...')"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
-		--config-settings editable_mode=compat -e ".[test,plot,progress,cluster,arrow]"
+		--config-settings editable_mode=compat -e ".[test,plot,progress,cluster,arrow,onnx]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed

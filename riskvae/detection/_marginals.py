@@ -77,8 +77,8 @@ class Marginals(nn.Module):
         """What each feature adds to the sums, (n_features, n)."""
         n, own = self.values.shape[1] - seen, int(seen)
         columns = x.float().to(self.values).T.contiguous()  # rounded as the values are: ties must stay ties
-        below = torch.searchsorted(self.values, columns, right=True) - own
-        above = self.values.shape[1] - torch.searchsorted(self.values, columns) - own
+        below = _rank(self.values, columns, right=True) - own
+        above = self.values.shape[1] - _rank(self.values, columns) - own
         share = (2.0 * (torch.minimum(below, above) + 1) / (n + 2)).to(columns).clamp(max=1.0)
         out = torch.maximum(self.values[:, :1] - columns, columns - self.values[:, -1:]).clamp(min=0.0)
         return share.log() - (out / self.spread[:, None]).log1p()
@@ -88,3 +88,16 @@ class Marginals(nn.Module):
         old, new = (places.to(self.values.device) for places in kept)
         self.values = torch.cat((earlier.values[:, old], self.values[:, new]), 1).sort(-1).values.contiguous()
         self.spread = self._spread()
+
+
+def _rank(values: Tensor, x: Tensor, *, right: bool = False) -> Tensor:
+    """Number of ``values`` (d, m), ascending, below each of ``x`` (d, n); with ``right``, or equal to it."""
+    if not torch.compiler.is_compiling():
+        return torch.searchsorted(values, x, right=right)
+    # What torch exports a model to has no such function: halve the range, step by step.
+    m, rank = values.shape[1], torch.zeros_like(x, dtype=torch.int64)
+    for bit in reversed(range(m.bit_length())):
+        further = rank + 2**bit
+        value = values.gather(1, (further - 1).clamp(max=m - 1))
+        rank = torch.where((further <= m) & ((value <= x) if right else (value < x)), further, rank)
+    return rank

@@ -99,6 +99,7 @@ class Noise(nn.Module):
     own: Tensor
     factor: Tensor
     inflation: Tensor
+    uses_own: bool | None = None  # whether any feature is ``own``, where that must be known without looking
 
     def __init__(self, errors: Errors, unit: Tensor, marginals: Marginals, n_rows: int) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class Noise(nn.Module):
     def log_density(self, vae: Any, x: Tensor, raw: Tensor, scale: Tensor | None = None) -> Tensor:
         """Log-density (n_draws, n) of rows (n, d) whose decoded values are ``raw`` (n_draws, n, ...)."""
         s = self.error_scale if scale is None else scale
-        if self.own.any():
+        if self.own.any() if self.uses_own is None else self.uses_own:
             quantiles = vae.likelihood.quantiles(raw)
             median = vae.likelihood.at(quantiles, quantiles.new_zeros(()))
             own = torch.maximum(self.factor * vae.likelihood.scales(quantiles), LEAST * self.error_scale)

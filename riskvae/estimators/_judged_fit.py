@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from riskvae._validation import derive_seed
+from riskvae._validation import LARGEST, derive_seed
 from riskvae.detection._calibration import Calibration, excess, quantile_at
 from riskvae.detection._density import RowDensity
 from riskvae.detection._kept import score_from, score_parts
@@ -153,6 +153,14 @@ class JudgedFit(DetectionMixin, BaseVAE):
             state["calibration"] = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
         return state
 
+    def _answering(self, what: str) -> Any:
+        if what != "score_samples":
+            return super()._answering(what)
+        modules = self._scoring()["module"]
+        for density in modules[0].densities:
+            density.noise.uses_own = bool(density.noise.own.any())
+        return _scores, modules
+
     def _restore_score(self, state: Any, arrays: Any, net: Any) -> None:
         d = self.n_features_in_
         self.offset_ = state["offset"]
@@ -180,3 +188,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
         if isinstance(rows, Stream) or (goes_on and earlier is None):
             return None  # nobody knows all of them
         return TrainedRows.of(keys_of(rows), earlier)
+
+
+def _scores(modules: Any, x: torch.Tensor) -> torch.Tensor:
+    score, *vaes = modules
+    return score(vaes, x.clamp(-LARGEST, LARGEST))

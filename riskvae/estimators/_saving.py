@@ -1,26 +1,31 @@
 """What of a fitted estimator goes into a file, and how it comes back."""
 
+import copy
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
-from torch import nn
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
 
 from riskvae import nets
 from riskvae._machine import resolve_device, torch_as_usual
+from riskvae._validation import LARGEST, check_parameters, choice
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._starting import begin
 from riskvae.likelihoods import Likelihood
 from riskvae.persistence._archive import Tensors, write
+from riskvae.persistence._onnx import write_onnx
 from riskvae.persistence._tensors import check_tensors, put, taken, whole
 from riskvae.persistence._values import Names, Unsaveable, encode
+from riskvae.training import Batch
 from riskvae.training._checkpoint import plain_history
 
 __all__ = ["SavingMixin"]
@@ -86,6 +91,45 @@ class SavingMixin(InferenceMixin):
             "fitted": fitted,
         }
         write(path, document, arrays)
+
+    def export_onnx(
+        self,
+        path: str | os.PathLike[str],
+        what: Literal["encode", "reconstruct", "score_samples"] = "encode",
+    ) -> None:
+        """Write one method of the fitted model as an ONNX file, to be run without torch and without riskvae.
+
+        The input "X" takes float32 rows (n, n_features) for any n. Answers agree with the method's to about 1e-5 of
+        their size. Rows are taken as they are: missing values and impossible rows are not refused, and of scores
+        values are cut at 1e12. Needs the extra ``onnx``.
+
+        Parameters
+        ----------
+        path : path
+            File, such as ``"model.onnx"``; replaced if it is there.
+        what : {"encode", "reconstruct", "score_samples"}, default="encode"
+            Which method. "encode" has two outputs, "mean" and "scale"; the others one of their own name.
+
+        Raises
+        ------
+        ImportError
+            Without the packages of the extra ``onnx``.
+        ValueError
+            For networks that torch cannot export.
+        """
+        check_is_fitted(self)
+        check_parameters("export_onnx", {"what": what}, {"what": choice("encode", "reconstruct", "score_samples")})
+        outputs = ("mean", "scale") if what == "encode" else (what,)
+        module = Method(*copy.deepcopy(self._answering(what))).cpu().float().eval().requires_grad_(False)
+        write_onnx(module, path, self.n_features_in_, outputs, f"{type(self).__name__}.{what}")
+
+    def _answering(self, what: str) -> tuple[Any, nn.Module]:
+        """A function of a module and rows that answers as a method does, and the module."""
+        if what == "encode":
+            return _encoded, self.module_
+        if what == "reconstruct":
+            return _reconstructed, self.module_
+        return partial(_bound, self._score_draws()), self.module_
 
     def _fitted_state(self, arrays: dict[str, Any], *, training: bool) -> dict[str, Any]:
         """Fitted values; tensors go into ``arrays`` by their names."""
@@ -208,3 +252,27 @@ def _checked_groups(groups: Any) -> dict[Any, int]:
     if not isinstance(groups, dict) or not all(type(number) is int for number in groups.values()):
         raise ValueError("fitted: groups are no numbers of labels")
     return groups
+
+
+class Method(nn.Module):
+    """A module and what is asked of it."""
+
+    def __init__(self, function: Any, module: nn.Module) -> None:
+        super().__init__()
+        self.function, self.module = function, module
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.module, x)
+
+
+def _encoded(vae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(vae.encode(x))
+
+
+def _reconstructed(vae: Any, x: Tensor) -> Tensor:
+    return vae.decode(vae.encode(x).mean)
+
+
+def _bound(bank: Tensor, vae: Any, x: Tensor) -> Tensor:
+    terms = vae(Batch(x.clamp(-LARGEST, LARGEST)), bank.to(x))
+    return -(terms.nll.mean(0) + terms.kl)

@@ -132,7 +132,7 @@ class Quantiles(ScaledLikelihood):
         t = torch.tensor(self.normal_scores).to(quantiles)
         if len(t) == 1:
             return quantiles[..., 0]
-        right = torch.searchsorted(t, score.contiguous()).clamp(1, len(t) - 1).expand(quantiles.shape[:-1])
+        right = (t < score[..., None]).sum(-1).clamp(1, len(t) - 1).expand(quantiles.shape[:-1])
         low, high = (quantiles.gather(-1, i[..., None])[..., 0] for i in (right - 1, right))
         return low + (high - low) * ((score - t[right - 1]) / (t[right] - t[right - 1]))
 

@@ -1,0 +1,59 @@
+"""A module as an ONNX file: torch's own exporter does the work."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+__all__ = ["write_onnx"]
+
+
+def write_onnx(
+    module: nn.Module, path: str | os.PathLike[str], n_features: int, outputs: Sequence[str], made_by: str
+) -> None:
+    """Write a module of rows (n, n_features) of float32, for any n, in one step."""
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"export_onnx needs {' and '.join(missing)}: install the extra onnx, as by pip install 'riskvae[onnx]'."
+        )
+    file = Path(os.path.expanduser(os.fspath(path)))
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"path={os.fspath(path)!r} must name a file in a folder that exists, such as 'model.onnx'.")
+    rows = torch.zeros(3, n_features)
+    with _quietly(), torch.no_grad():
+        program = torch.onnx.export(
+            module, (rows,), dynamo=True, verbose=False, input_names=["X"], output_names=list(outputs),
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        )  # fmt: skip
+    assert program is not None  # which it is without a path
+    model = program.model_proto
+    for key, value in {"made_by": made_by, "riskvae": version("riskvae")}.items():
+        model.metadata_props.add(key=key, value=value)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(model.SerializeToString())
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporter says of its own parts, such as that torchvision is not there."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

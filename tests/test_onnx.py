@@ -1,0 +1,81 @@
+"""Methods as ONNX files: the same answers by onnxruntime, for any number of rows."""
+
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+
+from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
+from riskvae.nets import conv_decoder, conv_encoder
+
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+KW = {"max_epochs": 3, "hidden_layer_sizes": (8, 4), "random_state": 0}
+IMAGES = {
+    "encoder": partial(conv_encoder, image_shape=(2, 3), channels=(3,)),
+    "decoder": partial(conv_decoder, image_shape=(2, 3), channels=(3,)),
+}
+CASES = [
+    (lambda: BetaVAE(2, **KW), "encode"),
+    (lambda: BetaVAE(2, **IMAGES, **KW), "reconstruct"),
+    (lambda: BetaVAE(2, **IMAGES, **KW), "score_samples"),
+    (lambda: RiskAwareVAE(2, likelihood="bernoulli", activation="gelu", **KW), "score_samples"),
+    (lambda: BetaTCVAE(2, **KW), "score_samples"),
+    (lambda: QuantileVAE(2, quantiles=(0.1, 0.4, 0.9), **KW), "reconstruct"),
+    (lambda: QuantileVAE(2, **{**KW, "max_epochs": 12}), "score_samples"),
+    (lambda: QuantileVAE(2, quantiles=(0.1, 0.4, 0.9), n_score_samples="auto", **KW), "score_samples"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_onnxruntime_answers_as_the_method_does(X, tmp_path, case, capfd):
+    """Within 1e-5 of the size of the answers, for one row and many, ties and far values among them."""
+    make, what = CASES[case]
+    rows = X.astype(np.float32)
+    estimator = make().fit(rows)
+    estimator.export_onnx(tmp_path / "m.onnx", what)
+    far = rows if estimator.get_params().get("likelihood") == "bernoulli" else np.vstack((rows, 3 * rows[:9] - 1))
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    names = [output.name for output in session.get_outputs()]
+    assert names == (["mean", "scale"] if what == "encode" else [what])
+    for n in (1, 7, len(far)):
+        own = getattr(estimator, what)(far[:n])
+        for found, expected in zip(session.run(None, {"X": far[:n]}), own if what == "encode" else (own,), strict=True):
+            assert found.shape == expected.shape
+            assert np.abs(found - expected).max() <= 1e-5 * (1 + np.abs(expected).max())
+    told = {prop.key: prop.value for prop in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert told["made_by"] == f"{type(estimator).__name__}.{what}"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_rank_of_exported_models_is_that_of_searchsorted():
+    """Ties, ends, one value alone."""
+    import torch
+
+    from riskvae.detection import _marginals
+
+    for m in (1, 2, 3, 8, 13):
+        values = torch.randint(0, 5, (4, m)).float().sort(1).values
+        x = torch.randint(-1, 6, (4, 50)).float()
+        for right in (False, True):
+            expected = torch.searchsorted(values, x, right=right)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.compiler, "is_compiling", lambda: True)
+                assert torch.equal(_marginals._rank(values, x, right=right), expected)
+
+
+def test_mistakes_are_told(X, tmp_path, monkeypatch):
+    vae = BetaVAE(2, **KW).fit(X)
+    with pytest.raises(ValueError, match="what must be one of 'encode', 'reconstruct', 'score_samples'; got 'predict'"):
+        vae.export_onnx(tmp_path / "m.onnx", "predict")
+    with pytest.raises(ValueError, match="must name a file in a folder that exists"):
+        vae.export_onnx(tmp_path / "no" / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr("riskvae.persistence._onnx.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="install the extra onnx"):
+        vae.export_onnx(tmp_path / "m.onnx")
