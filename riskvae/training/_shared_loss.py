@@ -123,7 +123,7 @@ def same_weights(net: Any) -> None:
     states = [*net.module_.state_dict().values(), *net.criterion_.state_dict().values()]
     floating = [value for value in states if value.is_floating_point()]
     own = torch.cat([value.cpu().flatten().double() for value in floating])
-    first = net.world.first_s(own.clone())
+    first = net.world.first_(own.clone())
     away = bool(((own - first).abs() > 1e-4 * (1.0 + first.abs())).any())
     others = [rank for rank, differs in enumerate(net.world.tell(away)) if differs]
     if others and len(net.history):

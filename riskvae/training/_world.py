@@ -69,7 +69,7 @@ class World:
         self.sent += 2 * there.nbytes * (self.size - 1) // self.size
         return values if there is values else values.copy_(there)
 
-    def first_s(self, values: Tensor) -> Tensor:
+    def first_(self, values: Tensor) -> Tensor:
         """The values of the first process, in place of the others' own."""
         there = values if values.device.type == "cpu" else values.cpu()
         self._finish(lambda: dist.broadcast(there, src=0, group=self.group, async_op=True))
@@ -114,9 +114,9 @@ class World:
             if self.rank == 0:
                 torch.save(value, file)
             message = torch.frombuffer(bytearray(file.getvalue() or b"-"), dtype=torch.uint8)
-        size = int(self.first_s(torch.tensor([len(message)])))
+        size = int(self.first_(torch.tensor([len(message)])))
         message = message if self.rank == 0 else torch.empty(size, dtype=torch.uint8)
-        self.first_s(message)
+        self.first_(message)
         if self.rank == 0:
             return value
         return torch.load(io.BytesIO(message.numpy().tobytes()), weights_only=False)  # from a process of the same run
