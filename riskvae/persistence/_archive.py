@@ -1,6 +1,7 @@
 """The file: a zip of two members, of which nothing is ever executed; read within the memory of its own size."""
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+
+from riskvae.persistence._files import file_at, replace
 
 __all__ = ["FORMAT", "Tensors", "damaged", "read", "read_document", "write"]
 
@@ -29,25 +32,17 @@ def damaged(path: Any, member: str, why: str) -> ValueError:
 
 def write(path: str | os.PathLike[str], document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write a document of JSON and its tensors, in one step: a file of that name is always whole."""
-    file = Path(os.path.expanduser(os.fspath(path)))
-    if file.is_dir() or not file.parent.is_dir():
-        raise ValueError(
-            f"path={os.fspath(path)!r} must name a file in a folder that exists, such as 'model.riskvae'; "
-            f"{'it is a folder' if file.is_dir() else f'there is no folder {str(file.parent)!r}'}."
-        )
+    file = file_at(path, "model.riskvae")
     # Arrays must own their memory in order, and what has no dimension keeps none.
     content = save_tensors({name: np.array(value, order="C", copy=True) for name, value in tensors.items()})
     whole = {"format": FORMAT, **document, "sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(whole, allow_nan=False, ensure_ascii=False, indent=1).encode()
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            for name, member in ((MODEL, text), (TENSORS, content)):
-                # A fixed time: equal models make equal files.
-                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, member in ((MODEL, text), (TENSORS, content)):
+            # A fixed time: equal models make equal files.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), member)
+    replace(file, out.getvalue())
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:

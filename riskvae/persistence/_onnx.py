@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import nn
+
+from riskvae.persistence._files import file_at, replace
 
 __all__ = ["write_onnx"]
 
@@ -24,9 +25,7 @@ def write_onnx(
         raise ImportError(
             f"export_onnx needs {' and '.join(missing)}: install the extra onnx, as by pip install 'riskvae[onnx]'."
         )
-    file = Path(os.path.expanduser(os.fspath(path)))
-    if file.is_dir() or not file.parent.is_dir():
-        raise ValueError(f"path={os.fspath(path)!r} must name a file in a folder that exists, such as 'model.onnx'.")
+    file = file_at(path, "model.onnx")
     rows = torch.zeros(3, n_features)
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
@@ -37,12 +36,7 @@ def write_onnx(
     model = program.model_proto
     for key, value in {"made_by": made_by, "riskvae": version("riskvae")}.items():
         model.metadata_props.add(key=key, value=value)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(model.SerializeToString())
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    replace(file, model.SerializeToString())
 
 
 @contextmanager
