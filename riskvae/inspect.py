@@ -8,6 +8,9 @@ from riskvae.persistence._archive import read_document
 
 __all__ = ["describe"]
 
+# How far parameters in parameters are shown.
+_DEEPEST = 20
+
 
 def describe(path: str) -> str:
     """Class, parameters, training and versions of a saved model, as text; nothing of the file is executed or imported.
@@ -46,18 +49,28 @@ def describe(path: str) -> str:
     if isinstance(parameters, dict):
         lines += [f"  {name} = {_value(value)}" for name, value in sorted(parameters.items())]
     # A file must not steer a terminal.
-    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+    return "\n".join(map(_printable, lines))
 
 
-def _value(value: Any) -> str:
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
+def _value(value: Any, depth: int = 0) -> str:
     """A parameter as one would write it, shortened."""
+    if depth > _DEEPEST:
+        return "..."
     if isinstance(value, dict):
         kind = value.get("is")
-        if kind == "tuple":
-            return f"({', '.join(map(_value, value.get('of', [])))})"
+        if kind == "tuple" and isinstance(value.get("of"), list):
+            return f"({', '.join(_value(part, depth + 1) for part in value['of'])})"[:200]
         name = value.get("class") or value.get("function") or (value.get("of") if kind == "name" else None)
         inner = value.get("parameters") or value.get("keywords") or {}
-        told = ", ".join(f"{key}={_value(part)}" for key, part in inner.items()) if isinstance(inner, dict) else ""
+        told = (
+            ", ".join(f"{key}={_value(part, depth + 1)}" for key, part in inner.items())
+            if isinstance(inner, dict)
+            else ""
+        )
         return f"{name}({told})"[:200] if name else "..."
     return repr(value)[:200]
 
@@ -76,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         print(describe(arguments[0]))
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(_printable(str(error)), file=sys.stderr)
         return 2
     return 0
 

@@ -261,7 +261,12 @@ def large_header(m):
 
 
 WIDE = {"is": "tuple", "of": [10**9]}
-OWN = {"is": "partial", "function": "riskvae.nets:conv_encoder", "arguments": [], "keywords": {"channels": [10**9]}}
+OWN = {
+    "is": "partial",
+    "function": "riskvae.nets:conv_encoder",
+    "arguments": [],
+    "keywords": {"channels": [10**9], "image_shape": [2, 3]},
+}
 HOSTILE = {
     "truncated": (lambda m: m.raw[: len(m.raw) // 2], "the file: it is no model of riskvae, or not whole"),
     "empty": (lambda m: b"", "the file: it is no model"),
@@ -278,9 +283,9 @@ HOSTILE = {
     "unknown class": (lambda m: with_value(m, "riskvae.estimators:os", "class"), "no such name"),
     "private": (lambda m: with_value(m, "riskvae._machine:os.system", "class"), "not trusted"),
     "code": (lambda m: with_value(m, {"is": "name", "of": "os:system"}, "parameters", "encoder"), "not trusted"),
-    "wide": (lambda m: with_value(m, WIDE, "parameters", "hidden_layer_sizes"), "weights at least"),
-    "channels": (lambda m: with_value(m, OWN, "parameters", "encoder"), "weights at least"),
-    "features": (lambda m: with_value(m, 10**12, "fitted", "n_features"), "weights at least"),
+    "wide": (lambda m: with_value(m, WIDE, "parameters", "hidden_layer_sizes"), "larger by far"),
+    "channels": (lambda m: with_value(m, OWN, "parameters", "encoder"), "larger by far"),
+    "features": (lambda m: with_value(m, 10**12, "fitted", "n_features"), "larger by far"),
     "parameter": (lambda m: with_value(m, -1, "parameters", "lr"), "lr must be"),
     "unknown parameter": (lambda m: with_value(m, -1, "parameters", "nonsense"), "nonsense"),
     "class of another": (lambda m: with_value(m, "riskvae.estimators:BetaVAE", "class"), "unexpected keyword"),
@@ -290,7 +295,10 @@ HOSTILE = {
     "dtype": (lambda m: m.with_tensor("module.encoder.1.bias", np.zeros(4)), "float64"),
     "spare": (lambda m: m.with_tensor("module.more", np.zeros(4, np.float32)), "has not the parts"),
     "score": (lambda m: m.with_tensor("score.marginals.spread", np.zeros(6, np.float32)), "above 0"),
-    "steps": (lambda m: m.with_tensor("optimizer.0.exp_avg", np.zeros(3, np.float32)), "shape of its weight"),
+    "steps": (
+        lambda m: m.with_tensor("optimizer.0.exp_avg", np.zeros(3, np.float32)),
+        "optimizer.0.exp_avg is torch.float32 of shape",
+    ),
     "deep": (lambda m: m.packed({**m.document, "parameters": json.loads("[" * 500 + "]" * 500)}), "parameters"),
 }
 

@@ -67,6 +67,8 @@ class Calibration:
         whole = isinstance(residuals, np.ndarray) and residuals.dtype == np.float32 and residuals.shape[1:] == shape
         if not whole or not len(residuals) or not np.isfinite(residuals).all():
             raise ValueError(f"calibration: residuals must be finite, of shape (n, {n_features}, {n_levels})")
+        if len(residuals) != len(scores) + state["left_out"]:
+            raise ValueError("calibration: scores and residuals must be of the same rows")
         return cls(scores, residuals, state["left_out"], groups)
 
     @property

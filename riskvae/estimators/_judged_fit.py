@@ -143,7 +143,7 @@ class JudgedFit(DetectionMixin, BaseVAE):
         put(arrays, "score", tensors)
         state = {
             **super()._fitted_state(arrays, training=training),
-            "offset": self.offset_,
+            "offset": float(self.offset_),  # it may be set by hand
             "line": self._line,
             "score": numbers,
             "trained": None if self._trained is None else self._trained._asdict(),
@@ -167,7 +167,7 @@ class JudgedFit(DetectionMixin, BaseVAE):
         line = state["line"]
         if not isinstance(self.offset_, float) or math.isnan(self.offset_) or not isinstance(line, tuple):
             raise ValueError("fitted: offset must be a number, and line what it was drawn for")
-        if len(line) != 2 or not isinstance(line[1], float):
+        if len(line) != 2 or not isinstance(line[1], float) or math.isnan(line[1]):
             raise ValueError("fitted: line must be a contamination and where it was drawn for that")
         self._line = line
         self._row_score = score_from(state["score"], taken(arrays, "score"), d, net.module_.n_components)

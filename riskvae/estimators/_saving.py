@@ -1,13 +1,13 @@
 """What of a fitted estimator goes into a file, and how it comes back."""
 
 import copy
+import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from riskvae import nets
 from riskvae._machine import resolve_device, torch_as_usual
 from riskvae._validation import LARGEST, check_parameters, choice
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._starting import begin
-from riskvae.likelihoods import Likelihood
+from riskvae.nets import Standardize
 from riskvae.persistence._archive import Tensors, write
+from riskvae.persistence._budget import Budget
 from riskvae.persistence._onnx import write_onnx
 from riskvae.persistence._tensors import check_tensors, put, taken, whole
 from riskvae.persistence._values import Names, Unsaveable, encode
@@ -30,19 +30,19 @@ from riskvae.training._checkpoint import plain_history
 
 __all__ = ["SavingMixin"]
 
-# Parameters that are no part of a model.
-_NOT_KEPT = frozenset({"callbacks", "device"})
+# What the optimizer keeps for a weight.
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class SavingMixin(InferenceMixin):
     """Save a fitted estimator, and restore one."""
 
+    # Parameters that are no part of a model: of this machine, and of this training.
+    _not_kept: ClassVar[frozenset[str]] = frozenset({"callbacks", "checkpoint", "device"})
+
     n_features_in_: int
     feature_names_in_: Any
     _groups: dict[Any, int]  # numbers of the labels of groups
-    _n_latent: Callable[[int], int]
-    _make_likelihood: Callable[[], Likelihood]
-    _default_networks: Callable[[Any], tuple[Any, Any]]
 
     def save(self, path: str | os.PathLike[str], *, training: bool = False, trusted: Sequence[str] = ()) -> None:
         """Write the fitted model to a file that holds no code: a zip of JSON and safetensors.
@@ -79,7 +79,7 @@ class SavingMixin(InferenceMixin):
         parameters = {
             key: encode(value, names, arrays, key)
             for key, value in self.get_params(deep=False).items()
-            if key not in _NOT_KEPT
+            if key not in self._not_kept
         }
         fitted = encode(self._fitted_state(arrays, training=bool(training)), names, arrays, "fitted")
         document = {
@@ -154,9 +154,13 @@ class SavingMixin(InferenceMixin):
                 put(arrays, f"optimizer.{i}", values)
         return state
 
+    def _check_device(self) -> None:
+        resolve_device(self.device)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def _restored(self, state: Any, arrays: Tensors) -> None:
         """Take what :meth:`_fitted_state` gave; raises where it does not go together with the parameters."""
-        self._check_parameters()
         device = resolve_device(self.device)
         self.n_features_in_ = whole(state, "n_features", 1)
         seed = whole(state, "seed", 0)
@@ -170,8 +174,8 @@ class SavingMixin(InferenceMixin):
                 raise ValueError("fitted: feature_names are no list of one name for each feature")
             self.feature_names_in_ = np.asarray(found, dtype=object)
         weights = taken(arrays, "module")
-        self._check_size(weights)
-        with torch_as_usual(torch.device("cpu")):
+        with torch_as_usual(torch.device("cpu")), Budget(weights):
+            self._check_parameters()
             net, _ = begin(self, torch.device("cpu"), seed)
         _load("module", net.module_, weights)
         for name in state["frozen"]:
@@ -179,6 +183,8 @@ class SavingMixin(InferenceMixin):
         self._restore_training(net, state, arrays)
         net.history_[:] = _checked_history(state["history"])
         net.best_epoch = state["best_epoch"] if state["best_epoch"] is None else whole(state, "best_epoch", 1)
+        if net.best_epoch is not None and net.best_epoch > len(net.history_):
+            raise ValueError(f"fitted: best_epoch is {net.best_epoch}, and there are {len(net.history_)} epochs")
         net.module_.eval()
         net.criterion_.eval()
         self._groups = _checked_groups(state["groups"])
@@ -195,56 +201,66 @@ class SavingMixin(InferenceMixin):
         values = {}
         for i, parameter in enumerate(parameters):
             moments = taken(arrays, f"optimizer.{i}")
-            for name, moment in moments.items():
-                if moment.shape not in (parameter.shape, torch.Size([])) or not moment.isfinite().all():
-                    raise ValueError(f"tensors: optimizer.{i}.{name} is not of the shape of its weight, or not finite")
             if moments:
+                _check_moments(f"optimizer.{i}", moments, parameter)
                 values[i] = moments
-        net.optimizer_.load_state_dict({"state": values, "param_groups": state["optimizer"]})
+        groups = _checked_settings(net.optimizer_.state_dict()["param_groups"], state["optimizer"])
+        net.optimizer_.load_state_dict({"state": values, "param_groups": groups})
 
     def _restore_score(self, state: Mapping[str, Any], arrays: Tensors, net: Any) -> None:
         """Take what a detector knows beyond its networks."""
-
-    def _check_size(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Raise where networks of these parameters would be larger than the weights that are there."""
-        own = partial(nets.mlp, activation=self.activation)
-        k, d = self._n_latent(self.n_features_in_), self.n_features_in_
-        there = sum(value.numel() for value in weights.values())
-        values = self._make_likelihood().values_per_feature
-        encoder, decoder = self._default_networks(own)
-        needed = _n_weights(self.encoder or encoder, d, 2 * k) + _n_weights(self.decoder or decoder, k, d * values)
-        if needed > there:
-            raise ValueError(
-                f"networks of these parameters have {needed:,} weights at least, and there are {there:,} numbers"
-            )
-
-
-def _n_weights(factory: Any, n_in: int, n_out: int) -> int:
-    """Weights of a network, without making it; 0 where that is not known."""
-    told: dict[str, Any] = {}
-    while isinstance(factory, partial):
-        told = {**factory.keywords, **told}
-        inner = [part for part in factory.args if isinstance(part, partial)]
-        factory = inner[0] if inner else factory.func  # of a wrapped one what is inside
-    if factory is nets.mlp:
-        widths = [n_in, *told.get("hidden_layer_sizes", (512, 256)), n_out]
-        return sum((a + 1) * b for a, b in pairwise(widths))
-    if factory in (nets.conv_encoder, nets.conv_decoder):
-        channels = [1, *told.get("channels", (32, 64))]
-        if len(channels) > 60:
-            raise ValueError(f"channels of {len(channels)} layers are more than any image has halvings")
-        return sum(9 * a * b for a, b in pairwise(channels))
-    return 0
 
 
 def _load(prefix: str, module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     check_tensors(prefix, module.state_dict(), state)
     module.load_state_dict(dict(state))
+    for name, part in module.named_modules():
+        if isinstance(part, Standardize) and not part.scale > 0:
+            raise ValueError(f"tensors: {prefix}.{name}.scale must be above 0")
+
+
+def _check_moments(prefix: str, moments: Mapping[str, torch.Tensor], weight: torch.Tensor) -> None:
+    """Raise unless these are what the optimizer keeps for a weight."""
+    step = torch.zeros((), dtype=torch.float32)
+    check_tensors(prefix, {name: step if name == "step" else weight.detach() for name in _MOMENTS}, moments)
+    for name in ("step", "exp_avg_sq"):
+        if (moments[name] < 0).any():
+            raise ValueError(f"tensors: {prefix}.{name} must be at least 0")
+
+
+def _checked_settings(own: list[dict[str, Any]], told: Any) -> list[dict[str, Any]]:
+    """Numbers of an optimizer's groups as a file has them; what is no number is that of this machine."""
+    if not isinstance(told, list) or len(told) != len(own) or not all(isinstance(group, dict) for group in told):
+        raise ValueError(f"fitted: optimizer must be a list of {len(own)} groups of settings")
+    found = []
+    for group, settings in zip(own, told, strict=True):
+        kept = {name: value for name, value in settings.items() if _is_number(value) and value >= 0}
+        kept |= {"betas": settings.get("betas"), "params": group["params"]}
+        betas = kept["betas"]
+        if not isinstance(betas, tuple) or len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
+            raise ValueError("fitted: optimizer has no betas, which are two numbers in [0, 1)")
+        if missing := sorted({"lr", "eps", "weight_decay"} - kept.keys()):
+            raise ValueError(f"fitted: optimizer has no {missing[0]}, which is a finite number of at least 0")
+        numbers = {name: value for name, value in kept.items() if name not in group or not _is_switch(group[name])}
+        found.append({**group, **numbers})
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def _checked_history(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "train_loss" in row for row in rows):
         raise ValueError("fitted: history is no list of epochs")
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            if name.endswith("_loss") and type(value) not in (int, float):
+                raise ValueError(f"fitted: history has no number for {name[:50]} of epoch {number}")
     return rows
 
 

@@ -51,7 +51,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
     if hashlib.sha256(content).hexdigest() != document.get("sha256"):
         raise damaged(path, TENSORS, "its contents are not those that model.json was written with")
     try:
-        return document, load_tensors(content)
+        return document, {name: np.array(value) for name, value in load_tensors(content).items()}
     except (SafetensorError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
         raise damaged(path, TENSORS, f"it holds no tensors ({error})") from error
 
@@ -103,7 +103,7 @@ def _document(path: Any, text: bytes) -> dict[str, Any]:
     if type(number) is not int or number < 1:
         raise damaged(path, MODEL, f"its format must be a number from 1 on; got {str(number)[:50]!r}")
     if number > FORMAT:
-        version = str(document.get("riskvae", "?"))[:50]
+        version = repr(document.get("riskvae", "?"))[:50]
         raise ValueError(
             f"{str(path)!r}: {MODEL}: format {number}, written by riskvae {version}, is newer than this version reads "
             f"(format {FORMAT}). Upgrade riskvae."

@@ -38,6 +38,7 @@ def load(path: str | os.PathLike[str], *, device: Any = "auto", trusted: Sequenc
         If there is no such file.
     ValueError
         If the file is damaged or none of riskvae, of a newer format, or names what is not trusted; it says which part.
+        If there is no such device here.
 
     Examples
     --------
@@ -60,11 +61,13 @@ def load(path: str | os.PathLike[str], *, device: Any = "auto", trusted: Sequenc
         parameters = document.get("parameters")
         if not isinstance(parameters, dict):
             raise ValueError("there are no parameters")
-        known = {name: decode(part, names, arrays, name) for name, part in parameters.items()}
+        kept = {name: part for name, part in parameters.items() if name not in kind._not_kept}
+        known = {name: decode(part, names, arrays, name) for name, part in kept.items()}
         estimator = make(kind, {**known, "device": device}, "parameters")
         fitted = decode(document.get("fitted"), names, arrays, "fitted")
     except (ValueError, OverflowError) as error:
         raise damaged(path, MODEL, str(error).rstrip(".")) from error
+    estimator._check_device()  # a device that is not here is no damage of the file
     try:
         estimator._restored(fitted, arrays)
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:

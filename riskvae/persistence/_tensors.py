@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from riskvae.persistence._archive import Tensors
@@ -26,9 +25,7 @@ def taken(arrays: Tensors, prefix: str) -> dict[str, torch.Tensor]:
     """Tensors of a part, by their names in it."""
     start = f"{prefix}."
     return {
-        name.removeprefix(start): torch.from_numpy(np.array(value))
-        for name, value in arrays.items()
-        if name.startswith(start)
+        name.removeprefix(start): torch.from_numpy(value) for name, value in arrays.items() if name.startswith(start)
     }
 
 
@@ -43,7 +40,8 @@ def check_tensors(prefix: str, wanted: Mapping[str, torch.Tensor], state: Mappin
                 f"tensors: {prefix}.{name} is {value.dtype} of shape {tuple(value.shape)}; expected "
                 f"{wanted[name].dtype} of shape {tuple(wanted[name].shape)}"
             )
-        if not value.isfinite().all():
+        # A constant of a network may be infinite, as that of a mask; nothing that is learned is.
+        if not (value.isfinite() | (value == wanted[name])).all():
             raise ValueError(f"tensors: {prefix}.{name} is not finite")
 
 

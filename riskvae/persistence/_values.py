@@ -16,6 +16,8 @@ _KIND = "is"
 # Rooms of this package, whose public names a file may use.
 _ROOMS = ("estimators", "likelihoods", "nets", "risk")
 _DEEPEST = 20
+# Of the state of a Mersenne twister.
+_WORDS = 624
 
 
 class Unsaveable(ValueError):
@@ -32,7 +34,8 @@ class Names:
     """
 
     def __init__(self, trusted: Sequence[str] = ()) -> None:
-        if isinstance(trusted, str) or not all(isinstance(name, str) for name in trusted):
+        listed = isinstance(trusted, list | tuple | set | frozenset)
+        if not listed or not all(isinstance(name, str) for name in trusted):
             raise TypeError(f"trusted must be a list of names of modules, such as ['mypackage.nets']; got {trusted!r}.")
         self.trusted = tuple(trusted)
 
@@ -70,7 +73,7 @@ class Names:
         room = module.removeprefix("riskvae.")
         if module.startswith("riskvae.") and room in _ROOMS:
             public = import_module(module)
-            if name not in public.__all__:
+            if name not in public.__all__ or not callable(getattr(public, name)):
                 raise ValueError(f"{where} is {text[:100]!r}, and there is no such name in this version")
             return getattr(public, name)
         if not self._trusts(module):
@@ -104,7 +107,7 @@ def encode(value: Any, names: Names, arrays: dict[str, Any], where: str) -> Any:
         return plain if math.isfinite(plain) else {_KIND: "number", "value": repr(plain)}
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
-            return {_KIND: "array", "of": [encode(part, names, arrays, where) for part in value.tolist()]}
+            return {_KIND: "array", "of": _array(value.tolist(), where, Unsaveable).tolist()}
         arrays[where] = value
         return {_KIND: "tensor", "name": where}
     if isinstance(value, list | tuple):
@@ -160,14 +163,14 @@ def decode(tree: Any, names: Names, arrays: Mapping[str, Any], where: str, depth
     if kind == "number" and tree.get("value") in ("nan", "inf", "-inf"):
         return float(tree["value"])
     if kind == "tensor" and isinstance(tree.get("name"), str) and tree["name"] in arrays:
-        return np.array(arrays[tree["name"]])
+        return arrays[tree["name"]]
     if kind == "name":
         return names.find(tree.get("of"), where)
     if kind in ("tuple", "array", "dict") and isinstance(tree.get("of"), list):
+        if kind == "array":
+            return _array(tree["of"], where)
         parts = inner(tree["of"])
-        if kind == "dict":
-            return _mapping(parts, where)
-        return tuple(parts) if kind == "tuple" else np.array(parts, dtype=object)
+        return tuple(parts) if kind == "tuple" else _mapping(parts, where)
     if kind == "RandomState":
         return _random_state(inner(tree.get("of")), where)
     if kind == "partial" and isinstance(tree.get("arguments"), list) and isinstance(tree.get("keywords"), dict):
@@ -197,10 +200,27 @@ def _mapping(pairs: Any, where: str) -> dict[Any, Any]:
         raise ValueError(f"{where} holds no pairs") from error
 
 
+def _array(parts: Any, where: str, error: type[ValueError] = ValueError) -> Any:
+    """An array of plain values, such as strings; others could hold one large array many times."""
+    depth, inside = 0, [parts]
+    while inside and depth < _DEEPEST and all(isinstance(part, list) for part in inside):
+        depth, inside = depth + 1, [value for part in inside for value in part]
+    plain = all(value is None or isinstance(value, bool | str | int | float) for value in inside)
+    if depth == 0 or not plain or any(isinstance(value, float) and not math.isfinite(value) for value in inside):
+        raise error(f"{where[:100]} must be an array of finite numbers or strings. Use a list or a tuple for others.")
+    try:
+        return np.array(parts, dtype=object)
+    except ValueError as ragged:
+        raise error(f"{where[:100]} is no array ({ragged})") from ragged
+
+
 def _random_state(state: Any, where: str) -> np.random.RandomState:
     try:
         made = np.random.RandomState()
         made.set_state(state)
-    except (TypeError, ValueError) as error:
+        place = made.get_state(legacy=False)["state"]["pos"]
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{where} is no state of a generator ({error})") from error
+    if not 0 <= place <= _WORDS:  # NumPy would read beyond its memory
+        raise ValueError(f"{where} is no state of a generator: its place must be in [0, {_WORDS}], and is {place}")
     return made
