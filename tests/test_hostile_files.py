@@ -81,6 +81,7 @@ LARGE = {
                         "encoder": call("conv_encoder", **IMAGE), "decoder": call("conv_decoder", **IMAGE)}),
     "outputs": ("mean", {"features": 10**6, "encoder": call("conv_encoder", channels=[3000, 1]),
                          "decoder": call("conv_decoder", channels=[1])}),
+    "layers": ("mean", {"hidden_layer_sizes": [1] * 20_000}),
     "spectrum": ("tail", {"measure": spectral(call("mlp", 20_000, hidden_layer_sizes=LONG))}),
 }  # fmt: skip
 
@@ -111,6 +112,9 @@ BAD = {
     "best": ("mean", {"fitted": {"best_epoch": 9}}, "best_epoch is 9"),
     "losses": ("mean", {"fitted": {"history": [{"train_loss": "x"}]}}, "no number for train_loss of epoch 1"),
     "unit": ("detector", {"tensors": {"module.encoder.0.scale": np.zeros((), np.float32)}}, "above 0"),
+    "steps": ("detector", {"tensors": {"module.likelihood.unit": -np.ones(6, np.float32)}}, "above 0"),
+    "keys": ("detector", {"tensors": {"fitted.trained.keys": np.arange(9, 0, -1).astype(np.uint64)}}, "must ascend"),
+    "groups": ("mean", {"fitted": {"groups": {"a": 10**30}}}, "no numbers of labels"),
     "rows": ("detector", {"tensors": {"fitted.calibration.residuals": np.zeros((1, 6, 3), np.float32)}}, "same rows"),
     "array": ("mean", {"lr": {"is": "array", "of": [{"is": "tensor", "name": "module.encoder.0.bias"}]}}, "array of"),
 }  # fmt: skip

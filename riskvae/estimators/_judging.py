@@ -103,7 +103,9 @@ class TrainedRows(NamedTuple):
         keys, n_rows = state["keys"], state["n_rows"]
         if not isinstance(keys, np.ndarray) or keys.dtype != np.uint64 or keys.ndim != 1 or not len(keys):
             raise ValueError("trained: keys must be whole numbers, one for each row")
-        if type(n_rows) is not int or n_rows < 1 or not 0 <= float(state["repeated"]) <= 1:
+        if (keys[1:] <= keys[:-1]).any():
+            raise ValueError("trained: keys must ascend, each once")
+        if type(n_rows) is not int or not 1 <= n_rows < 2**63 or not 0 <= float(state["repeated"]) <= 1:
             raise ValueError("trained: n_rows and repeated are none")
         return cls(keys, bool(state["complete"]), float(state["repeated"]), n_rows)
 

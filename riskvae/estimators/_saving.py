@@ -19,6 +19,7 @@ from riskvae._machine import resolve_device, torch_as_usual
 from riskvae._validation import LARGEST, check_parameters, choice
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._starting import begin
+from riskvae.likelihoods import Quantiles
 from riskvae.nets import Standardize
 from riskvae.persistence._archive import Tensors, write
 from riskvae.persistence._budget import Budget
@@ -217,6 +218,8 @@ def _load(prefix: str, module: nn.Module, state: Mapping[str, torch.Tensor]) -> 
     for name, part in module.named_modules():
         if isinstance(part, Standardize) and not part.scale > 0:
             raise ValueError(f"tensors: {prefix}.{name}.scale must be above 0")
+        if isinstance(part, Quantiles) and not (part.unit > 0).all():
+            raise ValueError(f"tensors: {prefix}.{name}.unit must be above 0")
 
 
 def _check_moments(prefix: str, moments: Mapping[str, torch.Tensor], weight: torch.Tensor) -> None:
@@ -265,7 +268,7 @@ def _checked_history(rows: Any) -> list[dict[str, Any]]:
 
 
 def _checked_groups(groups: Any) -> dict[Any, int]:
-    if not isinstance(groups, dict) or not all(type(number) is int for number in groups.values()):
+    if not isinstance(groups, dict) or not all(type(n) is int and 0 <= n < 2**63 for n in groups.values()):
         raise ValueError("fitted: groups are no numbers of labels")
     return groups
 

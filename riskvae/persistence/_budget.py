@@ -12,6 +12,8 @@ __all__ = ["Budget"]
 
 # Bytes for each byte of the weights (several copies are made, some in double precision), and for layers' outputs.
 _TIMES, _LEAST = 64, 2**28
+# Time, too, is bounded: each operation counts as so many bytes.
+_OPERATION = 2**12
 
 
 class Budget(TorchDispatchMode):
@@ -30,12 +32,13 @@ class Budget(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.left -= _OPERATION
         if all(result.alias_info is None for result in func._schema.returns):  # no view, and not in place
             self.left -= _new_bytes(func, args, kwargs)
-            if self.left < 0:
-                raise ValueError(
-                    f"what these parameters make is larger by far than the weights there are ({self.there:,} bytes)"
-                )
+        if self.left < 0:
+            raise ValueError(
+                f"what these parameters make is larger by far than the weights there are ({self.there:,} bytes)"
+            )
         return func(*args, **kwargs)
 
 
