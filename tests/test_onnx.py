@@ -5,8 +5,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
+from riskvae.detection import _marginals
 from riskvae.nets import conv_decoder, conv_encoder
 
 pytest.importorskip("onnxscript")
@@ -53,12 +55,34 @@ def test_onnxruntime_answers_as_the_method_does(X, tmp_path, case, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+class Reconstruct(torch.nn.Module):
+    """What a user would export by hand."""
+
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x):
+        return self.vae.decode(self.vae.encode(x)[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modules_export_by_hand_whatever_the_mode(X, tmp_path, mode):
+    rows = X.astype(np.float32)
+    vae = BetaVAE(2, **KW).fit(rows)
+    with mode():
+        torch.onnx.export(
+            Reconstruct(vae.module_), (torch.tensor(rows),), str(tmp_path / "m.onnx"), dynamo=True, verbose=False
+        )
+        vae.export_onnx(tmp_path / "own.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: rows})
+    assert np.abs(found - vae.reconstruct(rows)).max() < 1e-5
+
+
 def test_the_rank_of_exported_models_is_that_of_searchsorted():
     """Ties, ends, one value alone."""
-    import torch
-
-    from riskvae.detection import _marginals
-
     for m in (1, 2, 3, 8, 13):
         values = torch.randint(0, 5, (4, m)).float().sort(1).values
         x = torch.randint(-1, 6, (4, 50)).float()

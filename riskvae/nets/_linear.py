@@ -13,7 +13,8 @@ class Linear(nn.Linear):
     Torch hands float32 matrix products on x86 to MKL, which keeps to AVX2 on processors of other makers;
     oneDNN, which torch also carries, uses AVX-512 wherever the processor has it (about twice the speed on
     AMD Zen 5). So on such processors this layer calls oneDNN where that is transparent: in training and
-    under :class:`torch.inference_mode`. Everywhere else it is a plain :class:`torch.nn.Linear`.
+    under :class:`torch.inference_mode`. Everywhere else, in models that are exported too, it is a plain
+    :class:`torch.nn.Linear`.
     """
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -24,7 +25,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if (
             _ONEDNN
-            and (self.training or torch.is_inference_mode_enabled())
+            and (self.training or (torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()))
             and self.bias is not None
             and x.dim() == 2
             and x.dtype == self.weight.dtype == torch.float32
