@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from riskvae.estimators import _base
+from riskvae.estimators._starting import begin
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -110,8 +113,7 @@ def test_a_wrong_answer_ends_in_status_1(device, monkeypatch, wrong, capsys):
         right = model.reconstruct
         monkeypatch.setattr(model, "reconstruct", lambda self, X: right(self, X) + 0.1 * next(calls))
     else:
-        right = model._begin
-        monkeypatch.setattr(model, "_begin", lambda self, device, seed=None: right(self, device, next(calls)))
+        monkeypatch.setattr(_base, "begin", lambda self, device, seed=None: begin(self, device, next(calls)))
     assert device.main(["--device", "cpu", "--quick"])
     assert {"answers": "| one: answers |", "seed": "| one: fit again |"}[wrong] in capsys.readouterr().out
     with pytest.raises(SystemExit):
