@@ -48,7 +48,7 @@ class SavingMixin(InferenceMixin):
     def save(self, path: str | os.PathLike[str], *, training: bool = False, trusted: Sequence[str] = ()) -> None:
         """Write the fitted model to a file that holds no code: a zip of JSON and safetensors.
 
-        :func:`riskvae.load` reads it, with the same answers, bit for bit. The file is written in one step, so it is
+        :func:`riskvae.load <riskvae.persistence.load>` reads it, with the same answers, bit for bit. The file is written in one step, so it is
         whole at any time, and equal models make equal files.
 
         Parameters
@@ -60,7 +60,7 @@ class SavingMixin(InferenceMixin):
             bit for bit. The file is about three times as large.
         trusted : sequence of str, default=()
             Modules of yours whose networks, measures, likelihoods or estimators the model is made of. They are named
-            in the file, not kept; :func:`riskvae.load` must be told them, too.
+            in the file, not kept; :func:`riskvae.load <riskvae.persistence.load>` must be told them, too.
 
         Raises
         ------
