@@ -48,8 +48,8 @@ class SavingMixin(InferenceMixin):
     def save(self, path: str | os.PathLike[str], *, training: bool = False, trusted: Sequence[str] = ()) -> None:
         """Write the fitted model to a file that holds no code: a zip of JSON and safetensors.
 
-        :func:`riskvae.load <riskvae.persistence.load>` reads it, with the same answers, bit for bit. The file is written in one step, so it is
-        whole at any time, and equal models make equal files.
+        :func:`riskvae.load <riskvae.persistence.load>` reads it, with the same answers, bit for bit. The file is
+        written in one step, so it is whole at any time, and equal models make equal files.
 
         Parameters
         ----------
