@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -67,8 +66,7 @@ class SavingMixin(InferenceMixin):
         ValueError
             For what no file can hold, such as a lambda or a class of a notebook; it says what to do.
         """
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(f"{type(self).__name__} is not fitted, so there is nothing to save. Call fit first.")
+        check_is_fitted(self)
         name = type(self).__name__
         if self.callbacks is not None:
             raise Unsaveable(

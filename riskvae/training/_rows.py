@@ -13,7 +13,10 @@ from torch.utils.data import Dataset
 from riskvae.training._batch import Batch, Draw
 from riskvae.training._world import World
 
-__all__ = ["Rows", "share_of"]
+__all__ = ["HEAD", "Rows", "share_of"]
+
+# Rows that show the scale of the data, where not all are looked at.
+HEAD = 100_000
 
 
 class Rows(Dataset[Tensor]):
@@ -88,7 +91,7 @@ class Rows(Dataset[Tensor]):
 
     def head(self) -> Tensor:
         """Rows that show the scale of the data: all of them; of a selection, at most a hundred thousand."""
-        return self.data.x if self.index is None else self.sample(100_000, 0)
+        return self.data.x if self.index is None else self.sample(HEAD, 0)
 
     def first(self, n: int, draw: Draw) -> Batch:
         """About as many of the first rows, and what comes with them."""
@@ -99,8 +102,7 @@ class Rows(Dataset[Tensor]):
     def sample(self, n: int, seed: int) -> Tensor:
         """At most ``n`` of the rows, in random order."""
         i = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
-        i = i if self.index is None else self.index[i]
-        return self.data.x[i.to(self.data.x.device)].to(self.device)
+        return self[i].to(self.device)
 
     def batches(self, batch_size: int, generator: torch.Generator | None, draw: Draw | None = None) -> Iterator[Batch]:
         """One epoch, shuffled by a generator; batch sizes differ by at most one row; ``draw`` makes the rows' noise.

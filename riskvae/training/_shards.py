@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from riskvae.training._batch import Batch, Draw
-from riskvae.training._rows import Rows
+from riskvae.training._rows import HEAD, Rows
 from riskvae.training._stream import Stream
 from riskvae.training._world import World
 
 __all__ = ["ShardedRows", "ShardedStream", "sharded"]
 
-_HEAD = 100_000
 # Numbers that each process looks at in whole, to start at the same scale as one process with all rows.
 _WHOLE = 10**8
 
@@ -48,12 +47,8 @@ class ShardedRows(Rows):
         return self._at(torch.arange(self.total)[i] if self.index is None else self.index[i])
 
     def head(self) -> Tensor:
-        few = self.total <= _HEAD or self.total * self.data.x.shape[1] <= _WHOLE
-        return self[:] if self.index is None and few else self.sample(_HEAD, 0)
-
-    def sample(self, n: int, seed: int) -> Tensor:
-        i = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]
-        return self[i].to(self.device)
+        few = self.total <= HEAD or self.total * self.data.x.shape[1] <= _WHOLE
+        return self[:] if self.index is None and few else self.sample(HEAD, 0)
 
     def first(self, n: int, draw: Draw) -> Batch:
         """The first of this process's own rows."""
