@@ -7,7 +7,7 @@ RUN = $(VENV)/bin/python
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
 
-.PHONY: help demo test lint unit test-oldest docs bench clean
+.PHONY: help demo test lint unit test-oldest docs dist bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -41,12 +41,26 @@ docs: $(VENV)/.docs ## pages with guide, examples, API and results, in docs/_bui
 	$(RUN) -m sphinx -W --keep-going -n -q docs docs/_build/html
 	@echo "pages: docs/_build/html/index.html"
 
+dist: $(VENV)/.release ## source and wheel in dist/, checked; the demo from the wheel in a fresh environment; two minutes
+	@echo "== dist: source and wheel"
+	rm -rf dist build .venv-wheel
+	$(RUN) -m build --outdir dist . > build.log 2>&1 || (cat build.log; exit 1)
+	@rm build.log
+	$(RUN) -m twine check --strict dist/*
+	$(RUN) release/check.py $(TAG)
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@echo "== dist: the wheel in a fresh environment"
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) dist/*.whl
+	cd .venv-wheel && bin/python -m pip check && bin/python -m riskvae.demo
+
 bench: $(VENV)/.installed ## training speed against a hand-written loop and other libraries
 	$(RUN) -m pip install --quiet -c $(CONSTRAINTS) -e ".[bench]"
 	$(RUN) benchmarks/training.py
 
 clean: ## remove environments, caches and figures
-	rm -rf .venv .venv-oldest demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-wheel build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf docs/_build docs/auto_examples docs/api/generated
 
 # A path-based ("compat") editable install: by the default one, a script beside the checkout would import the folder.
@@ -61,4 +75,9 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 $(VENV)/.docs: $(VENV)/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		--config-settings editable_mode=compat -e ".[docs]"
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		--config-settings editable_mode=compat -e ".[release]"
 	@touch $@

@@ -31,6 +31,7 @@ PURPOSE = {
     "datasets": "data and simulations",
     "plotting": "displays",
     "studies": "the papers, by public names alone",
+    "demo": "four examples, in the terminal",
 }
 TOOLS = (
     "tools for every room: parameters, arrays, devices and seeds at the border; scikit-learn's base classes, with types"

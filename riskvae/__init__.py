@@ -18,7 +18,7 @@ __all__ = [
     "load", "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk", "robustness", "robustness_margin",
     "targeted_attack", "training", "verdict_margin",
 ]  # fmt: skip
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "BetaTCVAE": "riskvae.estimators",

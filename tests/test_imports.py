@@ -35,6 +35,7 @@ HOUSE = {
     "metrics": {"_validation", "losses", "risk"},
     "plotting": {"_validation", "metrics", "robustness"},
     "studies": set(riskvae.__all__),
+    "demo": set(riskvae.__all__),
 }
 
 
