@@ -156,8 +156,9 @@ class Noise(nn.Module):
         else:
             median = vae.likelihood.mean(raw)
         square = (x - median).square()
-        known = torch.addcmul(-s.log(), square, s**-2, value=-0.5)
-        other = torch.addcmul(-self.broad.log() - math.log(self.n_rows), square, self.broad**-2, value=-0.5)
+        # No addcmul: the exporter of torch 2.6 cannot broadcast it.
+        known = square * (-0.5 * s**-2) - s.log()
+        other = square * (-0.5 * self.broad**-2) - (self.broad.log() + math.log(self.n_rows))
         constant = 0.5 * LOG_2PI + math.log1p(1.0 / self.n_rows)
         return torch.logaddexp(known, other).sum(-1) - constant * x.shape[-1]
 
