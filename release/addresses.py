@@ -1,10 +1,10 @@
-"""Write the addresses of a release into README.md and pyproject.toml, so that its page on the package index has links.
+"""Write the addresses of a release into README.md and pyproject.toml: its page on the package index has links then.
 
     python release/addresses.py HOME TAG
 
 HOME is the address of the repository, as https://github.com/OWNER/riskvae, and TAG the tag of the release. In the
-repository links are relative, and work in every fork and clone; an index shows README.md alone. Run it in a checkout
-that is built from and thrown away.
+repository links are relative, and work in every fork and clone; an index shows README.md alone, and installs by name.
+Run it in a checkout that is built from and thrown away.
 """
 
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^```.*?^```$)", flags=re.DOTALL | re.MULTILINE)
+CLONE = re.compile(r"`pip\s+install \.` in a clone of this repository; the package is not on an index yet")
 
 
 def absolute(text: str, home: str, tag: str) -> str:
@@ -27,6 +28,11 @@ def absolute(text: str, home: str, tag: str) -> str:
 
     parts = CODE.split(text)  # what stands at odd places is code
     return "".join(part if i % 2 else LINK.sub(write, part) for i, part in enumerate(parts))
+
+
+def by_name(text: str) -> str:
+    """Markdown that installs from an index, not from a clone."""
+    return CLONE.sub("`pip install riskvae`", text).replace("pip install '.[", "pip install 'riskvae[")
 
 
 def project_urls(text: str, home: str, tag: str) -> str:
@@ -43,9 +49,9 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2 or not arguments[0].startswith("https://"):
         raise SystemExit(__doc__)
     home, tag = arguments[0].rstrip("/"), arguments[1]
-    for name, rewrite in (("README.md", absolute), ("pyproject.toml", project_urls)):
-        path = ROOT / name
-        path.write_text(rewrite(path.read_text(), home, tag))
+    readme, project = (ROOT / name for name in ("README.md", "pyproject.toml"))
+    readme.write_text(by_name(absolute(readme.read_text(), home, tag)))
+    project.write_text(project_urls(project.read_text(), home, tag))
 
 
 if __name__ == "__main__":

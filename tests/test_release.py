@@ -99,6 +99,19 @@ def test_links_of_the_readme_are_addresses_on_the_index():
     assert link.sub("", told) == link.sub("", text)
     code = "```python\nscores[name](rows)\n```\n"
     assert script("addresses").absolute(f"{code}[a](b.md)\n", HOME, TAG) == f"{code}[a]({HOME}/blob/{TAG}/b.md)\n"
+    # However a link is written: as one around a picture, by reference, or in HTML.
+    prose = re.sub(r"^```.*?^```$|`[^`]*`", "", told, flags=re.DOTALL | re.MULTILINE)
+    ways = (r"\]\(([^)\s]*)", r"^ *\[[^\]]+\]:\s*(\S+)", r"(?:src|href)=[\"']?([^\"'\s>]+)")
+    places = [place for way in ways for place in re.findall(way, prose, flags=re.MULTILINE)]
+    assert [place for place in places if not place.startswith(("https://", "#"))] == []
+
+
+def test_the_index_installs_by_name():
+    told = script("addresses").by_name(read("README.md"))
+    assert "`pip install riskvae`" in told
+    assert "pip install 'riskvae[plot]'" in told
+    assert "clone of this" not in told
+    assert "pip install '." not in told
 
 
 def test_the_project_gets_its_addresses_once():
