@@ -47,13 +47,13 @@ dist: $(VENV)/.release ## source and wheel in dist/, checked; the demo from the 
 	$(RUN) -m build --outdir dist . > build.log 2>&1 || (cat build.log; exit 1)
 	@rm build.log
 	$(RUN) -m twine check --strict dist/*
-	$(RUN) release/check.py $(TAG)
+	$(RUN) release/check.py "$$TAG"
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@echo "== dist: the wheel in a fresh environment"
 	$(PYTHON) -m venv .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) dist/*.whl
-	cd .venv-wheel && bin/python -m pip check && bin/python -m riskvae.demo
+	cd .venv-wheel && bin/python -I -m pip check && bin/python -I -m riskvae.demo
 
 bench: $(VENV)/.installed ## training speed against a hand-written loop and other libraries
 	$(RUN) -m pip install --quiet -c $(CONSTRAINTS) -e ".[bench]"
