@@ -68,6 +68,14 @@ def test_every_supported_python_is_tested():
     assert min(told, key=lambda name: int(name[2:])) == project()["requires-python"].removeprefix(">=")
 
 
+def test_workflows_name_commits_of_the_actions_that_they_use():
+    """What a tag or branch of another repository stands for may change."""
+    for workflow in ("ci", "release"):
+        used = re.findall(r"uses: (.*)", read(f".github/workflows/{workflow}.yml"))
+        assert used
+        assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action)] == []
+
+
 def test_the_oldest_versions_that_are_tested_are_those_that_are_promised():
     """An exact version is tested; a range promises from its first."""
     tested = dict(line.split("==") for line in read("constraints-oldest.txt").splitlines() if "==" in line)
