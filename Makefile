@@ -33,7 +33,7 @@ unit: $(VENV)/.installed
 	@echo "== doctests and tests"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q --numprocesses=$(WORKERS) --durations=5
 
-test-oldest: ## the tests on the oldest supported scikit-learn
+test-oldest: ## the tests on the oldest supported versions of what users install
 	$(MAKE) unit VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 docs: $(VENV)/.docs ## pages with guide, examples, API and results, in docs/_build/html; some three minutes

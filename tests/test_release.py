@@ -6,6 +6,7 @@ import tarfile
 import tomllib
 import zipfile
 from datetime import date
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,9 @@ def test_workflows_name_commits_of_the_actions_that_they_use():
 def test_the_oldest_versions_that_are_tested_are_those_that_are_promised():
     """An exact version is tested; a range promises from its first."""
     tested = dict(line.split("==") for line in read("constraints-oldest.txt").splitlines() if "==" in line)
-    for requirement in project()["dependencies"]:
+    extras = project()["optional-dependencies"]
+    users = [extras[name] for name in extras.keys() - {"bench", "docs", "release", "test"}]
+    for requirement in (*project()["dependencies"], *chain(*users)):
         name, promised = requirement.split(">=")
         assert f"{tested[name]}.".startswith(f"{promised}."), name
 
