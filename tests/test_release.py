@@ -1,6 +1,7 @@
 """What a release says of itself is the same everywhere; its pages have addresses; its demo runs."""
 
 import importlib.util
+import json
 import re
 import tarfile
 import tomllib
@@ -55,18 +56,26 @@ def test_the_release_has_one_date():
     assert f"year = {{{date.fromisoformat(told).year}}}" in read("README.md")
 
 
-def test_the_conda_recipe_asks_for_what_the_wheel_asks_for():
+def test_the_conda_recipe_says_and_asks_for_what_the_wheel_does():
     run = re.search(r"^  run:\n((?: {4}.*\n)+)", read("release/recipe.yaml"), flags=re.MULTILINE)[1]
     asked = {line.strip("- ").replace(" >=", ">=") for line in run.splitlines()}
     renamed = {name.replace("torch>=", "pytorch>=") for name in project()["dependencies"]}
     assert asked == renamed | {"python>=${{ python_min }}"}
-    assert f'python_min: "{project()["requires-python"].removeprefix(">=")}"' in read("release/recipe.yaml")
+    recipe = read("release/recipe.yaml")
+    assert f'python_min: "{project()["requires-python"].removeprefix(">=")}"' in recipe
+    build = tomllib.loads(read("pyproject.toml"))["build-system"]["requires"]
+    assert [name.replace(">=", " >=") for name in build] == re.findall(r"^    - (setuptools .*)$", recipe, re.MULTILINE)
+    assert f"  summary: {project()['description']}\n" in recipe
+    assert f"  license: {project()['license']}\n" in recipe
+    assert f"\nlicense: {project()['license']}\n" in read("CITATION.cff")
 
 
 def test_every_supported_python_is_tested():
     told = {found for name in project()["classifiers"] if (found := name.split(" :: ")[-1]).startswith("3.")}
     assert told == set(re.findall(r'python: "(3\.\d+)"', read(".github/workflows/ci.yml")))
-    assert min(told, key=lambda name: int(name[2:])) == project()["requires-python"].removeprefix(">=")
+    ends = [choose(told, key=lambda name: int(name[2:])) for choose in (min, max)]
+    assert ends[0] == project()["requires-python"].removeprefix(">=")
+    assert f"python: {json.dumps(ends)}" in read(".github/workflows/release.yml")
 
 
 def test_workflows_name_commits_of_the_actions_that_they_use():
