@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["device_for", "is_available", "prepare_process", "resolve_device", "torch_as_usual"]
+__all__ = ["device_for", "in_one_thread", "is_available", "prepare_process", "resolve_device", "torch_as_usual"]
 
 
 def _devices() -> list[str]:
@@ -60,7 +60,7 @@ def torch_as_usual(device: torch.device) -> AbstractContextManager[Any]:
     switched: list[AbstractContextManager[Any]] = [
         torch.autocast(kind, enabled=False) for kind in {"cpu", device.type} if torch.is_autocast_enabled(kind)
     ]
-    if torch.get_default_device().type != "cpu":
+    if _default_device().type != "cpu":
         switched.append(torch.device("cpu"))
     if device.type == "cuda":
         switched.append(_repeatable_cudnn())
@@ -70,6 +70,13 @@ def torch_as_usual(device: torch.device) -> AbstractContextManager[Any]:
     for context in switched:
         stack.enter_context(context)
     return stack
+
+
+def _default_device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # of torch before 2.7, after set_default_device(None)
+        return torch.device("cpu")
 
 
 _CUDNN_LOCK = threading.Lock()
@@ -93,6 +100,23 @@ def _repeatable_cudnn() -> Iterator[None]:
     finally:
         with _CUDNN_LOCK:
             cudnn.deterministic, cudnn.benchmark = _cudnn_before.pop()
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Compute in one thread: small products are cut by the number of threads, which moves their last digits.
+
+    It takes less than a microsecond, and the number is of the thread that calls.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _IMPORTED_BY = os.getpid()

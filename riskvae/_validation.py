@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
-    "LARGEST", "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "compute_dtype",
-    "derive_seed", "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours", "isolated_rng",
-    "level_of_the_user", "limited", "real", "to_float32",
+    "LARGEST", "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "column_name",
+    "compute_dtype", "derive_seed", "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours",
+    "isolated_rng", "level_of_the_user", "limited", "real", "to_float32",
 ]  # fmt: skip
 
 
@@ -110,7 +110,10 @@ boolean = Rule(lambda value: isinstance(value, bool | np.bool_), "True or False"
 
 
 def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray[Any]:
-    """Finite, dense, numeric (n, n_features) array; with ``reset``, remember its features on ``estimator``."""
+    """Dense, numeric (n, n_features) array, finite but for NaN where values are missing.
+
+    With ``reset``, remember its features on ``estimator``.
+    """
     if not reset and _is_plain(estimator, X):
         return X
     if isinstance(X, Dataset | DataLoader):
@@ -124,8 +127,9 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
     _refuse_dates(X)
     try:
         array: NDArray[Any] = validate_data(
-            estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples
-        )
+            estimator, host_array(X), dtype="numeric", reset=reset, ensure_min_samples=min_samples,
+            ensure_all_finite="allow-nan",
+        )  # fmt: skip
     except (TypeError, ValueError) as error:
         if column := _column_at_fault(X, error):
             raise ValueError(f"{column} ({error})") from error
@@ -228,10 +232,12 @@ def limited(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64] | Non
     """Rows with values cut to +-1e12, whose squares no sum overflows, and by how much (a logarithm) each row lost."""
     if rows.dtype.kind != "f" or max(float(rows.max(initial=0)), -float(rows.min(initial=0))) <= LARGEST:
         return rows, None
+    if max(float(np.fmax.reduce(rows, None, initial=0)), -float(np.fmin.reduce(rows, None, initial=0))) <= LARGEST:
+        return rows, None  # but for missing values
     cut = np.clip(rows, -LARGEST, LARGEST)
     with np.errstate(divide="ignore"):
         beyond = np.log(np.abs(rows.astype(np.float64)) / LARGEST)
-    return cut, np.maximum(beyond, 0.0).sum(axis=1)
+    return cut, np.fmax(beyond, 0.0).sum(axis=1)
 
 
 class _Borrowed:
@@ -244,13 +250,23 @@ class _Borrowed:
         self.__array_interface__ = interface
 
 
-def check_finite(x: Tensor | NDArray[Any]) -> None:
-    """Raise unless every value is finite, also in float32."""
-    if not (math.isfinite(float(x.min())) and math.isfinite(float(x.max()))):
+def check_finite(x: Tensor, names: Sequence[Any] | None = None) -> bool:
+    """Raise unless every value is finite, also in float32, or NaN; whether some are NaN, so missing."""
+    if math.isfinite(float(x.min())) and math.isfinite(float(x.max())):
+        return False
+    infinite = x.isinf()
+    if infinite.any():
+        row, column = infinite.nonzero()[0].tolist()
         raise ValueError(
-            "X holds NaN, infinity or a value too large for float32, in which training is done. "
-            "Impute or drop such rows, or scale X first (StandardScaler)."
+            f"X holds infinity, or a value too large for float32, in which training is done: {float(x[row, column])} "
+            f"in row {row}, {column_name(column, names)}. Drop such rows, or scale X first (StandardScaler)."
         )
+    return True
+
+
+def column_name(column: int, names: Sequence[Any] | None = None) -> str:
+    """How a column is called."""
+    return f"column {column}" if names is None else f"column {names[column]!r}"
 
 
 # ---------------------------------------------------------------------------------------------- users

@@ -19,6 +19,7 @@ __all__: list[str] = []
 # From paper to ink.
 SHADES = np.array(list(" .:-=+*#%@"))
 SEEDS = range(3)
+ABOUT = "four examples on tables of scikit-learn, about a minute"
 
 
 def draw(*images: NDArray[np.floating]) -> str:
@@ -85,10 +86,10 @@ def travel(vae: RiskAwareVAE) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run all parts; 2 if something is asked that there is not."""
     if arguments:
-        print("usage: python -m riskvae.demo", file=sys.stderr)
+        print(f"usage: python -m riskvae.demo\n\n{ABOUT}; writes no files", file=sys.stderr)
         return 0 if set(arguments) <= {"-h", "--help"} else 2
     start = time.perf_counter()
-    print(f"riskvae {__version__}: four examples on tables of scikit-learn, about a minute\n")
+    print(f"riskvae {__version__}: {ABOUT}\n")
     print(f"1. Reconstruct the worst rows better: error on new digits (x 1000), mean of {len(SEEDS)} seeds")
     vae = worst_rows()
     print("\n2. Find anomalies at a false discovery rate of 10 %, and give intervals that hold")

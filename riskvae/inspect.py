@@ -83,9 +83,10 @@ def _shortly(names: Any) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print what is in a file; 2 where there is none to read."""
-    if len(arguments) != 1:
-        print("usage: python -m riskvae.inspect FILE", file=sys.stderr)
-        return 2
+    asked = set(arguments) & {"-h", "--help"}
+    if asked or len(arguments) != 1:
+        print("usage: python -m riskvae.inspect FILE\n\nwhat is in a saved model, without torch", file=sys.stderr)
+        return 0 if asked else 2
     try:
         print(describe(arguments[0]))
     except (OSError, ValueError) as error:

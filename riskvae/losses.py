@@ -136,11 +136,20 @@ def pinball_loss(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tenso
     >>> pinball_loss(torch.ones(1, 1), torch.tensor([[[0.0, 3.0]]]), [0.2, 0.8])  # (0.2 * 1 + 0.2 * 2) / 2
     tensor([0.3000])
     """
+    return _pinballs(x, quantiles, levels).sum((-1, -2)) / len(levels)
+
+
+def pinball_losses(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
+    """The same value by value, (..., n, d): averaged over levels, not summed over features."""
+    return _pinballs(x, quantiles, levels).mean(-1)
+
+
+def _pinballs(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
     if quantiles.shape[-1] != len(levels):
         raise ValueError(f"quantiles must have one value for each of {len(levels)} levels; got {quantiles.shape[-1]}.")
     error = x[..., None] - quantiles
     a = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
-    return torch.addcmul(F.relu(-error), a, error).sum((-1, -2)) / len(a)
+    return torch.addcmul(F.relu(-error), a, error)
 
 
 def asymmetric_laplace_nll(x: Tensor, quantiles: Tensor, levels: Sequence[float], log_scale: Tensor) -> Tensor:

@@ -163,18 +163,31 @@ def test_everything_works_with_a_table(folder, table):
 
 def test_a_bad_row_is_named_by_file_and_row(folder, table):
     bad = table[450:].reset_index(drop=True)
-    bad.loc[333, "b"] = np.nan
+    bad.loc[333, "b"] = np.inf
     bad.to_parquet(folder / "part2.parquet", row_group_size=70, index=False)
     data, vae = ParquetRows(folder), small(BetaVAE).fit(table)
     before = vae.module_.state_dict()["encoder.0.weight"].clone()
-    with pytest.raises(ValueError, match=r"no value .* in column 'b'\. It is row 333 of .*part2\.parquet"):
+    with pytest.raises(ValueError, match=r"infin.* column 'b'\. It is row 333 of .*part2\.parquet"):
         vae.fit(data)
     assert torch.equal(vae.module_.state_dict()["encoder.0.weight"], before)
     with pytest.raises(ValueError, match=r"column 'b'\. It is row 333 of .*part2\.parquet"):
         vae.transform(data)
-    bad.fillna(0.0).to_parquet(folder / "part2.parquet", row_group_size=70, index=False)
+    bad.replace(np.inf, 0.0).to_parquet(folder / "part2.parquet", row_group_size=70, index=False)
     with pytest.raises(ValueError, match=r"bernoulli.* It is row \d+ of .*part"):
         small(BetaVAE, likelihood="bernoulli").fit(ParquetRows(folder))
+
+
+def test_nulls_are_missing_values(folder, table):
+    bad = table[450:].reset_index(drop=True)
+    bad.loc[::7, "b"] = None
+    bad.to_parquet(folder / "part2.parquet", row_group_size=70, index=False)
+    whole = pd.concat((table[:450], bad)).to_numpy(np.float32)
+    vae = small(BetaVAE, max_epochs=3).fit(ParquetRows(folder))
+    assert np.isfinite(vae.history_[-1]["train_loss"])
+    assert vae.module_.holes
+    filled = vae.impute(ParquetRows(folder))
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[~np.isnan(whole)], whole[~np.isnan(whole)])
 
 
 def test_a_file_that_disappears_or_changes_is_named(folder, table):

@@ -270,7 +270,7 @@ OWN = {
 HOSTILE = {
     "truncated": (lambda m: m.raw[: len(m.raw) // 2], "the file: it is no model of riskvae, or not whole"),
     "empty": (lambda m: b"", "the file: it is no model"),
-    "pickle": (lambda m: b"\x80\x04\x95\x00", "the file: it is no model"),
+    "pickle": (lambda m: b"\x80\x04\x95\x00", "the file: it is a pickle"),
     "flipped": (lambda m: m.raw[:3000] + bytes([m.raw[3000] ^ 1]) + m.raw[3001:], "is not whole"),
     "swapped": (swap, "model.json: it is no JSON"),
     "other order": (lambda m: m.packed(names=("tensors.safetensors", "model.json")), "its members are"),
@@ -405,16 +405,33 @@ def test_inspection_tells_what_is_inside_without_torch(fitted, tmp_path, capsys)
     assert main([]) == 2
 
 
-def test_the_example_scores_rows_from_standard_input(fitted, X, tmp_path):
-    fitted["calibrated"].save(tmp_path / "m.riskvae")
+def scored(lines, *arguments):
+    """What the example answers to lines, and its exit status."""
     script = Path(__file__).parents[1] / "examples" / "score_rows.py"
-    lines = "\n".join([",".join(map(str, X[0])), "1,2", "a,b,c,d,e,f"])
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "m.riskvae"], input=lines, capture_output=True, text=True, timeout=120
-    )
-    score, *errors = done.stdout.splitlines()
-    assert score == f"{fitted['calibrated'].score_samples(X[:1])[0]:.4f},inlier"
-    assert [error.startswith("error: ") for error in errors] == [True, True]
+    text = "\n".join([*lines, ""])
+    done = subprocess.run([sys.executable, script, *arguments], input=text, capture_output=True, text=True, timeout=120)
+    return done.stdout.splitlines(), done.returncode, done.stderr
+
+
+def test_the_example_scores_rows_from_standard_input(fitted, X, tmp_path):
+    vae = fitted["calibrated"]
+    vae.save(tmp_path / "m.riskvae")
+    np.savez(tmp_path / "scaler.npz", mean=np.full(6, 2.0), scale=np.full(6, 4.0))
+    hole = X[1].copy()
+    hole[2] = np.nan
+    lines = [",".join(map(repr, (4.0 * X[0] + 2.0).tolist())), "1,2", "a,b,c,d,e,f"]
+    lines.append(",".join("" if np.isnan(value) else repr(4.0 * value + 2.0) for value in hole.tolist()))
+    answers, status, _ = scored(lines, tmp_path / "m.riskvae", tmp_path / "scaler.npz")
+    assert answers[0] == f"{vae.score_samples(X[:1])[0]:.4f},inlier"
+    assert [answer[:16] for answer in answers[1:3]] == ["error in line 2:", "error in line 3:"]
+    assert answers[3].split(",")[0] == f"{vae.score_samples(hole[None])[0]:.4f}"
+    assert status == 1
+    fitted["tail"].save(tmp_path / "other.riskvae")
+    assert scored([",".join(map(repr, X[0].tolist()))], tmp_path / "other.riskvae")[:2] == (
+        [f"{fitted['tail'].score_samples(X[:1])[0]:.4f}"], 0,
+    )  # fmt: skip
+    assert "there is no such file" in scored([], tmp_path / "none.riskvae")[2]
+    assert "scaler.npz" in scored([])[2]
 
 
 def test_a_model_that_was_on_a_gpu_opens_here(X, tmp_path):

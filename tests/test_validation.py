@@ -83,7 +83,7 @@ def with_value(X, value):
 
 
 BAD_DATA = [
-    (lambda X: with_value(X, np.nan), ValueError, "NaN"),
+    (lambda X: with_value(X, -np.inf), ValueError, "infinity"),
     (lambda X: with_value(X, np.inf), ValueError, "infinity"),
     (lambda X: with_value(X, 1e300), ValueError, "too large for float32.*StandardScaler"),
     (lambda X: X[:1], ValueError, "1 sample"),

@@ -49,7 +49,7 @@ def arrow() -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError:
-        raise ImportError("ParquetRows needs pyarrow: pip install 'riskvae[arrow]', or pip install pyarrow.") from None
+        raise ImportError("ParquetRows needs pyarrow: pip install pyarrow (the extra arrow).") from None
     return pyarrow
 
 

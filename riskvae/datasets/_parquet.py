@@ -44,7 +44,7 @@ class ParquetRows(IterableDataset[Tensor]):
 
     Estimators take it wherever they take a Dataset. They read it in pieces (the row groups of a Parquet file), in
     training in random order, and mix ``buffer_size`` rows of these at a time; the estimator's ``random_state`` decides
-    both. Rows are float32. Missing values are refused, with their file and row.
+    both. Rows are float32. Missing values (null) are NaN; infinite ones are refused, with their file and row.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ class ParquetRows(IterableDataset[Tensor]):
                 for first in range(0, batch.num_rows, self.batch_size):
                     rows = self._tensor(batch.slice(first, self.batch_size), self._pieces[i])
                     if not np.isfinite(rows.sum()):
-                        self._refuse_gaps(start, rows)
+                        self._refuse_infinity(start, rows)
                     yield torch.arange(start, start + len(rows)), torch.from_numpy(self._transformed(rows))
                     start += len(rows)
             if start != self._ends[i]:
@@ -257,15 +257,15 @@ class ParquetRows(IterableDataset[Tensor]):
         except (OSError, pyarrow.ArrowException, KeyError, IndexError) as error:
             raise ValueError(f"{file} has changed, or cannot be read any more: {error}") from error
 
-    def _refuse_gaps(self, start: int, rows: NDArray[np.float32]) -> None:
-        """Raise where a value is missing or infinite, with its place."""
-        bad = np.argwhere(~np.isfinite(rows))
+    def _refuse_infinity(self, start: int, rows: NDArray[np.float32]) -> None:
+        """Raise where a value is infinite, with its place."""
+        bad = np.argwhere(np.isinf(rows))
         if len(bad):
             i, j = bad[0]
-            what = "no value (null or NaN)" if np.isnan(rows[i, j]) else "infinity, or a value too large for float32,"
             raise ValueError(
-                f"X holds {what} in column {self.columns[j]!r}. It is {self.where(start + int(i))}, counted from 0. "
-                "Impute or drop such rows, or leave the column out: ParquetRows(path, columns=[...])."
+                f"X holds infinity, or a value too large for float32, in column {self.columns[j]!r}. It is "
+                f"{self.where(start + int(i))}, counted from 0. Drop such rows, or leave the column out: "
+                "ParquetRows(path, columns=[...])."
             )
 
     def _transformed(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:

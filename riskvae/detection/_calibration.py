@@ -43,7 +43,7 @@ class Calibration:
     scores : ndarray of shape (n,)
         Scores of the rows, ascending; small is unusual.
     residuals : ndarray of shape (m, n_features, n_levels)
-        Values minus their predicted quantiles, in single precision.
+        Values minus their predicted quantiles, in single precision; NaN where values are missing.
     left_out : int
         Rows that were taken to be anomalies, and are not among the n; their residuals are there.
     groups : dict of label to ndarray
@@ -65,8 +65,8 @@ class Calibration:
             raise ValueError("calibration: left_out must be a number of rows")
         shape = (n_features, n_levels)
         whole = isinstance(residuals, np.ndarray) and residuals.dtype == np.float32 and residuals.shape[1:] == shape
-        if not whole or not len(residuals) or not np.isfinite(residuals).all():
-            raise ValueError(f"calibration: residuals must be finite, of shape (n, {n_features}, {n_levels})")
+        if not whole or not len(residuals) or np.isinf(residuals).any():
+            raise ValueError(f"calibration: residuals must not be infinite, of shape (n, {n_features}, {n_levels})")
         if len(residuals) != len(scores) + state["left_out"]:
             raise ValueError("calibration: scores and residuals must be of the same rows")
         return cls(scores, residuals, state["left_out"], groups)
@@ -96,22 +96,26 @@ class Calibration:
     def widen(self, ends: Array, own_misses: Array, alpha: float) -> Array:
         """Intervals (m, n_features, 2) of other rows, moved as far as those of the calibration rows need.
 
-        ``own_misses`` (n, n_features) is how far their values lie outside of their own intervals.
+        ``own_misses`` (n, n_features) is how far their values lie outside of their own intervals; NaN where they are
+        missing, so that a feature has fewer.
         """
-        n = len(own_misses)
-        rank = max(math.ceil((n + 1) * (1.0 - alpha) - _ROUNDING), 1)
-        if rank > n:
+        n = (~np.isnan(own_misses)).sum(0)
+        rank = np.maximum(np.ceil((n + 1) * (1.0 - alpha) - _ROUNDING).astype(int), 1)
+        few = rank > n
+        if few.any():
+            some = "so the intervals are" if few.all() else f"of {few.sum()} features, whose intervals are"
             warnings.warn(
                 f"predict_interval: alpha={alpha:g} needs at least {math.ceil(1.0 / alpha - 1.0 - _ROUNDING)} "
-                f"calibration rows, and there are {n}, so the intervals are infinite. Calibrate with more rows, "
+                f"calibration rows, and there are {n.min()}, {some} infinite. Calibrate with more rows, "
                 "or ask for a larger alpha.",
                 UserWarning,
                 stacklevel=3,
             )
-            return np.broadcast_to(np.array([-np.inf, np.inf], ends.dtype), ends.shape).copy()
-        c = np.partition(own_misses, rank - 1, axis=0)[rank - 1]
+        places = np.minimum(rank, np.maximum(n, 1)) - 1
+        ordered = np.partition(own_misses, np.unique(places), axis=0)  # NaN come last
+        c = np.where(few, np.inf, np.take_along_axis(ordered, places[None], axis=0)[0])
         # Values that are repeated lie on the ends themselves: they must not fall out by rounding.
-        slack = 4 * np.finfo(np.float32).eps * (np.abs(ends).max(-1) + np.abs(c))
+        slack = 4 * np.finfo(np.float32).eps * (np.abs(ends).max(-1) + np.abs(np.where(few, 0.0, c)))
         # Ends that would cross meet: an interval that holds more than the empty one.
         c = np.maximum(c, 0.5 * (ends[..., 0] - ends[..., 1])) + slack
         return np.stack((ends[..., 0] - c, ends[..., 1] + c), axis=-1).astype(ends.dtype)

@@ -106,5 +106,8 @@ class RowDensity(nn.Module):
             log_density.scatter_(-1, own[:, None].expand(*z.shape[:-1], 1), -math.inf)
         # What is below the largest by more than single precision tells does not count.
         largest = log_density.amax(-1, keepdim=True)
-        total = (log_density - largest).float().exp().sum(-1).to(dtype)
+        shares = (log_density - largest).float()
+        # The exporter of torch 2.6 bears nothing that changes in place.
+        shares = shares.exp() if torch.compiler.is_compiling() else shares.exp_()
+        total = shares.sum(-1).to(dtype)
         return (largest[..., 0] + total.log() - math.log(len(constant) - (own is not None))).to(z)

@@ -44,11 +44,13 @@ def score_from(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], d: int
         raise ValueError(f"score: it has not the parts of one: {', '.join(sorted(own.keys() ^ shapes.keys())[:5])}")
     for name, value in own.items():
         kind = torch.bool if name.endswith(".own") else torch.float32
-        if tuple(value.shape) != shapes[name] or value.dtype != kind or not value.isfinite().all():
+        known = value[value != torch.inf] if name == "marginals.values" else value  # infinity: a missing value
+        if tuple(value.shape) != shapes[name] or value.dtype != kind or not known.isfinite().all():
             raise ValueError(f"score: {name} must be finite, {kind}, of shape {shapes[name]}; got {tuple(value.shape)}")
         if name.endswith(("scale", "broad", "spread", "inflation")) and not (value > 0).all():
             raise ValueError(f"score: {name} must be above 0")
-    if (own["marginals.values"].diff(dim=1) < 0).any():
+    ascending = own["marginals.values"]
+    if (ascending[:, 1:] < ascending[:, :-1]).any():
         raise ValueError("score: marginals.values must ascend")
     score = _bare(RowScore, {name: own[name] for name in ("middle", "slope", "scores")})
     densities = []

@@ -65,8 +65,8 @@ class Line(nn.Module):
 
     def inliers(self, x: Tensor) -> Tensor:
         """Where rows (n, d) might be inliers, (n, 2, d): what the model makes of them, and the features' medians."""
-        values = self.score.marginals.values
-        middle = values[:, values.shape[1] // 2].to(x)
+        values = self.levels
+        middle = values.gather(1, (self.score.marginals.count // 2)[:, None])[:, 0].to(x)
         rebuilt = self.vaes[0].decode(self.vaes[0].encode(x.clamp(-self.largest, self.largest)).mean)
         return torch.stack((rebuilt, middle.expand_as(x)), 1)
 
@@ -101,7 +101,10 @@ class Line(nn.Module):
     @property
     def levels(self) -> Tensor:
         """Values of each feature at which its share has a step, ascending, (d, K)."""
-        return self.score.marginals.values
+        values = self.score.marginals.values
+        missing = values.isinf()  # they come last, and another step at the same place is none
+        last = values.masked_fill(missing, -torch.inf).amax(1, keepdim=True)
+        return torch.where(missing, last, values) if missing.any() else values
 
     @property
     def spread(self) -> Tensor:

@@ -23,7 +23,8 @@ class Marginals(nn.Module):
     Parameters
     ----------
     x : Tensor of shape (n, n_features)
-        Rows, in random order; at most some million of their values are kept, sorted by feature.
+        Rows, in random order; at most some million of their values are kept, sorted by feature. Missing values
+        come last, as infinity, and count for nothing. That of a row asked for adds -1, the mean of what others add.
 
     References
     ----------
@@ -33,31 +34,48 @@ class Marginals(nn.Module):
 
     values: Tensor
     spread: Tensor
+    _count: Tensor | None = None
 
     N_ROWS = 2_000  # so that a tail of a thousandth is seen
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         kept = x[: min(self.N_ROWS, max(2, _KEPT // x.shape[1]))]
-        self.register_buffer("values", kept.T.sort(-1).values.contiguous())
+        ordered = kept.T.sort(-1).values.contiguous()
+        self.register_buffer("values", ordered.masked_fill_(ordered.isnan(), torch.inf))
         self.register_buffer("spread", self._spread())
 
     def _spread(self) -> Tensor:
-        n = self.values.shape[1]
-        middle = self.values[:, min(n - 1, (3 * n) // 4)] - self.values[:, n // 4]
-        whole = self.values[:, -1] - self.values[:, 0]
-        spread = torch.where(middle > 0, middle, whole)
+        n = self.count
+        middle = self._at(torch.minimum(n - 1, (3 * n) // 4)) - self._at(n // 4)
+        whole = self._at(n - 1) - self.values[:, 0]
+        spread = torch.where(middle > 0, middle, whole).nan_to_num(0.0)  # of nothing, it is none
         return torch.where(spread > 0, spread, 1e-3 * spread.square().mean().sqrt() + 1e-12)
+
+    @property
+    def count(self) -> Tensor:
+        """Known values of each feature; a copy for serving counts them once."""
+        if self._count is not None and self._count.device == self.values.device:
+            return self._count
+        count = self.values.isfinite().sum(1)
+        if not self.training:
+            self._count = count
+        return count
+
+    def _at(self, place: Tensor) -> Tensor:
+        """The value of each feature at its place."""
+        return self.values.gather(1, place.clamp(min=0)[:, None])[:, 0]
 
     @property
     def distinct(self) -> Tensor:
         """Number of values of each feature."""
-        return (self.values.diff(dim=1) != 0).sum(1) + 1
+        steps = self.values.diff(dim=1)
+        return ((steps != 0) & steps.isfinite()).sum(1) + 1
 
     @property
     def discrete(self) -> Tensor:
         """Features whose values repeat: no more than half as many values as rows."""
-        return self.distinct <= self.values.shape[1] / 2
+        return self.distinct <= self.count / 2
 
     @property
     def gap(self) -> Tensor:
@@ -75,13 +93,16 @@ class Marginals(nn.Module):
 
     def each(self, x: Tensor, *, seen: bool = False) -> Tensor:
         """What each feature adds to the sums, (n_features, n)."""
-        n, own = self.values.shape[1] - seen, int(seen)
+        count, own = self.count[:, None], int(seen)
         columns = x.float().to(self.values).T.contiguous()  # rounded as the values are: ties must stay ties
         below = _rank(self.values, columns, right=True) - own
-        above = self.values.shape[1] - _rank(self.values, columns) - own
-        share = (2.0 * (torch.minimum(below, above) + 1) / (n + 2)).to(columns).clamp(max=1.0)
-        out = torch.maximum(self.values[:, :1] - columns, columns - self.values[:, -1:]).clamp(min=0.0)
-        return share.log() - (out / self.spread[:, None]).log1p()
+        above = count - _rank(self.values, columns) - own
+        share = (2.0 * (torch.minimum(below, above) + 1) / (count - own + 2)).to(columns).clamp(max=1.0)
+        last = self._at(self.count - 1)[:, None]
+        out = torch.maximum(self.values[:, :1] - columns, columns - last).clamp(min=0.0)
+        out = torch.where(count > 0, out, torch.zeros_like(out))  # of a feature without values nothing lies outside
+        told = share.log() - (out / self.spread[:, None]).log1p()
+        return torch.where(columns.isnan(), -1.0, told)
 
     def join(self, earlier: "Marginals", kept: tuple[Tensor, Tensor]) -> None:
         """Take some rows' worth of values of an earlier part, and of this one, by their places (old, new)."""

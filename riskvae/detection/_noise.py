@@ -60,7 +60,7 @@ class Errors(NamedTuple):
             quantiles = vae.likelihood.quantiles(raw)
             found.append((
                 0.5 * squares, vae.likelihood.scales(quantiles), vae.likelihood.normal_score(rows, quantiles),
-                vae.likelihood.nll(rows, raw),
+                vae.nll(rows, raw),
             ))  # fmt: skip
         return cls(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
@@ -112,19 +112,22 @@ class Noise(nn.Module):
         near = errors.loss <= high + _REACH * (high - low).clamp(min=1.0)
         self._counts = (errors.loss.argsort().argsort() < n - leave) & near
         squares, scales = errors.squares[self._counts], errors.scales[self._counts]
+        total, known = _sums(squares)
         typical = unit.square().mean()
         self._prior = _PRIOR * torch.where(unit.square() < 1e-4 * typical, typical, unit.square())
-        self._sum, self._n = squares.sum(0) + self._prior, len(squares) + _PRIOR
-        missed = (1.0 + (squares > (0.5 * gap).square()).sum(0)) / (len(squares) + 2)
+        self._sum, self._n = total + self._prior, known + _PRIOR
+        missed = (1.0 + (squares > (0.5 * gap).square()).sum(0)) / (known + 2)
         self._floor = gap / (-2.0 * missed.clamp(max=0.5).log()).sqrt()
         self.register_buffer("error_scale", torch.maximum((self._sum / self._n).sqrt(), self._floor))
         self.register_buffer("broad", 3.0 * torch.maximum(unit.square(), self._prior / _PRIOR).sqrt())
         ratio = squares / torch.maximum(scales, LEAST * self.error_scale).square()
-        self.register_buffer("factor", ratio.mean(0).sqrt())
+        self.register_buffer("factor", _means(ratio).sqrt())
         self.register_buffer("own", self._where_better(squares, scales) & (gap == 0) & (unit.square() > 1e-4 * typical))
-        z = errors.z[self._counts].abs()
-        tail = z.sort(0).values[min(len(z) - 1, math.ceil(_TAIL * len(z)))] / _NORMAL_TAIL
-        self.register_buffer("inflation", torch.where(discrete, tail.clamp(min=1.0), torch.ones_like(tail)))
+        z = errors.z[self._counts].abs().sort(0).values  # missing ones come last
+        count = torch.as_tensor(known).cpu()
+        place = torch.minimum((_TAIL * count.double()).ceil().long(), count - 1).clamp(min=0).to(z.device)
+        tail = z.gather(0, place.expand(1, z.shape[1]))[0] / _NORMAL_TAIL
+        self.register_buffer("inflation", torch.where(discrete & (tail > 1.0), tail, torch.ones_like(tail)))
 
     def _where_better(self, squares: Tensor, scales: Tensor) -> Tensor:
         """Features whose errors follow the decoded scales: rows are likelier, beyond chance."""
@@ -132,21 +135,27 @@ class Noise(nn.Module):
             return torch.zeros_like(self.error_scale, dtype=torch.bool)
         own, s = torch.maximum(self.factor * scales, LEAST * self.error_scale), self.error_scale
         gain = 0.5 * squares * (s**-2 - own**-2) + (s / own).log()
-        sure = gain.mean(0) > _SURE * gain.std(0) / math.sqrt(len(gain))
+        mean, known = _means(gain), _sums(gain)[1]
+        deviation = ((gain - mean).square().nansum(0) / (torch.as_tensor(known) - 1.0).clamp(min=1.0).to(gain)).sqrt()
+        sure = mean > _SURE * deviation / torch.as_tensor(known, dtype=gain.dtype, device=gain.device).sqrt()
         return sure & torch.isfinite(own).all(0)
 
     def without(self, errors: Errors) -> Tensor:
         """Scales (n, d) that each of the rows has by all others."""
-        own = torch.where(self._counts[:, None], errors.squares, torch.zeros_like(errors.squares))
+        told = self._counts[:, None] & ~errors.squares.isnan()
+        own = torch.where(told, errors.squares, torch.zeros_like(errors.squares))
         rest = (self._sum - own).clamp(min=0.0) + 1e-3 * self._prior
-        return torch.maximum((rest / (self._n - self._counts[:, None].to(rest))).sqrt(), self._floor)
+        return torch.maximum((rest / (self._n - told.to(rest))).sqrt(), self._floor)
 
     def forget(self) -> None:
         """Drop what only :meth:`without` needs."""
         del self._counts, self._sum, self._prior, self._floor
 
     def log_density(self, vae: Any, x: Tensor, raw: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Log-density (n_draws, n) of rows (n, d) whose decoded values are ``raw`` (n_draws, n, ...)."""
+        """Log-density (n_draws, n) of rows (n, d) whose decoded values are ``raw`` (n_draws, n, ...).
+
+        Rows with missing values compare with whole ones: each counts as the typical value that is missing.
+        """
         s = self.error_scale if scale is None else scale
         if self.own.any() if self.uses_own is None else self.uses_own:
             quantiles = vae.likelihood.quantiles(raw)
@@ -156,6 +165,8 @@ class Noise(nn.Module):
         else:
             median = vae.likelihood.mean(raw)
         square = (x - median).square()
+        if vae.holes:  # a missing value is as likely as one that errs as much as usual
+            square = torch.where(square.isnan(), s.square(), square)
         # No addcmul: the exporter of torch 2.6 cannot broadcast it.
         known = square * (-0.5 * s**-2) - s.log()
         other = square * (-0.5 * self.broad**-2) - (self.broad.log() + math.log(self.n_rows))
@@ -169,3 +180,16 @@ class Noise(nn.Module):
         self.own, self.factor, self.broad = earlier.own, earlier.factor, earlier.broad
         self.inflation = torch.maximum(self.inflation, earlier.inflation)
         self.n_rows = max(self.n_rows, earlier.n_rows)
+
+
+def _sums(values: Tensor) -> tuple[Tensor, Tensor | int]:
+    """Sums over rows of what is known of each feature, and how many rows that is."""
+    missing = values.isnan()
+    if not missing.any():
+        return values.sum(0), len(values)
+    return values.masked_fill(missing, 0.0).sum(0), (~missing).sum(0)
+
+
+def _means(values: Tensor) -> Tensor:
+    total, known = _sums(values)
+    return total / (known.clamp(min=1) if isinstance(known, Tensor) else known)

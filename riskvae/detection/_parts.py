@@ -17,7 +17,8 @@ def row_keys(rows: NDArray[Any]) -> NDArray[np.uint64]:
     """A number for each row (n, d) of float32: the same for equal rows, others by a chance of one in 2^64 per pair."""
     keys = np.full(len(rows), 0xCBF29CE484222325, np.uint64)
     for column in np.asarray(rows, np.float32).T:
-        bits = (column + np.float32(0.0)).view(np.uint32).astype(np.uint64)  # -0 and 0 are equal
+        column = np.where(np.isnan(column), np.float32(np.nan), column + np.float32(0.0))  # -0 and 0 are equal
+        bits = column.view(np.uint32).astype(np.uint64)
         keys = (keys ^ (bits * _MIX)) * _PRIME
         keys ^= keys >> np.uint64(29)
     return keys

@@ -15,6 +15,7 @@ from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import check_parameters, derive_seed, is_ours
 from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
 from riskvae.estimators._fit_checks import check_batch_norm, check_epochs, check_needs, known_arguments
+from riskvae.estimators._imputation import ImputationMixin
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._processes import agreed_start, own_device, shared
 from riskvae.estimators._saving import SavingMixin
@@ -37,7 +38,7 @@ __all__ = ["BaseVAE"]
 _UNKNOWN_EPOCHS = 30
 
 
-class BaseVAE(CallbackSupportMixin, SavingMixin):
+class BaseVAE(CallbackSupportMixin, ImputationMixin, SavingMixin):
     """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
 
     A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes
@@ -46,7 +47,7 @@ class BaseVAE(CallbackSupportMixin, SavingMixin):
 
     # What a training sets.
     _fitted: ClassVar[tuple[str, ...]] = (
-        "net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "_groups", "_placed",
+        "net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "_groups", "_placed", "_has_missing",
     )  # fmt: skip
 
     net_: Any  # skorch's NeuralNet, which carries no types
@@ -129,6 +130,7 @@ class BaseVAE(CallbackSupportMixin, SavingMixin):
     def _fit_units(self, module: Any, x: Tensor) -> None:
         """Learn from rows to train on in which units they come."""
         module.likelihood.fit_scale(x)
+        module.fit_fill(x)
 
     # ------------------------------------------------------------------------------------ training
 
@@ -140,10 +142,10 @@ class BaseVAE(CallbackSupportMixin, SavingMixin):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
-            Finite numbers; at least two rows. Neither changed nor copied, but for one float32 copy where it
-            is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a row as "x" and
-            its group, an integer, as "group". Of a DataLoader its dataset and workers are used; ``batch_size`` and
-            ``random_state`` make the batches.
+            Numbers, NaN where values are missing; at least two rows. Neither changed nor copied, but for one float32
+            copy where it is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a
+            row as "x" and its group, an integer, as "group". Of a DataLoader its dataset and workers are used;
+            ``batch_size`` and ``random_state`` make the batches.
         y : ignored
             Present by convention.
         groups : array-like of shape (n_samples,), default=None
@@ -205,8 +207,11 @@ class BaseVAE(CallbackSupportMixin, SavingMixin):
         partial_fit = epochs is not None
         own = self._load(X, groups, device, go_on, min_samples=1 if partial_fit else 2)
         rows = shared(self, own, world, go_on=go_on, call="partial_fit" if partial_fit else "fit")
+        if not go_on:
+            self._has_missing = rows.missing if isinstance(rows, Rows) else bool(rows.head().isnan().any())
         kept, seed = agreed_start(self, own, world, keeps=not partial_fit and self.checkpoint is not None)
         net, seed = go_on_with(self, device) if go_on else begin(self, device, seed)
+        net.module_.holes |= self._has_missing or rows.missing
         check_needs(self, net.criterion_, rows, groups)
         train_rows, kept_aside = (rows, None) if partial_fit else self._set_aside(rows, seed)
         if go_on:
@@ -293,6 +298,7 @@ class BaseVAE(CallbackSupportMixin, SavingMixin):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.allow_nan = True
         return tags
 
     _doc_link_module = "riskvae"

@@ -168,7 +168,8 @@ class DetectionMixin(ConformalMixin):
 
     def _line_on_tensors(self, dtype: torch.dtype) -> Line:
         """What :meth:`predict` decides by, as a module of tensors: copies, so that nothing here changes."""
-        score, *vaes = copy.deepcopy(self._scoring()["module"])
+        score, *vaes = self._scoring()["module"]
+        score, vaes = copy.deepcopy(score), [vae.of_whole_rows() for vae in vaes]
         line = Line(score, vaes, float(self.offset_), LARGEST)
         device = device_for(torch.float64, self.device_)  # proofs take double precision, whatever the rows
         return line.to(device).to(dtype).eval().requires_grad_(False)

@@ -64,8 +64,11 @@ class Diagnosis(NamedTuple):
             means.append(module.encode(rows).mean)
             raw = module.decoder(means[-1])
             errors.append(module.likelihood.mean(raw) - rows)
-            losses.append(module.likelihood.nll(rows, raw))
+            losses.append(module.nll(rows, raw))
         mean, error = torch.cat(means), torch.cat(errors)
+        missing = x.isnan()
+        if missing.any():  # they add nothing to errors, nor to spreads
+            x, error = torch.where(missing, x.nanmean(0), x), error.masked_fill(missing, 0.0)
         if share < 1:
             best = torch.cat(losses).argsort()[: max(2, round(share * len(x)))]
             x, mean, error = x[best], mean[best], error[best]
@@ -134,7 +137,7 @@ def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
 
 def _principal(x: Tensor, k: int) -> float:
     """Share of the variance that k principal components explain."""
-    squares = torch.linalg.svdvals((x - x.mean(0)).cpu().double()).square()
+    squares = torch.linalg.svdvals((x - x.nanmean(0)).nan_to_num().cpu().double()).square()
     return float(squares[:k].sum() / squares.sum())
 
 

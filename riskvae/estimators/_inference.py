@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from riskvae import nets
-from riskvae._machine import device_for, prepare_process, resolve_device, torch_as_usual
+from riskvae._machine import device_for, in_one_thread, prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from riskvae._validation import (
     borrowed,
@@ -39,6 +40,8 @@ Array = NDArray[Any]
 
 # Values per chunk of rows: large enough to keep the cores busy, small beside the data.
 _CHUNK = 2**22
+# Values that one thread computes as soon as several do.
+_FEW = 2**17
 # n_score_samples="auto" takes whole sets of draws, so many at least.
 _DRAWS = 16
 
@@ -141,7 +144,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
 
         def bound(vae: Any, x: Tensor) -> tuple[Tensor]:
-            return (-vae.likelihood.nll(x, vae.decoder(vae.encode(x).mean)),)
+            return (-vae.nll(x, vae.decoder(vae.encode(x).mean)),)
 
         rows, excess = self._check_scored(X)
         return -self._scored(bound, rows, excess)
@@ -281,11 +284,15 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()
+        holes = np.isnan(rows.sum())
         with torch_as_usual(device), torch.inference_mode():
-            module = serving_copy(self.net_.copies, self.module_ if module is None else module, device, dtype)
+            module = serving_copy(self.net_.copies, self.module_ if module is None else module, device, dtype, holes)
             for start in range(0, len(rows), chunk):
                 x = torch.tensor(np.ascontiguousarray(rows[start : start + chunk], numpy_dtype), device=device)
-                parts = function(module, x)
+                # So that answers are the same on any number of threads.
+                few = len(x) * max(width or 0, x.shape[1], self.module_.widest) <= _FEW
+                with in_one_thread() if few and device.type == "cpu" else nullcontext():
+                    parts = function(module, x)
                 if not outputs:
                     outputs = tuple(np.empty((len(rows), *part.shape[1:]), numpy_dtype) for part in parts)
                 for output, part in zip(outputs, parts, strict=True):

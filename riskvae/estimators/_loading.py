@@ -17,7 +17,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from riskvae._validation import check_finite, feature_matrix, host_array, isolated_rng, to_float32
+from riskvae._validation import check_finite, column_name, feature_matrix, host_array, isolated_rng, to_float32
 from riskvae.training import Batch
 from riskvae.training._blocks import Blocks, gives_blocks
 from riskvae.training._rows import Rows
@@ -43,7 +43,8 @@ def load_rows(
     """
 
     def check_rows(x: Tensor) -> None:
-        check_finite(x)
+        if check_finite(x, getattr(X, "columns", None)):
+            _check_missing(x)
         check(x)
 
     loading: dict[str, Any] = {}
@@ -52,6 +53,7 @@ def load_rows(
     if not isinstance(X, Dataset):
         x = to_float32(feature_matrix(estimator, X, reset=reset, min_samples=min_samples))
         check_rows(x)
+        _check_columns(x, getattr(X, "columns", None))
         return Rows(Batch(x, group=_numbered(groups, len(x), estimator._groups)), device)
     with isolated_rng(0, torch.device("cpu")):  # a dataset may augment by chance
         plain = not gives_blocks(X)
@@ -75,6 +77,28 @@ def load_rows(
     check_names(estimator, X)
     stream.expect(estimator.n_features_in_)
     return stream
+
+
+def _check_missing(x: Tensor) -> None:
+    """Raise for rows of which nothing is known."""
+    empty = x.isnan().all(1).nonzero()[:, 0]
+    if len(empty):
+        raise ValueError(
+            f"X holds {len(empty)} rows in which all values are missing, such as row {int(empty[0])}: nothing can be "
+            "learned from them. Drop them (pandas: X.dropna(how='all'))."
+        )
+
+
+def _check_columns(x: Tensor, names: Any) -> None:
+    """Raise for features of which nothing is known."""
+    if x[0].isnan().any():
+        empty = x.isnan().all(0).nonzero()[:, 0].tolist()
+        if empty:
+            told = ", ".join(column_name(column, names) for column in empty[:8])
+            raise ValueError(
+                f"X holds nothing but missing values in {told}{', ...' if len(empty) > 8 else ''}. Leave such columns "
+                "out (pandas: X.dropna(axis=1, how='all'))."
+            )
 
 
 def taken_apart(loader: DataLoader[Any]) -> tuple[Dataset[Any], dict[str, Any]]:

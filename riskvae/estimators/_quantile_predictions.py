@@ -200,9 +200,10 @@ class QuantilePredictionsMixin(InferenceMixin):
         if self._calibration is None:
             p = norm.sf(far(z)) * (2.0 if alternative == "two-sided" else 1.0)
         else:
-            pool = np.sort(far(self._z_of_residuals()[:, where.any(0)]), axis=None)
+            pool = far(self._z_of_residuals()[:, where.any(0)])
+            pool = np.sort(pool[~np.isnan(pool)])
             p = (1.0 + len(pool) - np.searchsorted(pool, far(z))) / (1.0 + len(pool))
-        return np.where(where, p, np.nan).astype(z.dtype)
+        return np.where(where & ~np.isnan(z), p, np.nan).astype(z.dtype)
 
     def detect_features(
         self, X: Any, fdr: float = 0.05, *, alternative: str = "two-sided", mask: ArrayLike | None = None

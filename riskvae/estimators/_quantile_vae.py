@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from riskvae import nets
@@ -303,7 +304,10 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         first = not module.likelihood.started
         super()._fit_units(module, x)
         if first and module.likelihood.started and self.encoder is None:
-            module.encoder[0].set(module.likelihood.center, module.likelihood.unit)
+            center = module.likelihood.center
+            if module.told == "places":  # columns that say what is missing have none
+                center = torch.cat((center, torch.zeros_like(center)))
+            module.encoder[0].set(center, module.likelihood.unit)
 
 
 def _standardized(encoder: Any, n_in: int, n_out: int) -> nn.Module:

@@ -142,6 +142,7 @@ class SavingMixin(InferenceMixin):
             "best_epoch": net.best_epoch,
             "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
             "training": training,
+            "missing": {"told": self._has_missing, "met": module.holes},
         }
         if hasattr(self, "feature_names_in_"):
             state["feature_names"] = list(self.feature_names_in_)
@@ -172,7 +173,8 @@ class SavingMixin(InferenceMixin):
             ):
                 raise ValueError("fitted: feature_names are no list of one name for each feature")
             self.feature_names_in_ = np.asarray(found, dtype=object)
-        weights = taken(arrays, "module")
+        weights, missing = taken(arrays, "module"), _checked_missing(state)
+        self._has_missing = missing["told"]
         with torch_as_usual(torch.device("cpu")), Budget(weights):
             self._check_parameters()
             net, _ = begin(self, torch.device("cpu"), seed)
@@ -185,6 +187,7 @@ class SavingMixin(InferenceMixin):
         if net.best_epoch is not None and net.best_epoch > len(net.history_):
             raise ValueError(f"fitted: best_epoch is {net.best_epoch}, and there are {len(net.history_)} epochs")
         net.module_.eval()
+        net.module_.holes = missing["met"]
         net.criterion_.eval()
         self._groups = _checked_groups(state["groups"])
         self._restore_score(state, arrays, net)
@@ -263,6 +266,14 @@ def _checked_history(rows: Any) -> list[dict[str, Any]]:
             if name.endswith("_loss") and type(value) not in (int, float):
                 raise ValueError(f"fitted: history has no number for {name[:50]} of epoch {number}")
     return rows
+
+
+def _checked_missing(state: Mapping[str, Any]) -> dict[str, bool]:
+    """What a model knows of missing values; one of riskvae 0.1 knows nothing."""
+    found = state.get("missing", {"told": False, "met": False})
+    if not isinstance(found, dict) or set(found) != {"told", "met"} or not all(type(v) is bool for v in found.values()):
+        raise ValueError("fitted: missing must say whether the encoder is told of missing values, and has met some")
+    return {**found, "met": found["met"] or found["told"]}
 
 
 def _checked_groups(groups: Any) -> dict[Any, int]:

@@ -12,16 +12,25 @@ __all__ = ["serving_copy"]
 
 
 def serving_copy(
-    cache: dict[Any, tuple["Mark", nn.Module]], module: nn.Module, device: torch.device, dtype: torch.dtype
+    cache: dict[Any, tuple["Mark", nn.Module]],
+    module: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    holes: bool = False,
 ) -> nn.Module:
     """Copy of a module in evaluation mode, on a device and of a dtype; the last one as long as its state is the same.
 
-    The module itself may be training meanwhile, in a thread; its mode and dtype are never touched.
+    With ``holes``, models in it look for missing values, as those that have met some do. The module itself may be
+    training meanwhile, in a thread; its mode and dtype are never touched.
     """
-    key = (type(module), device, dtype)
+    key = (type(module), device, dtype, holes)
     mark, ready = cache.get(key, (None, None))
     if ready is None or mark is None or not mark.still_holds(module):
-        mark, ready = Mark(module), copy.deepcopy(module).to(device).to(dtype).eval()
+        with torch.inference_mode(False):  # of tensors that may have gradients
+            mark, ready = Mark(module), copy.deepcopy(module).to(device).to(dtype).eval()
+        for part in ready.modules() if holes else ():
+            if "holes" in vars(part):
+                vars(part)["holes"] = True
         cache[key] = mark, ready
     return ready
 

@@ -33,6 +33,7 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
             decoder=estimator.decoder or decoder,
             likelihood=estimator._make_likelihood(),
             scale_offset=estimator.scale_offset,
+            told=_how_told(estimator),
         )
     net = make_net(
         module,
@@ -46,6 +47,13 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
         compile_step=estimator.compile,
     )
     return net, seed
+
+
+def _how_told(estimator: Any) -> str | None:
+    """How the encoder is told of missing values, where there are some; a user's has as many inputs as features."""
+    if not estimator._has_missing:
+        return None
+    return "values" if estimator.encoder is not None else "places"
 
 
 def go_on_with(estimator: Any, device: torch.device) -> tuple[Net, int]:

@@ -1,6 +1,7 @@
 """Values in [0, 1] as probabilities."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from riskvae.likelihoods._likelihood import Likelihood
@@ -31,11 +32,17 @@ class Bernoulli(Likelihood):
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         return bernoulli_nll(x, raw)
 
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(raw, x.expand_as(raw), reduction="none")
+
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(self.mean(raw), generator=generator)
 
     def check(self, x: Tensor) -> None:
-        low, high = float(x.min()), float(x.max())
+        known = x if not x.isnan().any() else x[~x.isnan()]
+        if not len(known):
+            return
+        low, high = float(known.min()), float(known.max())
         if not (low >= -_SLACK and high <= 1.0 + _SLACK):
             raise ValueError(
                 f"likelihood='bernoulli' needs X in [0, 1]; got values from {low:.7g} to {high:.7g}. "

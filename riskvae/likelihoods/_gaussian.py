@@ -58,6 +58,10 @@ class Gaussian(ScaledLikelihood):
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         return gaussian_nll(x, self.mean(raw), self.log_scale)
 
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        square = (x - self.mean(raw)).square()
+        return 0.5 * square * (-2.0 * self.log_scale).exp() + self.log_scale + 0.5 * LOG_2PI
+
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         return self.mean(raw) + self.log_scale.exp() * torch.randn(raw.shape, generator=generator, dtype=raw.dtype)
 

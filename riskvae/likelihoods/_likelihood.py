@@ -15,7 +15,8 @@ class Likelihood(BaseEstimator, nn.Module):
 
     The decoder gives ``n_values`` numbers for a row, by default one for each feature. For a model of your own, override
     :meth:`mean`, :meth:`nll` and :meth:`draw`, and :meth:`check` where not every row is possible. An estimator
-    takes it as ``likelihood=MyLikelihood()`` and works on a copy.
+    takes it as ``likelihood=MyLikelihood()`` and works on a copy. With :meth:`each` in place of :meth:`nll`, it serves
+    rows with missing values, too.
 
     A constructor keeps its parameters under their own names and as they are, as in scikit-learn: then
     ``likelihood__nu`` reaches them in a grid search, and two likelihoods are the same if their parameters are.
@@ -86,7 +87,22 @@ class Likelihood(BaseEstimator, nn.Module):
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         """Nats (..., n) of rows x (n, n_features), over any leading dimensions of ``raw`` (..., n, n_values)."""
-        raise NotImplementedError(f"{type(self).__name__} has no nll(x, raw); define it")
+        if type(self).each is Likelihood.each:
+            raise NotImplementedError(f"{type(self).__name__} has no nll(x, raw); define it, or each(x, raw)")
+        return self.each(x, raw).sum(-1)
+
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Nats (..., n, n_features) of single values, whose sum over features is :meth:`nll`.
+
+        Without it a model cannot be fitted to rows with missing values, of which only those that are there count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no each(x, raw); define it")
+
+    def known_nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Nats (..., n) of what is known of rows; NaN is a missing value, and no part of the sum."""
+        missing = x.isnan()
+        x = torch.where(missing, self.mean(raw).detach(), x)  # any value that may be: NaN would spoil gradients
+        return self.each(x, raw).masked_fill(missing, 0.0).sum(-1)
 
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         """Rows (n, n_features) of p(x|z), one for each of ``raw`` (n, n_values), on the CPU, as both arguments are.
@@ -97,7 +113,7 @@ class Likelihood(BaseEstimator, nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no draw(raw, generator); define it")
 
     def check(self, x: Tensor) -> None:
-        """Raise a ValueError that says what to do where rows are impossible; they are finite already."""
+        """Raise a ValueError that says what to do where rows are impossible; values are finite, or NaN if missing."""
 
     # A learned scale moves beside the networks' gradient steps; nothing to do without one.
 

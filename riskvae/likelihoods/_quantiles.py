@@ -11,7 +11,7 @@ from torch import Tensor
 
 from riskvae._validation import Rule, check_parameters
 from riskvae.likelihoods._scaled import ScaledLikelihood
-from riskvae.losses import asymmetric_laplace_nll, log_peak
+from riskvae.losses import asymmetric_laplace_nll, log_peak, pinball_losses
 from riskvae.nets import unit_softplus
 
 __all__ = ["LEVELS", "Quantiles"]
@@ -123,6 +123,10 @@ class Quantiles(ScaledLikelihood):
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         return asymmetric_laplace_nll(x, self.quantiles(raw), self.levels, self.log_scale)
+
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        loss = pinball_losses(x, self.quantiles(raw), self.levels)
+        return loss * (-self.log_scale).exp() + self.log_scale - self.log_peak
 
     def at(self, quantiles: Tensor, score: Tensor) -> Tensor:
         """Values (..., n_features) at normal scores of that shape, linear in the score between and beyond levels.

@@ -17,11 +17,17 @@ _MANY = 20  # rows that tell of a scale: two may be alike by chance
 
 
 def _center_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each feature, which a few absurd values do not decide.
+    """Mean and standard deviation of each feature, of known values, which a few absurd ones do not decide.
 
     Where a feature reaches farther from its median than 20 times the deviation that its middle half would have if
     normal, its values count up to there only. Otherwise, and where the middle half is constant, they are plain ones.
     """
+    if x.isnan().any():
+        known = [column[~column.isnan()][:, None] for column in x.T]
+        nothing = (x.new_zeros(1), x.new_zeros(1))  # of a column that the first rows lack
+        columns = [_center_and_spread(column) if len(column) else nothing for column in known]
+        center, spread = (torch.cat(parts) for parts in zip(*columns, strict=True))
+        return center, spread
     some = x[:: max(1, len(x) // _ENOUGH)]
     low, middle, high = (some.kthvalue(max(1, round(q * len(some))), 0).values for q in (0.25, 0.5, 0.75))
     reach = _FAR * (high - low) / 1.349

@@ -25,9 +25,12 @@ MODEL, TENSORS = "model.json", "tensors.safetensors"
 Tensors = dict[str, NDArray[Any]]
 
 
-def damaged(path: Any, member: str, why: str) -> ValueError:
+_AGAIN = "Save the model again, or fetch the file anew."
+
+
+def damaged(path: Any, member: str, why: str, remedy: str = _AGAIN) -> ValueError:
     """What to raise where a file is not as it was written."""
-    return ValueError(f"{str(path)!r}: {member}: {why}. Save the model again, or fetch the file anew.")
+    return ValueError(f"{str(path)!r}: {member}: {why}. {remedy}".rstrip())
 
 
 def write(path: str | os.PathLike[str], document: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -64,13 +67,22 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _members(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     file = Path(os.path.expanduser(os.fspath(path)))
     if not file.is_file():
-        raise FileNotFoundError(f"path={os.fspath(path)!r}: there is no such file.")
+        what = "it is a folder" if file.is_dir() else "there is no such file"
+        raise FileNotFoundError(f"path={os.fspath(path)!r}: {what}.")
     try:
         with zipfile.ZipFile(file) as archive:
             text, content = (_member(path, archive, name) for name in _names(path, archive, file.stat().st_size))
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+        if _is_pickle(file):
+            remedy = "joblib.load opens pickles, which may do anything: only if you trust who wrote it."
+            raise damaged(path, "the file", "it is a pickle, and no model of riskvae", remedy) from error
         raise damaged(path, "the file", f"it is no model of riskvae, or not whole ({error})") from error
     return _document(path, text), content
+
+
+def _is_pickle(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(1) == b"\x80"
 
 
 def _names(path: Any, archive: zipfile.ZipFile, size: int) -> list[str]:
@@ -83,7 +95,9 @@ def _names(path: Any, archive: zipfile.ZipFile, size: int) -> list[str]:
     for member in found:
         plain = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
         if not plain or member.flag_bits & 1 or member.file_size > size:
-            raise damaged(path, member.filename, "it is packed or larger than the file; models are stored as they are")
+            raise damaged(
+                path, member.filename, "it is packed, encrypted or larger than the file, which models are not"
+            )
     return names
 
 

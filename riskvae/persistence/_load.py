@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from riskvae.persistence._archive import MODEL, damaged, read
-from riskvae.persistence._values import Names, decode, make
+from riskvae.persistence._values import Names, NotHere, decode, make
 
 __all__ = ["load"]
 
@@ -65,6 +65,8 @@ def load(path: str | os.PathLike[str], *, device: Any = "auto", trusted: Sequenc
         known = {name: decode(part, names, arrays, name) for name, part in kept.items()}
         estimator = make(kind, {**known, "device": device}, "parameters")
         fitted = decode(document.get("fitted"), names, arrays, "fitted")
+    except NotHere as error:
+        raise ValueError(f"{str(path)!r}: {MODEL}: {error}") from error
     except (ValueError, OverflowError) as error:
         raise damaged(path, MODEL, str(error).rstrip(".")) from error
     estimator._check_device()  # a device that is not here is no damage of the file

@@ -23,14 +23,14 @@ def write_onnx(
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"export_onnx needs {' and '.join(missing)}: install the extra onnx, as by pip install 'riskvae[onnx]'."
+            f"export_onnx needs {' and '.join(missing)}: pip install onnx onnxscript onnxruntime (the extra onnx)."
         )
     file = file_at(path, "model.onnx")
     rows = torch.zeros(3, n_features)
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
             module, (rows,), dynamo=True, verbose=False, input_names=["X"], output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            dynamic_shapes=({0: torch.export.Dim("rows")},),
         )  # fmt: skip
     assert program is not None  # which it is without a path
     model = program.model_proto

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Names", "Unsaveable", "decode", "encode"]
+__all__ = ["Names", "NotHere", "Unsaveable", "decode", "encode"]
 
 # What a value of JSON that is an object tells of itself.
 _KIND = "is"
@@ -18,6 +18,10 @@ _ROOMS = ("estimators", "likelihoods", "nets", "risk")
 _DEEPEST = 20
 # Of the state of a Mersenne twister.
 _WORDS = 624
+
+
+class NotHere(ValueError):
+    """What a file names is not there, or not trusted; the file itself may be whole."""
 
 
 class Unsaveable(ValueError):
@@ -77,14 +81,17 @@ class Names:
                 raise ValueError(f"{where} is {text[:100]!r}, and there is no such name in this version")
             return getattr(public, name)
         if not self._trusts(module):
-            raise ValueError(
+            raise NotHere(
                 f"{where} is {text[:100]!r}, of a module that is not trusted. If you know it and trust it, pass "
-                f"trusted=[{module[:100]!r}]"
+                f"trusted=[{module[:100]!r}]."
             )
         try:
             found = _follow(import_module(module), name)
         except ImportError as error:
-            raise ValueError(f"{where} is {text[:100]!r}, and its module cannot be imported here: {error}") from error
+            raise NotHere(
+                f"{where} is {text[:100]!r}, and its module cannot be imported here: {error}. Put it where Python "
+                "finds it."
+            ) from error
         if getattr(found, "__module__", None) != module or not callable(found):
             raise ValueError(f"{where} is {text[:100]!r}, and {module} defines no such function or class")
         return found

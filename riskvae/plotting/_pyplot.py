@@ -44,6 +44,8 @@ def spans_a_decade(values: NDArray[np.floating]) -> bool:
 
 def logarithmic(ax: Any, which: str, low: float, high: float) -> None:
     """Make an axis, "x" or "y", logarithmic between two ends, with three ticks or more, written out."""
+    from matplotlib.ticker import NullLocator
+
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     for within in ((1,), (1, 3), (1, 2, 5), np.arange(1, 10), np.arange(10, 100) / 10):
         ticks = np.outer(decades, within).ravel()
@@ -52,4 +54,4 @@ def logarithmic(ax: Any, which: str, low: float, high: float) -> None:
             break
     ax.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     getattr(ax, f"{which}axis").set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    getattr(ax, f"{which}axis").minorticks_off()
+    getattr(ax, f"{which}axis").set_minor_locator(NullLocator())

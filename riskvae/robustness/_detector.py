@@ -13,10 +13,10 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from riskvae._machine import prepare_process, torch_as_usual
-from riskvae._validation import compute_dtype, feature_matrix, host_array
+from riskvae._validation import compute_dtype, host_array
 from riskvae.robustness._coder import Examined
 from riskvae.robustness._copies import own_copy
-from riskvae.robustness._opening import where_it_computes
+from riskvae.robustness._opening import where_it_computes, whole_rows
 
 __all__ = ["Detector", "open_detector"]
 
@@ -132,7 +132,7 @@ def _check_kind(detector: Any) -> None:
 
 def _of_estimator(detector: Any, X: Any) -> Detector:
     check_is_fitted(detector)
-    rows = feature_matrix(detector, X, reset=False)
+    rows = whole_rows(detector, X)
     dtype, line = compute_dtype(rows), detector._line_on_tensors(compute_dtype(rows))
     rows = rows.astype(np.float32 if dtype == torch.float32 else np.float64, copy=False)
     return Detector(detector, line, rows, dtype, next(line.parameters()).device)

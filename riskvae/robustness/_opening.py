@@ -1,6 +1,5 @@
 """From what a caller passes, an estimator or any object with ``encode`` and ``decode``, to a coder of its rows."""
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from riskvae.nets import Linear
 from riskvae.robustness._coder import Coder
 from riskvae.robustness._copies import modules_called, own_copy, same_in_training
 
-__all__ = ["Fitted", "open_coder", "where_it_computes"]
+__all__ = ["Fitted", "open_coder", "where_it_computes", "whole_rows"]
 
 
 # A median scale that is hardly one of a posterior, the prior's being 1.
@@ -76,11 +75,24 @@ def _check_kind(vae: Any) -> None:
 
 def _coder_of_estimator(vae: Any, X: Any) -> Coder:
     check_is_fitted(vae)
-    rows = feature_matrix(vae, X, reset=False)
+    rows = whole_rows(vae, X)
     dtype = compute_dtype(rows)
     device = device_for(dtype, vae.device_)
-    module = copy.deepcopy(vae.module_).to(device).to(dtype).eval().requires_grad_(False)
+    module = vae.module_.of_whole_rows().to(device).to(dtype).eval().requires_grad_(False)
     return Coder(Fitted(module), rows, dtype, device)
+
+
+def whole_rows(estimator: Any, X: Any) -> NDArray[Any]:
+    """Rows of an estimator, in which no value is missing."""
+    rows = feature_matrix(estimator, X, reset=False)
+    if np.isnan(rows.sum()):
+        incomplete = np.flatnonzero(np.isnan(rows).any(axis=1)).tolist()
+        raise ValueError(
+            f"X has missing values (NaN) in {len(incomplete)} of {len(rows)} rows, such as row {incomplete[0]}. How "
+            "far a row can be pushed is said of whole rows: drop these, or fill them in first (impute(X)); what is "
+            "then said is said of the filled rows."
+        )
+    return rows
 
 
 def _coder_of_object(vae: Any, X: Any) -> Coder:

@@ -265,7 +265,9 @@ class Net(NeuralNet):
         counted = self.criterion_.counted(terms) if self.criterion_.training else None
         nll = terms.nll.detach().mean()
         parts = torch.stack((loss.detach(), nll, terms.kl.detach().mean()))
-        return loss, parts, nll if counted is None else counted
+        if counted is None:  # of whole rows: where values are missing, as if the others told of these
+            counted = nll if terms.known is None else nll / terms.known.mean()
+        return loss, parts, counted
 
     def _differentiable_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         if not self.compile_step:

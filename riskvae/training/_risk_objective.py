@@ -109,7 +109,8 @@ class RiskObjective(WeightedELBO):
             return None
         known, self._known = self._known, None
         weights = known[1] if known is not None and known[0] is terms.nll else self._weights(terms)
-        return (weights * terms.nll.detach()).sum()
+        counted = (weights * terms.nll.detach()).sum()
+        return counted if terms.known is None else counted / (weights.sum(0) * terms.known).sum()
 
     def _weights(self, terms: Terms) -> Tensor:
         """What each draw of each row counts in the risk; they sum to 1."""

@@ -49,6 +49,7 @@ class Rows(Dataset[Tensor]):
         self.data = data.to(device) if fits else data
         self.index = index
         self.world = world
+        self.missing = math.isnan(float(self.data.x.sum()))  # whether values are missing
 
     def __len__(self) -> int:
         return len(self.data.x if self.index is None else self.index)

@@ -39,6 +39,7 @@ class ShardedRows(Rows):
         super().__init__(data, own.device, world=world)
         counts = world.tell(len(data.x))
         self.start, self.total = sum(counts[: world.rank]), sum(counts)
+        self.missing = any(world.tell(self.missing))
 
     def __len__(self) -> int:
         return self.total if self.index is None else len(self.index)

@@ -68,8 +68,11 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
             terms = net.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
         own = {"nll": terms.nll, "kl": terms.kl, "z": terms.z, "mean": terms.posterior.mean,
                "scale": terms.posterior.scale}  # fmt: skip
+        if net.module_.holes:
+            own["known"] = torch.ones_like(terms.kl) if terms.known is None else terms.known
         own = {name: term.to(batch.x.dtype) for name, term in own.items()}  # all processes send the same kind
     read, known = _looked_at(criterion, batch)
+    read += ("known",) if net.module_.holes else ()
     given = {name: _rows_first(name, own[name]) if own else _none(net, name, batch) for name in read}
     given |= {name: getattr(batch, name) for name in known}
     parts = world.rows(list(given.values()), world.most(net.batch_size))
@@ -85,14 +88,15 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     at = {name: leaf for name, (leaf, _) in leaves.items()}
     posterior = Posterior(at.get("mean"), at.get("scale"))  # None where nobody looks
     everything = Batch(*map(whole.get, Batch._fields))  # type: ignore[arg-type]
-    terms = Terms(at["nll"], at["kl"], at.get("z"), posterior, everything)  # type: ignore[arg-type]
+    share = at["known"].detach() if "known" in at else None
+    terms = Terms(at["nll"], at["kl"], at.get("z"), posterior, everything, share)  # type: ignore[arg-type]
     with net.drawing("objective"):
         loss = criterion(terms)
         counted = criterion.counted(terms) if criterion.training else None
     nll, kl = terms.nll.detach().mean(), terms.kl.detach().mean()
-    return SharedLoss(
-        loss, torch.stack((loss.detach(), nll, kl)), nll if counted is None else counted, sum(sizes), own, leaves
-    )
+    if counted is None:
+        counted = nll if share is None else nll / share.mean()
+    return SharedLoss(loss, torch.stack((loss.detach(), nll, kl)), counted, sum(sizes), own, leaves)
 
 
 def add_gradients(net: Any) -> None:
@@ -157,5 +161,5 @@ def _rows_first(name: str, term: Tensor) -> Tensor:
 
 def _none(net: Any, name: str, batch: Batch) -> Tensor:
     """A term of no rows."""
-    width = {"nll": (net.n_draws,), "kl": (), "z": (net.n_draws, net.module_.n_components)}
+    width = {"nll": (net.n_draws,), "kl": (), "known": (), "z": (net.n_draws, net.module_.n_components)}
     return batch.x.new_zeros((0, *width.get(name, (net.module_.n_components,))))

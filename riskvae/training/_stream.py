@@ -45,6 +45,7 @@ class Stream:
     """
 
     n_head = 1000
+    missing = True  # values may be, in rows to come
 
     def __init__(
         self,

@@ -29,18 +29,25 @@ def try_model(net: Any, batch: Batch) -> None:
             posterior = module.encode(batch.x)
             z = posterior.mean + posterior.scale * batch.noise.transpose(0, 1)  # type: ignore[union-attr]
             raw = module.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-            nll = _try_likelihood(module.likelihood, batch.x, raw)
-            _try_objective(objective, Terms(nll, kl_divergence(*posterior), z, posterior, batch))
+            nll = _try_likelihood(module, batch.x, raw)
+            known = module.known(batch.x)
+            _try_objective(objective, Terms(nll, kl_divergence(*posterior), z, posterior, batch, known))
     finally:
         module.train(modes[0])
         objective.train(modes[1])
 
 
-def _try_likelihood(likelihood: Likelihood, x: Tensor, raw: Tensor) -> Tensor:
+def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
+    likelihood = module.likelihood
     owner = f"likelihood={likelihood!r}"
     n, d = x.shape
+    if module.holes and type(likelihood).each is Likelihood.each:
+        raise ValueError(
+            f"{owner}: X has missing values, and only nll(x, raw) is known, of whole rows. Define each(x, raw), the "
+            "nats (..., n, n_features) of single values, or impute X first."
+        )
     losses = f"a loss for each of {len(raw)} draws of {n} rows"
-    nll = _answer(owner, "nll(x, raw)", lambda: likelihood.nll(x, raw), (len(raw), n), losses)
+    nll = _answer(owner, "nll(x, raw)", lambda: module.nll(x, raw), (len(raw), n), losses)
     if not nll.requires_grad:
         raise ValueError(f"{owner}: nll(x, raw) has no gradient, so nothing can be learned. Do not detach inside.")
     if not is_ours(likelihood) and not nll.isfinite().all():

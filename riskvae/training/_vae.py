@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from riskvae.likelihoods import Likelihood
 from riskvae.losses import kl_divergence
-from riskvae.nets import Posterior, unit_softplus
+from riskvae.nets import Posterior, Standardize, unit_softplus
 from riskvae.training._batch import Batch
 
 __all__ = ["VAE", "Factory", "Terms", "build_vae"]
@@ -34,7 +34,9 @@ class Terms(NamedTuple):
     posterior : Posterior
         Mean and scale of each row's posterior.
     batch : Batch
-        The rows, and what came with them.
+        The rows, and what came with them; NaN is a missing value.
+    known : Tensor of shape (n,), default=None
+        Share of each row's values that are known, where some are missing: ``nll`` is of these alone.
     """
 
     nll: Tensor
@@ -42,6 +44,7 @@ class Terms(NamedTuple):
     z: Tensor
     posterior: Posterior
     batch: Batch
+    known: Tensor | None = None
 
 
 class VAE(nn.Module):
@@ -57,7 +60,17 @@ class VAE(nn.Module):
         Latent dimensions.
     scale_offset : float, default=0.0
         Constant tau added to the posterior standard deviation.
+    told : {None, "values", "places"}, default=None
+        How the encoder is told of missing values, which are NaN: by the features' means in their place, and with
+        "places" by as many columns again that are 0 where a value is known. None is for rows that are whole; if some
+        are not, the model itself fills in what it expects.
     """
+
+    ROUNDS = 5  # in which a model that was trained on whole rows fills in others
+
+    holes: bool  # whether rows may have missing values
+    fill: Tensor
+    mark: Tensor  # what says that a value is missing: the features' spread, so that it is heard beside them
 
     def __init__(
         self,
@@ -66,9 +79,15 @@ class VAE(nn.Module):
         likelihood: Likelihood,
         n_components: int,
         scale_offset: float = 0.0,
+        told: str | None = None,
     ) -> None:
         super().__init__()
         self.n_components = n_components
+        self.told = told
+        self.holes = told is not None
+        if told is not None:
+            self.register_buffer("fill", torch.zeros(likelihood.n_features))
+            self.register_buffer("mark", torch.ones(()))
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
@@ -77,8 +96,59 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite."""
-        mean, raw = self.encoder(x).chunk(2, dim=-1)
+        missing = self.missing(x)
+        mean, raw = self.encoder(x if missing is None else self._filled(x, missing)).chunk(2, dim=-1)
         return Posterior(mean, self.scales(raw))
+
+    def missing(self, x: Tensor) -> Tensor | None:
+        """Where values of rows are missing, or None where rows are whole."""
+        if not self.holes:
+            return None
+        missing = x.isnan()
+        return missing if self.told is not None or bool(missing.any()) else None
+
+    def _filled(self, x: Tensor, missing: Tensor) -> Tensor:
+        """What the encoder sees of rows with missing values."""
+        if self.told is not None:
+            x = torch.where(missing, self.fill, x)
+            return torch.cat((x, missing * self.mark), -1) if self.told == "places" else x
+        rows = torch.where(missing, self.decode(x.new_zeros(1, self.n_components)).detach(), x)
+        for _ in range(0 if self.training else self.ROUNDS):
+            rows = torch.where(missing, self.decode(self.encoder(rows).chunk(2, dim=-1)[0]), x)
+        return rows
+
+    @torch.no_grad()
+    def fit_fill(self, x: Tensor) -> None:
+        """Learn from the first rows what stands in the place of missing values: their means."""
+        if self.told is not None and not self.fill.any():
+            self.fill.copy_(x.nanmean(0).nan_to_num(0.0))
+            spread = (x - self.fill).square().nanmean().sqrt()
+            self.mark.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+
+    def of_whole_rows(self) -> "VAE":
+        """A copy that answers the same on whole rows, and whose encoder has as many inputs as there are features."""
+        other = copy.deepcopy(self)
+        if self.told == "places":
+            d = len(self.fill)
+            for layer in other.encoder.modules():
+                if isinstance(layer, Standardize):
+                    layer.center = layer.center[:d]
+                elif isinstance(layer, nn.Linear):
+                    layer.weight = nn.Parameter(layer.weight[:, :d].clone(), layer.weight.requires_grad)
+                    layer.in_features = d
+                    break
+        other.told, other.holes = None, False
+        return other
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Reconstruction losses (..., n) of rows, of their known values."""
+        missing = self.missing(x)
+        return self.likelihood.nll(x, raw) if missing is None else self.likelihood.known_nll(x, raw)
+
+    def known(self, x: Tensor) -> Tensor | None:
+        """Share of each row's values that are known; None where rows are whole."""
+        missing = self.missing(x)
+        return None if missing is None else 1.0 - missing.to(x).mean(-1)
 
     def scales(self, raw: Tensor) -> Tensor:
         """Posterior scales of what the encoder gives after the mean; they rise with it."""
@@ -93,7 +163,8 @@ class VAE(nn.Module):
         posterior = self.encode(batch.x)
         z = posterior.mean + posterior.scale * noise
         raw = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        return Terms(self.likelihood.nll(batch.x, raw), kl_divergence(*posterior), z, posterior, batch)
+        nll, known = self.nll(batch.x, raw), self.known(batch.x)
+        return Terms(nll, kl_divergence(*posterior), z, posterior, batch, known)
 
 
 def build_vae(
@@ -104,13 +175,15 @@ def build_vae(
     decoder: Factory,
     likelihood: Likelihood,
     scale_offset: float,
+    told: str | None = None,
 ) -> VAE:
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
     likelihood.prepare(n_features)
     means_and_scales = "means and then raw scales in one tensor"
-    encodes, encoder_width = _build("encoder", encoder, n_features, 2 * n_components, means_and_scales)
+    n_seen = 2 * n_features if told == "places" else n_features
+    encodes, encoder_width = _build("encoder", encoder, n_seen, 2 * n_components, means_and_scales)
     decodes, decoder_width = _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives)
-    vae = VAE(encodes, decodes, likelihood, n_components, scale_offset).float()
+    vae = VAE(encodes, decodes, likelihood, n_components, scale_offset, told).float()
     vae.widest = max(encoder_width, decoder_width)
     return vae
 
