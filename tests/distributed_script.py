@@ -176,7 +176,7 @@ def failures(folder, rank):
     X, labels = table()
     labels = np.arange(N) if rank else labels
     spoiled = X.copy()
-    spoiled[3, 2] = np.nan if rank else 0.0
+    spoiled[3, 2] = np.inf if rank else 0.0
     half = X[: N // 2] if rank else X[N // 2 :]
     norm = lambda n_in, n_out: nn.Sequential(nn.Linear(n_in, 8), nn.BatchNorm1d(8), nn.Linear(8, n_out))  # noqa: E731
     yield "parameter", lambda: risk(lr=0.01 if rank else 0.02, distributed="replicated").fit(X)
@@ -184,7 +184,7 @@ def failures(folder, rank):
     yield "features", lambda: risk(distributed="sharded").fit(half[:, rank:])
     yield "data", lambda: risk(distributed="replicated").fit(half)
     yield "same", lambda: risk(distributed="sharded").fit(X)
-    yield "nan", lambda: risk(distributed="replicated").fit(spoiled)
+    yield "infinity", lambda: risk(distributed="replicated").fit(spoiled)
     yield "callback", lambda: risk(callbacks=[At(_fail)], distributed="replicated").fit(X)
     yield "within", lambda: risk(callbacks=[At(_stop, "on_batch_end")], distributed="replicated").fit(X)
     yield "weights", lambda: risk(callbacks=[At(_change, "on_batch_end")], distributed="replicated").fit(X)

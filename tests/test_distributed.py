@@ -130,7 +130,10 @@ SAID = {
     "features": ("the number of features of X is 12 in process 0 and 11 in process 1",) * 2,
     "data": ("X is 202 rows of 12 features in process 0 and 201 rows of 12 features in process 1",) * 2,
     "same": ("Set distributed='replicated', or give each process its part",) * 2,
-    "nan": ("process 1 of 2 failed, so the others end: ValueError: Input X contains NaN", "Input X contains NaN"),
+    "infinity": (
+        "process 1 of 2 failed, so the others end: ValueError: Input X contains inf",
+        "Input X contains infinity",
+    ),
     "callback": ("process 1 of 2 failed, so the others end: OSError: the disk is full", "OSError: the disk is full"),
     "within": ("Let it ask at the end of an epoch",) * 2,
     "weights": ("the weights of process 1 differ from those of process 0 after epoch 1",) * 2,
