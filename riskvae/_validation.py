@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = [
     "LARGEST", "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "column_name",
-    "compute_dtype", "derive_seed", "draw_seed", "feature_matrix", "host_array", "image_shape_of", "integer", "is_ours",
-    "isolated_rng", "level_of_the_user", "limited", "real", "to_float32",
+    "compute_dtype", "derive_seed", "draw_seed", "feature_matrix", "has_missing", "host_array", "image_shape_of",
+    "integer", "is_ours", "isolated_rng", "level_of_the_user", "limited", "real", "to_float32",
 ]  # fmt: skip
 
 
@@ -177,6 +177,12 @@ def _refuse_dates(X: Any) -> None:
             f"X holds dates or durations {where}, which are not numbers. Turn them into features first: days since a "
             "date, the month, the hour."
         )
+
+
+def has_missing(rows: NDArray[Any]) -> bool:
+    """Whether some values are NaN; rows that are whole are gone through once."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return rows.dtype.kind == "f" and bool(np.isnan(rows.sum())) and bool(np.isnan(rows).any())
 
 
 def image_shape_of(rows: NDArray[Any], image_shape: Sequence[int] | None) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, load, max_damage_attack, robustness_margin
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood, Quantiles
+from riskvae.metrics import row_losses, tail_loss_scorer
 from riskvae.robustness import verdict_margin
 from riskvae.training import Batch
 from riskvae.training._refine import refined
@@ -296,6 +297,22 @@ def test_datasets_may_have_holes_too(holes):
     vae = small(BetaVAE, max_epochs=1).fit(late)
     assert vae.module_.holes
     assert np.isfinite(vae.history_[-1]["train_loss"])
+
+
+def test_errors_are_those_of_known_values(fitted, holes):
+    rebuilt = fitted.reconstruct(holes)
+    np.testing.assert_allclose(row_losses(fitted, holes), np.nanmean(np.square(holes - rebuilt), 1), rtol=1e-9)
+    assert np.isfinite(tail_loss_scorer(0.1)(fitted, holes))
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, QuantileVAE])
+def test_models_with_holes_and_of_datasets_are_exported(cls, X, holes, tmp_path):
+    session = pytest.importorskip("onnxruntime").InferenceSession
+    for rows, source in ((holes, holes), (X, Table(X))):
+        vae = small(cls, max_epochs=3).fit(source)
+        vae.export_onnx(tmp_path / "score.onnx", what="score_samples")
+        (found,) = session(tmp_path / "score.onnx").run(None, {"X": rows.astype(np.float32)})
+        np.testing.assert_allclose(found, vae.score_samples(rows.astype(np.float32)), rtol=1e-4, atol=1e-4)
 
 
 def test_an_encoder_of_the_user_s_has_as_many_inputs_as_features(holes):

@@ -22,6 +22,7 @@ from riskvae._validation import (
     compute_dtype,
     derive_seed,
     feature_matrix,
+    has_missing,
     host_array,
     integer,
     isolated_rng,
@@ -284,7 +285,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()
-        holes = np.isnan(rows.sum())
+        holes = has_missing(rows)
         with torch_as_usual(device), torch.inference_mode():
             module = serving_copy(self.net_.copies, self.module_ if module is None else module, device, dtype, holes)
             for start in range(0, len(rows), chunk):

@@ -120,6 +120,9 @@ class SavingMixin(InferenceMixin):
         check_parameters("export_onnx", {"what": what}, {"what": choice("encode", "reconstruct", "score_samples")})
         outputs = ("mean", "scale") if what == "encode" else (what,)
         module = Method(*copy.deepcopy(self._answering(what))).cpu().float().eval().requires_grad_(False)
+        for part in module.modules():
+            if vars(part).get("told", "places") is None:
+                vars(part)["holes"] = False  # whether a value is missing is no branch that can be exported
         write_onnx(module, path, self.n_features_in_, outputs, f"{type(self).__name__}.{what}")
 
     def _answering(self, what: str) -> tuple[Any, nn.Module]:

@@ -104,9 +104,9 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
     X : array-like of shape (n_samples, n_features)
         Rows.
     loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
-        Squared error of the reconstruction, averaged over features; negative log-likelihood at the posterior
-        mean (``reconstruction_loss``); or negative evidence bound (``-score_samples``), both in nats. The
-        last two depend on the noise scale that each model learned.
+        Squared error of the reconstruction, averaged over features (known ones, where some are missing); negative
+        log-likelihood at the posterior mean (``reconstruction_loss``); or negative evidence bound
+        (``-score_samples``), both in nats. The last two depend on the noise scale that each model learned.
 
     Returns
     -------
@@ -133,7 +133,12 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
         return -estimator.score_samples(X)
     own = hasattr(estimator, "reconstruct")
     rebuilt = estimator.reconstruct(X) if own else estimator.inverse_transform(estimator.transform(X))
-    return np.mean(np.square(np.asarray(X) - np.asarray(rebuilt)), axis=1, dtype=np.float64)
+    square = np.square(np.asarray(X) - np.asarray(rebuilt))
+    missing = np.isnan(square)
+    if not missing.any():
+        return np.mean(square, axis=1, dtype=np.float64)
+    # A row of which nothing is known has no error, as it has no loss.
+    return np.where(missing, 0.0, square).sum(axis=1, dtype=np.float64) / np.maximum((~missing).sum(axis=1), 1)
 
 
 @dataclass(frozen=True)

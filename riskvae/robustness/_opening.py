@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
 from riskvae._machine import device_for, prepare_process, torch_as_usual
-from riskvae._validation import compute_dtype, feature_matrix, host_array
+from riskvae._validation import compute_dtype, feature_matrix, has_missing, host_array
 from riskvae.nets import Linear
 from riskvae.robustness._coder import Coder
 from riskvae.robustness._copies import modules_called, own_copy, same_in_training
@@ -85,7 +85,7 @@ def _coder_of_estimator(vae: Any, X: Any) -> Coder:
 def whole_rows(estimator: Any, X: Any) -> NDArray[Any]:
     """Rows of an estimator, in which no value is missing."""
     rows = feature_matrix(estimator, X, reset=False)
-    if np.isnan(rows.sum()):
+    if has_missing(rows):
         incomplete = np.flatnonzero(np.isnan(rows).any(axis=1)).tolist()
         raise ValueError(
             f"X has missing values (NaN) in {len(incomplete)} of {len(rows)} rows, such as row {incomplete[0]}. How "
