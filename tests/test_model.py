@@ -31,8 +31,9 @@ def x():
 
 def test_terms_are_those_of_their_definitions(x):
     vae, noise = make(), torch.randn(3, 7, 2, dtype=torch.float64)
-    nll, kl, z, posterior, batch = vae(Batch(x), noise)
+    nll, kl, z, posterior, batch, known = vae(Batch(x), noise)
     assert batch.x is x
+    assert known is None
     torch.testing.assert_close(z, posterior.mean + posterior.scale * noise)
     torch.testing.assert_close(kl, kl_divergence(*posterior))
     for j in range(3):
