@@ -346,6 +346,11 @@ def test_a_likelihood_of_the_user_s_says_what_single_values_cost(holes):
     assert np.isfinite(small(BetaVAE, likelihood=OfValues()).fit(holes).score_samples(holes)).all()
 
 
+def test_a_dataset_of_whole_rows_asks_a_likelihood_for_no_more_than_an_array_does(X):
+    vae = small(BetaVAE, likelihood=NoValues()).fit(Table(X))
+    assert np.isfinite(vae.score_samples(X)).all()
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

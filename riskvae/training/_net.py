@@ -24,6 +24,7 @@ from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
 from riskvae.training._chance import Chance
 from riskvae.training._draws import RowDraws
+from riskvae.training._objective import told_of
 from riskvae.training._shared_loss import SharedLoss, add_gradients, agree_on_the_end, same_weights, shared_loss
 from riskvae.training._world import World
 
@@ -262,11 +263,7 @@ class Net(NeuralNet):
         """Loss, what the history tells of it, and the nats that a learned noise is fitted to."""
         terms = self.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
         loss = self.criterion_(terms)
-        counted = self.criterion_.counted(terms) if self.criterion_.training else None
-        nll = terms.nll.detach().mean()
-        parts = torch.stack((loss.detach(), nll, terms.kl.detach().mean()))
-        if counted is None:  # of whole rows: where values are missing, as if the others told of these
-            counted = nll if terms.known is None else nll / terms.known.mean()
+        parts, counted = told_of(self.criterion_, terms, loss)
         return loss, parts, counted
 
     def _differentiable_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

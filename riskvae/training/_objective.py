@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from riskvae.losses import total_correlation
 from riskvae.training._vae import Terms
 
-__all__ = ["NearELBO", "Objective", "TotalCorrelationELBO", "WeightedELBO"]
+__all__ = ["NearELBO", "Objective", "TotalCorrelationELBO", "WeightedELBO", "told_of"]
 
 
 class Objective(nn.Module):
@@ -72,6 +72,15 @@ class Objective(nn.Module):
     def continues(self, other: nn.Module) -> bool:
         """Whether the state of another loss, from an earlier training, can be taken over."""
         return False
+
+
+def told_of(objective: Objective, terms: Terms, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """History of a batch (loss, nats and KL per row), and the nats that a learned noise is fitted to."""
+    counted = objective.counted(terms) if objective.training else None
+    nll = terms.nll.detach().mean()
+    if counted is None:  # of whole rows: where values are missing, as if the others told of these
+        counted = nll if terms.known is None else nll / terms.known.mean()
+    return torch.stack((loss.detach(), nll, terms.kl.detach().mean())), counted
 
 
 class WeightedELBO(Objective):

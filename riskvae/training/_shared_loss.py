@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from riskvae._validation import is_ours
 from riskvae.nets import Posterior
 from riskvae.training._batch import Batch
+from riskvae.training._objective import told_of
 from riskvae.training._vae import Terms
 
 __all__ = ["SharedLoss", "add_gradients", "agree_on_the_end", "same_weights", "shared_loss"]
@@ -75,12 +76,12 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     read += ("known",) if net.module_.holes else ()
     given = {name: _rows_first(name, own[name]) if own else _none(net, name, batch) for name in read}
     given |= {name: getattr(batch, name) for name in known}
-    parts = world.rows(list(given.values()), world.most(net.batch_size))
-    sizes = [len(part) for part in parts[0]]
+    shares = world.rows(list(given.values()), world.most(net.batch_size))
+    sizes = [len(part) for part in shares[0]]
     if not sum(sizes):
         return None
     here = slice(sum(sizes[: world.rank]), sum(sizes[: world.rank + 1]))
-    whole = {name: torch.cat(part) for name, part in zip(given, parts, strict=True)}
+    whole = {name: torch.cat(part) for name, part in zip(given, shares, strict=True)}
     leaves = {}
     for name in read:
         leaf = whole[name].movedim(0, _ROWS.get(name, 0)).contiguous()
@@ -92,11 +93,8 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     terms = Terms(at["nll"], at["kl"], at.get("z"), posterior, everything, share)  # type: ignore[arg-type]
     with net.drawing("objective"):
         loss = criterion(terms)
-        counted = criterion.counted(terms) if criterion.training else None
-    nll, kl = terms.nll.detach().mean(), terms.kl.detach().mean()
-    if counted is None:
-        counted = nll if share is None else nll / share.mean()
-    return SharedLoss(loss, torch.stack((loss.detach(), nll, kl)), counted, sum(sizes), own, leaves)
+        parts, counted = told_of(criterion, terms, loss)
+    return SharedLoss(loss, parts, counted, sum(sizes), own, leaves)
 
 
 def add_gradients(net: Any) -> None:

@@ -41,7 +41,7 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
     likelihood = module.likelihood
     owner = f"likelihood={likelihood!r}"
     n, d = x.shape
-    if module.holes and type(likelihood).each is Likelihood.each:
+    if module.missing(x) is not None and type(likelihood).each is Likelihood.each:
         raise ValueError(
             f"{owner}: X has missing values, and only nll(x, raw) is known, of whole rows. Define each(x, raw), the "
             "nats (..., n, n_features) of single values, or impute X first."
