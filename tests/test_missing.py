@@ -247,6 +247,24 @@ def test_a_detector_scores_incomplete_rows_as_it_does_whole_ones():
     assert p_rows.mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_missing_value_is_as_likely_as_one_that_errs_as_usual(fitted, holes):
+    """Of the density: one standard error off the median; of the shares: the mean logarithm of a uniform one, -1."""
+    if not isinstance(fitted, QuantileVAE):
+        pytest.skip("no density")
+    score, module = copy.deepcopy(fitted._row_score), copy.deepcopy(fitted.module_)
+    noise = score.noise
+    noise.own = torch.zeros_like(noise.own)
+    raw = torch.randn(2, 4, module.likelihood.n_values, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(1)).expand(2, 4, 6).clone()
+    usual = x.clone()
+    usual[..., 2] = (module.likelihood.mean(raw) + noise.error_scale)[..., 2]
+    x[..., 2] = torch.nan
+    torch.testing.assert_close(noise.log_density(module, x, raw), noise.log_density(module, usual, raw))
+    each = score.marginals.each(x[0])
+    assert (each[2] == -1).all()
+    assert each.isfinite().all()
+
+
 def test_intervals_count_the_known_calibration_rows_of_each_feature():
     X, _ = linear_table(600)
     rows = X.copy()
