@@ -1,5 +1,6 @@
 """Scikit-learn's base classes, for which `_sklearn.pyi` has the types that they lack themselves."""
 
+from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, OutlierMixin, TransformerMixin
 from sklearn.utils import Bunch
 
@@ -18,7 +19,13 @@ except ImportError:  # scikit-learn before 1.9
         return method
 
 
+def output_container(estimator):
+    """Which container ``set_output`` chose: "default", "pandas" or "polars"."""
+    own = getattr(estimator, "_sklearn_output_config", {})
+    return own.get("transform", get_config()["transform_output"])
+
+
 __all__ = [
     "HAS_CALLBACKS", "BaseEstimator", "Bunch", "CallbackSupportMixin", "ClassNamePrefixFeaturesOutMixin",
-    "DensityMixin", "OutlierMixin", "TransformerMixin", "with_callbacks",
+    "DensityMixin", "OutlierMixin", "TransformerMixin", "output_container", "with_callbacks",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ HOUSE = {
     "losses": set(),
     "nets": set(),
     "risk": {"_value"},
-    "likelihoods": {"losses", "nets", "_sklearn", "_validation"},
+    "likelihoods": {"losses", "nets", "_sklearn", "_validation", "_value"},
     "training": MODEL,
     "detection": {"losses"},
     "persistence": set(),

@@ -16,8 +16,10 @@ from riskvae._validation import check_parameters, derive_seed, is_ours
 from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
 from riskvae.estimators._fit_checks import check_batch_norm, check_epochs, check_needs, known_arguments
 from riskvae.estimators._imputation import ImputationMixin
+from riskvae.estimators._in_parts import is_source
 from riskvae.estimators._loading import load_rows
 from riskvae.estimators._processes import agreed_start, own_device, shared
+from riskvae.estimators._sampling import SamplingMixin
 from riskvae.estimators._saving import SavingMixin
 from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.estimators._starting import begin, go_on_with
@@ -38,7 +40,7 @@ __all__ = ["BaseVAE"]
 _UNKNOWN_EPOCHS = 30
 
 
-class BaseVAE(CallbackSupportMixin, ImputationMixin, SavingMixin):
+class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin):
     """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
 
     A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes
@@ -239,6 +241,10 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SavingMixin):
 
     def _load(self, X: Any, groups: Any, device: torch.device, go_on: bool, *, min_samples: int) -> Rows | Stream:
         likelihood = self.net_.module_.likelihood if go_on else self._make_likelihood()
+        if not is_source(X):
+            X = likelihood.codes(X)
+        columns = getattr(X, "columns", None)
+        likelihood.names = None if columns is None else list(columns)
 
         def check(x: Tensor) -> None:
             if "n_features" not in vars(likelihood):

@@ -59,13 +59,14 @@ class Diagnosis(NamedTuple):
     @torch.no_grad()
     def of(cls, module: Any, x: Tensor, share: float = 1.0) -> Self:
         """Diagnosis of rows, or of the share of them that is reconstructed best."""
-        means, errors, losses = [], [], []
+        means, errors, losses, seen = [], [], [], []
         for rows in x.split(max(1, CHUNK // max(1, module.widest))):
             means.append(module.encode(rows).mean)
             raw = module.decoder(means[-1])
-            errors.append(module.likelihood.mean(raw) - rows)
+            seen.append(module.likelihood.inputs(rows))
+            errors.append(module.likelihood.expected_inputs(raw) - seen[-1])
             losses.append(module.nll(rows, raw))
-        mean, error = torch.cat(means), torch.cat(errors)
+        mean, error, x = torch.cat(means), torch.cat(errors), torch.cat(seen)
         missing = x.isnan()
         if missing.any():  # they add nothing to errors, nor to spreads
             x, error = torch.where(missing, x.nanmean(0), x), error.masked_fill(missing, 0.0)

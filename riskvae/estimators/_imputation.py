@@ -11,6 +11,7 @@ from torch import Tensor
 from riskvae._validation import check_parameters, derive_seed, draw_seed, integer, isolated_rng
 from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._inference import InferenceMixin
+from riskvae.estimators._naming import named_rows
 from riskvae.training._draws import matched_draws
 from riskvae.training._refine import refined
 
@@ -25,6 +26,7 @@ _STEPS, _DRAWS = 30, 8
 class ImputationMixin(InferenceMixin):
     """Methods of a fitted estimator for rows with missing values, which are NaN."""
 
+    @named_rows
     def impute(self, X: Any, *, n_draws: int | None = None, random_state: Any = None) -> Array:
         r"""Rows with their missing values filled in.
 
@@ -95,7 +97,7 @@ class ImputationMixin(InferenceMixin):
             mean, scale = refined(vae, x, bank, _STEPS)
             if n_draws is None:
                 z = mean + scale * bank.to(x)
-                return (vae.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2]).mean(0),)
+                return (vae.likelihood.central(vae.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])),)
             noise = torch.randn((len(x), n_draws, k), generator=chance, dtype=torch.float64)
             z = mean[:, None] + scale[:, None] * noise.to(x)
             drawn = likelihood.draw(vae.decoder(z.flatten(0, 1)).cpu().double(), chance)

@@ -1,6 +1,5 @@
 """What a fitted estimator does with rows and latent points, in the dtype of the input."""
 
-import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
@@ -24,11 +22,10 @@ from riskvae._validation import (
     feature_matrix,
     has_missing,
     host_array,
-    integer,
-    isolated_rng,
     limited,
 )
 from riskvae.estimators._in_parts import in_parts
+from riskvae.estimators._naming import named_rows
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.estimators._serving import serving_copy
 from riskvae.likelihoods._scaled import ScaledLikelihood
@@ -89,6 +86,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
         return nets.Posterior(*self._map_rows(lambda vae, x: vae.encode(x), self._check_rows(X)))
 
+    @named_rows
     def inverse_transform(self, X: Any) -> Array:
         """Mean rows (of QuantileVAE medians) of latent points.
 
@@ -109,8 +107,12 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
                 f"X has {Z.shape[1]} columns, but inverse_transform expects latent points with "
                 f"n_components={self._n_features_out} columns, as transform gives."
             )
-        return self._map_rows(lambda vae, z: (vae.decode(z),), Z, width=self.n_features_in_)[0]
+        return self._decoded(Z)
 
+    def _decoded(self, Z: Array) -> Array:
+        return self._map_rows(lambda vae, z: (vae.decode(z),), Z, width=self.module_.likelihood.n_values)[0]
+
+    @named_rows
     @in_parts
     def reconstruct(self, X: Any) -> Array:
         """Decoder means (of QuantileVAE medians) at the posterior means.
@@ -201,46 +203,6 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         """
         return float(self.score_samples(X).mean(dtype=np.float64))
 
-    def sample(self, n_samples: int = 1, *, observation_noise: bool = False, random_state: Any = None) -> Array:
-        """Rows generated from the prior.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of rows.
-        observation_noise : bool, default=False
-            Draw from p(x|z); otherwise its mean, which is what VAEs show.
-        random_state : int, RandomState or None, default=None
-            None takes the estimator's own.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            Generated rows.
-        """
-        check_is_fitted(self)
-        check_parameters("sample", {"n_samples": n_samples}, {"n_samples": integer(1)})
-        chance = check_random_state(self.random_state if random_state is None else random_state)
-        rng = np.random.default_rng(chance.randint(np.iinfo(np.int32).max))
-        Z = rng.standard_normal((n_samples, self._n_features_out))
-        if not observation_noise:
-            return self.inverse_transform(Z)
-        seed, cpu = int(rng.integers(2**63)), torch.device("cpu")
-        generator = torch.Generator().manual_seed(seed)
-        likelihood = copy.deepcopy(self.module_.likelihood).cpu().double()
-
-        def draw(vae: Any, z: Tensor) -> tuple[Tensor]:
-            rows = likelihood.draw(vae.decoder(z).cpu().double(), generator)
-            if rows.shape != (len(z), self.n_features_in_):
-                raise ValueError(
-                    f"likelihood={likelihood!r}: draw(raw, generator) must return a row of {self.n_features_in_} "
-                    f"features for each of {len(z)}; got shape {tuple(rows.shape)}."
-                )
-            return (rows,)
-
-        with torch_as_usual(cpu), isolated_rng(seed, cpu):
-            return self._map_rows(draw, Z, width=likelihood.n_values)[0]
-
     def _score_draws(self) -> Tensor:
         """Standard normal draws (n, 1, n_components), always the same."""
         rule = {"n_score_samples": self._rules["n_score_samples"]}  # it may be set after fit
@@ -255,7 +217,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     def _check_rows(self, X: Any) -> Array:
         self._check_fitted()
-        return feature_matrix(self, X, reset=False)
+        return feature_matrix(self, self.net_.module_.likelihood.codes(X), reset=False)
 
     def _check_scored(self, X: Any) -> tuple[Array, Array | None]:
         """Rows that the likelihood allows, cut to what arithmetic bears, and how far they go beyond."""
@@ -325,10 +287,16 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         return self.n_iter_ if best is None else best
 
     @property
-    def noise_scale_(self) -> float:
-        """Standard deviation of the observation noise (of QuantileVAE its Laplace scale); NaN for bernoulli."""
+    def noise_scale_(self) -> Any:
+        """Standard deviation of the observation noise (of QuantileVAE its Laplace scale), or that of each feature.
+
+        NaN for likelihoods without one, such as bernoulli.
+        """
         likelihood = self.module_.likelihood
-        return float(likelihood.log_scale.exp()) if isinstance(likelihood, ScaledLikelihood) else float("nan")
+        if not isinstance(likelihood, ScaledLikelihood):
+            return float("nan")
+        scale = likelihood.log_noise.exp().numpy(force=True)
+        return scale if likelihood.by_gradient else float(scale)
 
     @property
     def device_(self) -> torch.device:

@@ -23,6 +23,8 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
     encoder, decoder = estimator._default_networks(
         partial(nets.mlp, activation=estimator.activation, generator=generator, dtype=torch.float32)
     )
+    likelihood = estimator._make_likelihood()
+    likelihood.names = getattr(estimator, "feature_names_in_", None)
     isolated = isolated_rng(derive_seed(seed, "modules"), torch.device("cpu"))
     # On the CPU, whatever the device: the same initial weights everywhere.
     with isolated if estimator._has_foreign_parts() else nullcontext():
@@ -31,7 +33,7 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
             estimator._n_latent(estimator.n_features_in_),
             encoder=estimator.encoder or encoder,
             decoder=estimator.decoder or decoder,
-            likelihood=estimator._make_likelihood(),
+            likelihood=likelihood,
             scale_offset=estimator.scale_offset,
             told=_how_told(estimator),
         )

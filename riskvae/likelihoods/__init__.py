@@ -5,8 +5,15 @@ your own is a subclass of :class:`Likelihood` in a file of its own.
 """
 
 from riskvae.likelihoods._bernoulli import Bernoulli
+from riskvae.likelihoods._categorical import Categorical
+from riskvae.likelihoods._counts import NegativeBinomial, Poisson
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
+from riskvae.likelihoods._mixed import Mixed
 from riskvae.likelihoods._quantiles import Quantiles
+from riskvae.likelihoods._student_t import StudentT
 
-__all__ = ["Bernoulli", "Gaussian", "Likelihood", "Quantiles"]
+__all__ = [
+    "Bernoulli", "Categorical", "Gaussian", "Likelihood", "Mixed", "NegativeBinomial", "Poisson", "Quantiles",
+    "StudentT",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Normal noise around means, of one standard deviation."""
+"""Normal noise around means, of one standard deviation or one for each feature."""
 
 from typing import Literal
 
@@ -11,11 +11,15 @@ from riskvae.losses import LOG_2PI, gaussian_nll
 
 __all__ = ["Gaussian"]
 
-_RULES = {"noise_scale": choice("learned") | real(0.0, closed="neither"), "sigmoid": boolean}
+_RULES = {
+    "noise_scale": choice("learned") | real(0.0, closed="neither"),
+    "sigmoid": boolean,
+    "per_feature": boolean,
+}
 
 
 class Gaussian(ScaledLikelihood):
-    r"""Rows with normal noise of one standard deviation s for all features, fixed or learned.
+    r"""Rows with normal noise of one standard deviation s for all features, fixed or learned, or of one for each.
 
     .. math:: -\log p(x|z) = \frac{\lVert x - m(z) \rVert^2}{2 s^2} + d \log s + \frac d2 \log 2\pi
 
@@ -32,6 +36,9 @@ class Gaussian(ScaledLikelihood):
         Standard deviation s, in units of X.
     sigmoid : bool, default=False
         Squash means to (0, 1).
+    per_feature : bool, default=False
+        Learn one standard deviation for each feature, with the networks and by the loss that is minimized: an averse
+        loss makes them larger. Features that are noisier than others then count for less.
 
     Examples
     --------
@@ -43,27 +50,39 @@ class Gaussian(ScaledLikelihood):
     0.5
     """
 
-    def __init__(self, noise_scale: float | Literal["learned"] = "learned", sigmoid: bool = False) -> None:
+    affine = True
+
+    def __init__(
+        self, noise_scale: float | Literal["learned"] = "learned", sigmoid: bool = False, per_feature: bool = False
+    ) -> None:
         super().__init__()
         self.noise_scale = noise_scale
         self.sigmoid = sigmoid
+        self.per_feature = per_feature
 
     def setup(self, n_features: int) -> None:
-        check_parameters("Gaussian", {"noise_scale": self.noise_scale, "sigmoid": self.sigmoid}, _RULES)
+        check_parameters("Gaussian", self.get_params(), _RULES)
+        if self.per_feature and self.noise_scale != "learned":
+            raise ValueError(
+                f"Gaussian: per_feature=True learns the noise of each feature, and noise_scale={self.noise_scale!r} "
+                "fixes one for all. Leave one of them out."
+            )
+        self.by_gradient = self.by_gradient or self.per_feature
         self.setup_scale(None if self.noise_scale == "learned" else float(self.noise_scale))
 
     def mean(self, raw: Tensor) -> Tensor:
         return raw.sigmoid() if self.sigmoid else raw
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
-        return gaussian_nll(x, self.mean(raw), self.log_scale)
+        return self.each(x, raw).sum(-1) if self.by_gradient else gaussian_nll(x, self.mean(raw), self.log_scale)
 
     def each(self, x: Tensor, raw: Tensor) -> Tensor:
         square = (x - self.mean(raw)).square()
-        return 0.5 * square * (-2.0 * self.log_scale).exp() + self.log_scale + 0.5 * LOG_2PI
+        log_scale = self.log_noise
+        return 0.5 * square * (-2.0 * log_scale).exp() + log_scale + 0.5 * LOG_2PI
 
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        return self.mean(raw) + self.log_scale.exp() * torch.randn(raw.shape, generator=generator, dtype=raw.dtype)
+        return self.mean(raw) + self.log_noise.exp() * torch.randn(raw.shape, generator=generator, dtype=raw.dtype)
 
     def log_gap(self, nll: Tensor) -> Tensor:
         ratio = 2.0 * (nll / self.n_features - self.log_scale) - LOG_2PI

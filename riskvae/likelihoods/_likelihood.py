@@ -1,11 +1,14 @@
 """The base of all observation models p(x|z): what the decoder's output means, and how rows spread around it."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from riskvae._sklearn import BaseEstimator
+from riskvae._validation import column_name
 
 __all__ = ["Likelihood"]
 
@@ -16,7 +19,7 @@ class Likelihood(BaseEstimator, nn.Module):
     The decoder gives ``n_values`` numbers for a row, by default one for each feature. For a model of your own, override
     :meth:`mean`, :meth:`nll` and :meth:`draw`, and :meth:`check` where not every row is possible. An estimator
     takes it as ``likelihood=MyLikelihood()`` and works on a copy. With :meth:`each` in place of :meth:`nll`, it serves
-    rows with missing values, too.
+    rows with missing values, too. The encoder sees rows as they are, unless :meth:`inputs` says otherwise.
 
     A constructor keeps its parameters under their own names and as they are, as in scikit-learn: then
     ``likelihood__nu`` reaches them in a grid search, and two likelihoods are the same if their parameters are.
@@ -30,8 +33,10 @@ class Likelihood(BaseEstimator, nn.Module):
         otherwise.
     decoder_gives : str
         The same in words, for the message to a decoder of another width.
-    n_features, n_values : int
-        Width of a row and of the decoder's output, once prepared.
+    n_features, n_values, n_inputs : int
+        Width of a row, of the decoder's output and of what the encoder sees of a row, once prepared.
+    names : sequence, default=None
+        What the features are called, for messages.
 
     Examples
     --------
@@ -61,8 +66,10 @@ class Likelihood(BaseEstimator, nn.Module):
 
     values_per_feature: int = 1
     decoder_gives: str = "one value per feature"
+    affine: bool = False  # whether it fits rows in other units as well: Mixed standardizes its columns
 
     n_features: int
+    names: Sequence[Any] | None = None
 
     def __init__(self) -> None:  # scikit-learn reads parameters off it
         super().__init__()
@@ -71,6 +78,11 @@ class Likelihood(BaseEstimator, nn.Module):
     def n_values(self) -> int:
         """Width of the decoder's output."""
         return self.values_per_feature * self.n_features
+
+    @property
+    def n_inputs(self) -> int:
+        """Width of what the encoder sees of a row."""
+        return self.n_features
 
     def prepare(self, n_features: int) -> Self:
         """Learn the width of a row, then call ``setup``; ``fit`` does so on its copy."""
@@ -84,6 +96,18 @@ class Likelihood(BaseEstimator, nn.Module):
     def mean(self, raw: Tensor) -> Tensor:
         """Central rows (..., n_features) of raw output (..., n_values): expected ones, or medians."""
         raise NotImplementedError(f"{type(self).__name__} has no mean(raw); define it")
+
+    def central(self, raw: Tensor) -> Tensor:
+        """Central rows (n, n_features) of raw output (n_draws, n, n_values) for several draws of each row's code."""
+        return self.mean(raw).mean(0)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """What the encoder sees (n, n_inputs) of rows; NaN of a missing value stays NaN."""
+        return x
+
+    def expected_inputs(self, raw: Tensor) -> Tensor:
+        """What is to be expected of :meth:`inputs`, (..., n_inputs), by raw output."""
+        return self.inputs(self.mean(raw))
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         """Nats (..., n) of rows x (n, n_features), over any leading dimensions of ``raw`` (..., n, n_values)."""
@@ -115,10 +139,26 @@ class Likelihood(BaseEstimator, nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise a ValueError that says what to do where rows are impossible; values are finite, or NaN if missing."""
 
-    # A learned scale moves beside the networks' gradient steps; nothing to do without one.
+    def first(self, x: Tensor, where: Tensor) -> str:
+        """The first value of rows for which something is true, and its place, for a message."""
+        row, column = where.nonzero()[0].tolist()
+        return f"{float(x[row, column]):g} in row {row}, {column_name(column, self.names)}"
+
+    # Rows as users write them, where those are not numbers alone.
+
+    def codes(self, X: Any) -> Any:
+        """Rows of a user with numbers for the names of categories."""
+        return X
+
+    def named(self, rows: NDArray[Any]) -> list[NDArray[Any]] | None:
+        """Columns of rows with the names of categories; None where rows are as the user writes them."""
+        return None
+
+    # What is learned of the first rows. A learned scale moves beside the networks' gradient steps; nothing to do
+    # without one.
 
     def fit_scale(self, x: Tensor) -> None:
-        """Start a learned scale from the spread of the first rows that have one."""
+        """Learn from the first rows what they are measured by, such as a learned scale from their spread."""
 
     def relative_spread(self, x: Tensor) -> float:
         """Spread of rows relative to that which a learned scale started at."""

@@ -70,6 +70,8 @@ class Quantiles(ScaledLikelihood):
     tensor([[[-0.6745,  0.6745]]])
     """
 
+    affine = True
+
     values_per_feature: int
     decoder_gives: str
     middle: int
@@ -122,11 +124,14 @@ class Quantiles(ScaledLikelihood):
         return self.at(self.quantiles(raw), raw.new_zeros(()))
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        if self.by_gradient:
+            return self.each(x, raw).sum(-1)
         return asymmetric_laplace_nll(x, self.quantiles(raw), self.levels, self.log_scale)
 
     def each(self, x: Tensor, raw: Tensor) -> Tensor:
         loss = pinball_losses(x, self.quantiles(raw), self.levels)
-        return loss * (-self.log_scale).exp() + self.log_scale - self.log_peak
+        log_scale = self.log_noise
+        return loss * (-log_scale).exp() + log_scale - self.log_peak
 
     def at(self, quantiles: Tensor, score: Tensor) -> Tensor:
         """Values (..., n_features) at normal scores of that shape, linear in the score between and beyond levels.

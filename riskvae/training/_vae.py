@@ -86,7 +86,7 @@ class VAE(nn.Module):
         self.told = told
         self.holes = told is not None
         if told is not None:
-            self.register_buffer("fill", torch.zeros(likelihood.n_features))
+            self.register_buffer("fill", torch.zeros(likelihood.n_inputs))
             self.register_buffer("mark", torch.ones(()))
         self.encoder = encoder
         self.decoder = decoder
@@ -96,8 +96,8 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite."""
-        missing = self.missing(x)
-        mean, raw = self.encoder(x if missing is None else self._filled(x, missing)).chunk(2, dim=-1)
+        missing, seen = self.missing(x), self.likelihood.inputs(x)
+        mean, raw = self.encoder(seen if missing is None else self._filled(seen, missing)).chunk(2, dim=-1)
         return Posterior(mean, self.scales(raw))
 
     def missing(self, x: Tensor) -> Tensor | None:
@@ -107,22 +107,28 @@ class VAE(nn.Module):
         missing = x.isnan()
         return missing if self.told is not None or bool(missing.any()) else None
 
-    def _filled(self, x: Tensor, missing: Tensor) -> Tensor:
+    def _filled(self, seen: Tensor, missing: Tensor) -> Tensor:
         """What the encoder sees of rows with missing values."""
+        lacking = seen.isnan()
         if self.told is not None:
-            x = torch.where(missing, self.fill, x)
-            return torch.cat((x, missing * self.mark), -1) if self.told == "places" else x
-        rows = torch.where(missing, self.decode(x.new_zeros(1, self.n_components)).detach(), x)
+            filled = torch.where(lacking, self.fill, seen)
+            return torch.cat((filled, missing * self.mark), -1) if self.told == "places" else filled
+        rows = torch.where(lacking, self._expected(seen.new_zeros(1, self.n_components)).detach(), seen)
         for _ in range(0 if self.training else self.ROUNDS):
-            rows = torch.where(missing, self.decode(self.encoder(rows).chunk(2, dim=-1)[0]), x)
+            rows = torch.where(lacking, self._expected(self.encoder(rows).chunk(2, dim=-1)[0]), seen)
         return rows
+
+    def _expected(self, z: Tensor) -> Tensor:
+        """What the encoder is expected to see of rows with latent points."""
+        return self.likelihood.expected_inputs(self.decoder(z))
 
     @torch.no_grad()
     def fit_fill(self, x: Tensor) -> None:
         """Learn from the first rows what stands in the place of missing values: their means."""
         if self.told is not None and not self.fill.any():
-            self.fill.copy_(x.nanmean(0).nan_to_num(0.0))
-            spread = (x - self.fill).square().nanmean().sqrt()
+            seen = self.likelihood.inputs(x)
+            self.fill.copy_(seen.nanmean(0).nan_to_num(0.0))
+            spread = (seen - self.fill).square().nanmean().sqrt()
             self.mark.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
 
     def of_whole_rows(self) -> "VAE":
@@ -180,7 +186,7 @@ def build_vae(
     """VAE from factories of its networks, tried on two rows of zeros so that a wrong shape is found at once."""
     likelihood.prepare(n_features)
     means_and_scales = "means and then raw scales in one tensor"
-    n_seen = 2 * n_features if told == "places" else n_features
+    n_seen = likelihood.n_inputs + (n_features if told == "places" else 0)
     encodes, encoder_width = _build("encoder", encoder, n_seen, 2 * n_components, means_and_scales)
     decodes, decoder_width = _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives)
     vae = VAE(encodes, decodes, likelihood, n_components, scale_offset, told).float()

@@ -1,0 +1,124 @@
+"""Columns of a table: which likelihood each calls for, and its categories as numbers and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskvae.likelihoods._categorical import Categorical
+from riskvae.likelihoods._counts import NegativeBinomial
+from riskvae.likelihoods._gaussian import Gaussian
+from riskvae.likelihoods._likelihood import Likelihood
+
+__all__ = ["is_missing", "likelihoods_of", "to_codes", "to_labels"]
+
+Array = NDArray[Any]
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table stands for none: None, NaN, NaT, NA."""
+    try:
+        return value is None or not bool(value == value)
+    except TypeError:  # pandas.NA
+        return True
+
+
+def likelihoods_of(X: Any, max_categories: int) -> dict[Any, Likelihood]:
+    """A likelihood for each column of a DataFrame; a ValueError that names those that have none."""
+    found: dict[Any, Likelihood] = {}
+    faults = []
+    for name in X.columns:
+        try:
+            found[name] = _likelihood_of(X[name], max_categories)
+        except _NoColumn as fault:
+            faults.append(f"{name!r} {fault}")
+    if faults:
+        raise ValueError(f"Mixed.from_frame: X has columns that no likelihood is for: {'; '.join(faults)}.")
+    return found
+
+
+class _NoColumn(Exception):
+    """Why there is no likelihood for a column."""
+
+
+def _likelihood_of(column: Any, max_categories: int) -> Likelihood:
+    kind = str(column.dtype).lower()
+    if kind.startswith(("date", "time", "duration", "period", "interval")):
+        raise _NoColumn(f"holds {kind}: turn it into numbers first, such as days since a date, or the month")
+    categories: Any = getattr(getattr(column, "cat", None), "categories", None)
+    if hasattr(categories, "tolist"):  # of pandas, whose categories may be more than there are values of
+        return Categorical(tuple(categories.tolist()))
+    values = [value for value in np.asarray(column, dtype=object).tolist() if not is_missing(value)]
+    if not values:
+        raise _NoColumn("holds nothing but missing values: leave it out")
+    kinds = {_kind(value) for value in values}
+    if len(kinds) > 1 or kinds == {"other"}:
+        told = ", ".join(sorted({type(value).__name__ for value in values}))
+        raise _NoColumn(f"holds {told}: make them all numbers, or all strings (X[name].astype(str))")
+    if kinds == {"bool"}:
+        return Categorical((False, True))
+    if kinds == {"str"}:
+        return Categorical(_labels(values, max_categories))
+    return _of_numbers(np.asarray(values, dtype=np.float64))
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "bool"
+    if isinstance(value, str):
+        return "str"
+    return "number" if isinstance(value, int | float | np.integer | np.floating) or _is_decimal(value) else "other"
+
+
+def _is_decimal(value: Any) -> bool:
+    return type(value).__name__ == "Decimal"
+
+
+def _labels(values: Sequence[str], max_categories: int) -> tuple[str, ...]:
+    labels = sorted(set(values))
+    if len(labels) > max_categories:
+        raise _NoColumn(
+            f"holds {len(labels):,} different strings in {len(values):,} rows, such as {labels[0]!r}: leave out what "
+            f"only names a row, or join rare ones (max_categories={max_categories})"
+        )
+    return tuple(labels)
+
+
+def _of_numbers(values: Array) -> Likelihood:
+    if set(values.tolist()) == {0.0, 1.0}:
+        return Categorical((0, 1))
+    counts = values.min() == 0 and bool((values == np.floor(values)).all()) and values.max() > 1
+    return NegativeBinomial() if counts and values.var() >= values.mean() else Gaussian(per_feature=True)
+
+
+# ------------------------------------------------------------------------------------ there and back
+
+
+def to_codes(values: Array, labels: Sequence[Any], name: Any) -> NDArray[np.float64]:
+    """Codes of the values of a column, which are labels; NaN where they are missing."""
+    number: Mapping[Any, float] = {label: float(code) for code, label in enumerate(labels)}
+    codes = np.empty(len(values))
+    for row, value in enumerate(values.tolist()):
+        try:
+            code = number.get(value)
+        except TypeError:  # not hashable, so no label
+            code = None
+        if code is None:
+            if not is_missing(value):
+                raise ValueError(
+                    f"X holds {value!r} in column {name!r}, row {row}, which is none of its {len(labels)} categories: "
+                    f"{', '.join(map(repr, labels[:8]))}{', ...' if len(labels) > 8 else ''}. Name all categories that "
+                    "may come, as Categorical([...]), or make such a value missing (None)."
+                )
+            code = np.nan
+        codes[row] = code
+    return codes
+
+
+def to_labels(codes: Array, labels: Sequence[Any]) -> Array:
+    """What categories of some codes are called."""
+    plain = np.asarray(labels)
+    if plain.dtype.kind not in "biuf":
+        plain = np.array([*labels], dtype=object)
+    return plain[np.asarray(codes).round().astype(np.int64)]

@@ -1,0 +1,153 @@
+"""Counts: whole numbers of at least 0, by Poisson and negative binomial distributions around expected counts."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from riskvae._validation import Rule, check_parameters, choice, real
+from riskvae.likelihoods._likelihood import Likelihood
+from riskvae.likelihoods._scaled import FeatureScales, center_and_spread
+from riskvae.nets import unit_softplus
+
+__all__ = ["NegativeBinomial", "Poisson"]
+
+# Counts up to here are whole numbers in single precision.
+_LARGEST = 2.0**24
+_LEAST = 1e-6
+
+
+class _Counts(Likelihood):
+    r"""Counts around expected ones, :math:`\lambda_j = \bar x_j \log(1 + (e - 1) e^{raw_j})`.
+
+    An untrained decoder, of zeros, expects the mean count of each feature in the first rows. The encoder sees
+    standardized logarithms of 1 + x.
+    """
+
+    started: Tensor
+    usual: Tensor
+    center: Tensor
+    spread: Tensor
+    _rules: ClassVar[dict[str, Rule]] = {}
+
+    def setup(self, n_features: int) -> None:
+        check_parameters(type(self).__name__, self.get_params(), self._rules)
+        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("usual", torch.ones(n_features))
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("spread", torch.ones(n_features))
+
+    @torch.no_grad()
+    def fit_scale(self, x: Tensor) -> None:
+        if self.started:
+            return
+        usual = x.nanmean(0).nan_to_num(0.0)
+        # Of counts that the first rows lack: as if one more row had one.
+        self.usual.copy_(usual.clamp(min=1.0 / (len(x) + 1)))
+        center, spread = center_and_spread(x.log1p())
+        self.center.copy_(center)
+        self.spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+        self.started.fill_(True)
+        self.fit_dispersion(x)
+
+    def fit_dispersion(self, x: Tensor) -> None:
+        """Start what else is learned at the first rows."""
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return (x.clamp(min=0.0).log1p() - self.center) / self.spread
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return self.usual * unit_softplus(raw).clamp(min=_LEAST)
+
+    def check(self, x: Tensor) -> None:
+        wrong = (x < 0) | (x != x.floor()) & ~x.isnan() | (x > _LARGEST)
+        if wrong.any():
+            raise ValueError(
+                f"{type(self).__name__} is of counts: whole numbers from 0 to {_LARGEST:.0f}; X holds "
+                f"{self.first(x, wrong)}. Round such values, or use likelihood='gaussian' (of a table "
+                "likelihoods.Gaussian for this column)."
+            )
+
+
+class Poisson(_Counts):
+    r"""Counts whose variance is their mean, around expected counts of each feature.
+
+    .. math:: -\log p(x|z) = \sum_j \lambda_j(z) - x_j \log \lambda_j(z) + \log x_j!
+
+    Examples
+    --------
+    >>> import torch
+    >>> Poisson().prepare(1).nll(torch.zeros(1, 1), torch.zeros(1, 1))  # exp(-1) is the chance of no event
+    tensor([1.])
+    """
+
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        rate = self.mean(raw)
+        return rate - torch.xlogy(x, rate) + (x + 1.0).lgamma()
+
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.poisson(self.mean(raw), generator=generator)
+
+
+class NegativeBinomial(_Counts):
+    r"""Counts that vary more than Poisson's, around expected counts, with a dispersion r of each feature.
+
+    .. math:: p(x_j|z) = \binom{x_j + r_j - 1}{x_j} \Bigl(\frac{r_j}{r_j + \lambda_j(z)}\Bigr)^{r_j}
+              \Bigl(\frac{\lambda_j(z)}{r_j + \lambda_j(z)}\Bigr)^{x_j}, \qquad
+              \mathrm{var}(x_j|z) = \lambda_j + \frac{\lambda_j^2}{r_j}
+
+    As r grows, it becomes Poisson's.
+
+    Parameters
+    ----------
+    dispersion : float or "learned", default="learned"
+        The r of all features, or one for each, learned with the networks from that of the first rows on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> one = NegativeBinomial(dispersion=1.0).prepare(1)  # around 1, so that each further event has the chance 1/2
+    >>> one.nll(torch.tensor([[0.0], [1.0]]), torch.zeros(2, 1)).exp()
+    tensor([2., 4.])
+    """
+
+    _rules: ClassVar = {"dispersion": choice("learned") | real(0.0, closed="neither")}
+
+    def __init__(self, dispersion: float | str = "learned") -> None:
+        super().__init__()
+        self.dispersion = dispersion
+
+    def setup(self, n_features: int) -> None:
+        super().setup(n_features)
+        self.log_dispersion = FeatureScales(n_features) if self.dispersion == "learned" else None
+
+    def fit_dispersion(self, x: Tensor) -> None:
+        if self.log_dispersion is not None:
+            excess = (x - self.usual).square().nanmean(0).nan_to_num(0.0) - self.usual
+            self.log_dispersion.begin((self.usual.square() / excess.clamp(min=1e-30)).clamp(0.1, 100.0))
+
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        mean = self.mean(raw)
+        r = self._log_r(mean).exp()
+        return _log_ways(x, r) + r * (mean / r).log1p() + x * (r / mean).log1p()
+
+    def _log_r(self, like: Tensor) -> Tensor:
+        if self.log_dispersion is None:
+            return like.new_full((self.n_features,), math.log(float(self.dispersion)))
+        return self.log_dispersion()
+
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        mean = self.mean(raw)
+        r = self._log_r(mean).exp().expand_as(mean)
+        # From the global generator, which is seeded for the time of the call.
+        rate = torch.distributions.Gamma(r, r / mean).sample()
+        return torch.poisson(rate, generator=generator)
+
+
+def _log_ways(x: Tensor, r: Tensor) -> Tensor:
+    r"""Logarithm of :math:`\Gamma(r) x! / \Gamma(x + r)`; terms cancel, so in double precision where there is one."""
+    if x.device.type != "mps":
+        x_, r_ = x.double(), r.double()
+        return (r_.lgamma() + (x_ + 1.0).lgamma() - (x_ + r_).lgamma()).to(r)
+    return r.lgamma() + (x + 1.0).lgamma() - (x + r).lgamma()

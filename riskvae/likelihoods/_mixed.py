@@ -1,0 +1,277 @@
+"""Columns of different kinds in one table: numbers, counts, categories."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from riskvae._validation import check_parameters, integer
+from riskvae._value import key_of
+from riskvae.likelihoods._categorical import Categorical
+from riskvae.likelihoods._columns import likelihoods_of, to_codes, to_labels
+from riskvae.likelihoods._likelihood import Likelihood
+from riskvae.likelihoods._scaled import ScaledLikelihood, center_and_spread
+
+__all__ = ["Mixed"]
+
+_MANY = 20  # rows that tell of a spread
+
+
+class Mixed(Likelihood):
+    r"""A likelihood for each column of a table, independent of each other given the code.
+
+    .. math:: -\log p(x|z) = -\sum_j \log p_j(x_j|z)
+
+    Columns of numbers (:class:`Gaussian`, :class:`StudentT`, :class:`Quantiles`) are standardized inside, by the first
+    rows, so that raw columns of any unit do: a noise scale that is given is in standard deviations of its column, and
+    one that is learned is learned for each column. The encoder sees those, logarithms of counts, and one column for
+    each category. Rows come and go as they are: with the names of categories, and in the units of their columns.
+
+    Parameters
+    ----------
+    columns : dict of column to Likelihood
+        Names of the columns of a DataFrame, or places in an array, in their order.
+
+    Notes
+    -----
+    Items of a torch Dataset are numbers: there, categories are their places among the labels, 0 to K - 1.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from riskvae import BetaVAE
+    >>> from riskvae.likelihoods import Mixed
+    >>> X = pd.DataFrame({"age": [31.0, 64.0, None, 45.0] * 50, "town": ["Bern", "Chur", "Bern", None] * 50})
+    >>> Mixed.from_frame(X)
+    Mixed(columns={'age': Gaussian(per_feature=True),
+                   'town': Categorical(categories=('Bern', 'Chur'))})
+    >>> vae = BetaVAE(2, likelihood=Mixed.from_frame(X), max_epochs=200, random_state=0).set_output(transform="pandas")
+    >>> vae.fit(X).impute(X[:4]).round()
+        age  town
+    0  31.0  Bern
+    1  64.0  Chur
+    2  47.0  Bern
+    3  45.0  Bern
+    """
+
+    center: Tensor
+    spread: Tensor
+    started: Tensor
+    _order: Tensor
+
+    def __init__(self, columns: Mapping[Any, Likelihood]) -> None:
+        super().__init__()
+        self.columns = columns
+
+    @classmethod
+    def from_frame(cls, X: Any, *, max_categories: int = 100) -> Self:
+        """Likelihoods by what the columns of a DataFrame hold.
+
+        Strings, booleans, pandas' categories, and 0 and 1 become :class:`Categorical`. Whole numbers from 0 on that
+        vary more than their mean are counts, :class:`NegativeBinomial`. Other numbers are :class:`Gaussian`, each with
+        a noise of its own. Missing values tell nothing.
+
+        Parameters
+        ----------
+        X : DataFrame
+            Of pandas or polars. Make it of all rows, so that no category is unknown later.
+        max_categories : int, default=100
+            Most categories of a column of strings.
+
+        Returns
+        -------
+        Mixed
+
+        Raises
+        ------
+        ValueError
+            For dates, strings that are hardly ever the same, and columns that mix strings with numbers or are empty;
+            it names them all.
+        """
+        check_parameters("Mixed.from_frame", {"max_categories": max_categories}, {"max_categories": integer(1)})
+        if not hasattr(X, "columns"):
+            raise TypeError(
+                f"Mixed.from_frame: X must be a DataFrame of pandas or polars; got {type(X).__name__}. Of an array, "
+                "name the columns by their places: Mixed({0: Gaussian(), 1: Categorical(3)})."
+            )
+        return cls(likelihoods_of(X, max_categories))
+
+    @property
+    def names_of_columns(self) -> list[Any]:
+        """What the columns are called, in order."""
+        return list(self.columns)
+
+    def setup(self, n_features: int) -> None:
+        self._check_columns(n_features)
+        groups: dict[Any, tuple[Likelihood, list[int]]] = {}
+        for place, likelihood in enumerate(self.columns.values()):
+            if isinstance(likelihood, Categorical):
+                likelihood = Categorical(likelihood.n_categories)
+            groups.setdefault(key_of(likelihood), (likelihood, []))[1].append(place)
+        self.parts = nn.ModuleList(copy.deepcopy(likelihood) for likelihood, _ in groups.values())
+        self._places = [places for _, places in groups.values()]
+        for part, places in zip(self.parts, self._places, strict=True):
+            if isinstance(part, ScaledLikelihood):
+                part.by_gradient = True
+            part.prepare(len(places))  # type: ignore[operator]
+        self.decoder_gives = f"what the likelihoods of {n_features} columns take, {self.n_values} values"
+        order = torch.tensor([place for places in self._places for place in places]).argsort()
+        self.register_buffer("_order", order, persistent=False)
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("spread", torch.ones(n_features))
+        self.register_buffer("started", torch.tensor(False))
+
+    def _check_columns(self, n_features: int | None = None) -> None:
+        columns = self.columns
+        example = 'Mixed({"age": Gaussian(), "town": Categorical(["Bern", "Chur"])}), or Mixed.from_frame(X)'
+        if not isinstance(columns, Mapping) or not columns:
+            raise TypeError(f"Mixed: columns must be a dict of column to likelihood; got {columns!r}. Use {example}.")
+        for name, likelihood in columns.items():
+            if not isinstance(likelihood, Likelihood) or isinstance(likelihood, Mixed):
+                raise TypeError(f"Mixed: column {name!r} must have one likelihood; got {likelihood!r}. Use {example}.")
+        if n_features is not None and len(columns) != n_features:
+            raise ValueError(
+                f"Mixed: X has {n_features} columns, and likelihoods are given for {len(columns)}: "
+                f"{_shortly(list(columns))}. Give each column one, in the order of X."
+            )
+
+    # ------------------------------------------------------------------------------------- the parts
+
+    @property
+    def n_values(self) -> int:
+        return sum(part.n_values for part in self.parts)  # type: ignore[misc]
+
+    @property
+    def n_inputs(self) -> int:
+        return sum(part.n_inputs for part in self.parts)  # type: ignore[misc]
+
+    def _of_parts(self, *rows: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Each part, its places, and what concerns it of standardized rows."""
+        for part, places in zip(self.parts, self._places, strict=True):
+            yield part, places, *(row[..., places] for row in rows)
+
+    def _raw_of_parts(self, raw: Tensor) -> Iterator[tuple[Any, Tensor, list[int]]]:
+        """Each part, what it takes of the decoder's output, and its places."""
+        parts = raw.split([part.n_values for part in self.parts], -1)
+        yield from zip(self.parts, parts, self._places, strict=True)
+
+    def _joined(self, found: list[Tensor]) -> Tensor:
+        """Columns of all parts in the order of the table."""
+        return torch.cat(found, -1)[..., self._order]
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        return (x - self.center) / self.spread
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return self._joined([part.mean(own) for part, own, _ in self._raw_of_parts(raw)]) * self.spread + self.center
+
+    def central(self, raw: Tensor) -> Tensor:
+        rows = self._joined([part.central(own) for part, own, _ in self._raw_of_parts(raw)])
+        return rows * self.spread + self.center
+
+    def nll(self, x: Tensor, raw: Tensor) -> Tensor:
+        u, total = self._standardized(x), self.spread.log().sum()
+        for part, own, places in self._raw_of_parts(raw):
+            total = total + part.nll(u[..., places], own)
+        return total
+
+    def each(self, x: Tensor, raw: Tensor) -> Tensor:
+        u = self._standardized(x)
+        found = [part.each(u[..., places], own) for part, own, places in self._raw_of_parts(raw)]
+        return self._joined(found) + self.spread.log()
+
+    def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        found = [part.draw(own, generator) for part, own, _ in self._raw_of_parts(raw)]
+        return self._joined(found) * self.spread + self.center
+
+    def inputs(self, x: Tensor) -> Tensor:
+        return torch.cat([part.inputs(own) for part, _, own in self._of_parts(self._standardized(x))], -1)
+
+    def expected_inputs(self, raw: Tensor) -> Tensor:
+        return torch.cat([part.expected_inputs(own) for part, own, _ in self._raw_of_parts(raw)], -1)
+
+    def check(self, x: Tensor) -> None:
+        for part, places, own in self._of_parts(x):
+            part.names = [self.names_of_columns[place] for place in places]
+            part.check(own)
+
+    @torch.no_grad()
+    def fit_scale(self, x: Tensor) -> None:
+        if not self.started:
+            center, spread = center_and_spread(x)
+            numbers = torch.zeros_like(spread, dtype=torch.bool)
+            for part, places, _ in self._of_parts(x):
+                numbers[places] = part.affine
+            self.center.copy_(torch.where(numbers, center, torch.zeros_like(center)))
+            self.spread.copy_(torch.where(numbers & (spread > 0), spread, torch.ones_like(spread)))
+            self.started.fill_(True)
+        for part, _, own in self._of_parts(self._standardized(x)):
+            part.fit_scale(own)
+
+    @torch.no_grad()
+    def relative_spread(self, x: Tensor) -> float:
+        places = [place for part, where, _ in self._of_parts(x) if part.affine for place in where]
+        if not self.started or len(x) < _MANY or not places:
+            return 1.0
+        return float(center_and_spread(self._standardized(x)[:, places])[1].square().mean().sqrt()) or 1.0
+
+    # ------------------------------------------------------------------------------- names of values
+
+    def codes(self, X: Any) -> Any:
+        self._check_columns()
+        named = [(place, name, one) for place, (name, one) in enumerate(self.columns.items())]
+        kinds = [(place, name, one.labels) for place, name, one in named if isinstance(one, Categorical)]
+        if hasattr(X, "columns"):
+            self._check_names(list(X.columns))
+            found = {name: X[name] for name in X.columns}
+            for place, _, labels in kinds:
+                name = X.columns[place]
+                found[name] = to_codes(np.asarray(X[name], dtype=object), labels, name)
+            return type(X)(found)
+        rows = X if isinstance(X, np.ndarray) else np.asarray(X) if isinstance(X, list | tuple) else None
+        if rows is None or rows.ndim != 2 or rows.shape[1] != len(self.columns):
+            return X  # what is wrong with it is told elsewhere
+        if rows.dtype.kind in "fiub":  # a category is its label where that is a number, else its place
+            kinds = [kind for kind in kinds if _are_numbers(kind[2])]
+            if not kinds:
+                return X
+        if isinstance(X, list | tuple):
+            rows = np.array(X, dtype=object)
+        coded = rows.copy()
+        for place, name, labels in kinds:
+            coded[:, place] = to_codes(rows[:, place], labels, name)
+        return coded
+
+    def _check_names(self, names: list[Any]) -> None:
+        own = self.names_of_columns
+        if names == own or not all(isinstance(name, str) for name in own):
+            return
+        lacking, further = [name for name in own if name not in names], [name for name in names if name not in own]
+        if lacking or further:
+            what = [f"lacks {_shortly(lacking)}"] * bool(lacking) + [f"has {_shortly(further)}"] * bool(further)
+            remedy = "Take the columns of the likelihood, or make it of this table: Mixed.from_frame(X)."
+            raise ValueError(f"Mixed: X {' and '.join(what)}, unlike the columns of the likelihood. {remedy}")
+        first = next(i for i, name in enumerate(own) if name != names[i])
+        raise ValueError(
+            f"Mixed: X has its columns in another order than the likelihood: column {first} is {names[first]!r}, not "
+            f"{own[first]!r}. Put them in order: X[list(likelihood.columns)]."
+        )
+
+    def named(self, rows: NDArray[Any]) -> list[NDArray[Any]]:
+        found = []
+        for place, one in enumerate(self.columns.values()):
+            column = rows[..., place]
+            found.append(to_labels(column, one.labels) if isinstance(one, Categorical) else column)
+        return found
+
+
+def _are_numbers(labels: tuple[Any, ...]) -> bool:
+    return all(isinstance(label, int | float | np.number) for label in labels) and labels != tuple(range(len(labels)))
+
+
+def _shortly(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
