@@ -55,11 +55,11 @@ class Errors(NamedTuple):
         for rows in x.split(max(1, CHUNK // max(vae.likelihood.n_values, vae.widest))):
             posterior = vae.encode(rows)
             step = posterior.scale * torch.randn(posterior.scale.shape, generator=generator).to(rows)
-            squares = sum((rows - vae.decode(z)).square() for z in (posterior.mean + step, posterior.mean - step))
+            squares = sum(_squares(vae, rows, z) for z in (posterior.mean + step, posterior.mean - step))
             raw = vae.decoder(posterior.mean)
-            quantiles = vae.likelihood.quantiles(raw)
+            quantiles, values = vae.likelihood.quantiles(raw), vae.likelihood.compared(rows, raw)
             found.append((
-                0.5 * squares, vae.likelihood.scales(quantiles), vae.likelihood.normal_score(rows, quantiles),
+                0.5 * squares, vae.likelihood.scales(quantiles), vae.likelihood.normal_score(values, quantiles),
                 vae.nll(rows, raw),
             ))  # fmt: skip
         return cls(*(torch.cat(parts) for parts in zip(*found, strict=True)))
@@ -92,6 +92,8 @@ class Noise(nn.Module):
         Of the features, which tells whose values repeat, and how far they are apart.
     n_rows : int
         Rows that were trained on.
+    categories : Tensor of bool, default=None
+        Features that are categories, whose errors are normal scores: s is at least 1, as chances tell.
     """
 
     error_scale: Tensor
@@ -101,9 +103,13 @@ class Noise(nn.Module):
     inflation: Tensor
     uses_own: bool | None = None  # whether any feature is ``own``, where that must be known without looking
 
-    def __init__(self, errors: Errors, unit: Tensor, marginals: Marginals, n_rows: int) -> None:
+    def __init__(
+        self, errors: Errors, unit: Tensor, marginals: Marginals, n_rows: int, categories: Tensor | None = None
+    ) -> None:
         super().__init__()
         gap, discrete = marginals.gap, marginals.discrete
+        if categories is not None:
+            gap = gap.masked_fill(categories, 0.0)
         self.n_rows = n_rows
         n = len(errors.loss)
         leave = 0 if n < _FEW else math.ceil(n / _WORST)
@@ -118,11 +124,14 @@ class Noise(nn.Module):
         self._sum, self._n = total + self._prior, known + _PRIOR
         missed = (1.0 + (squares > (0.5 * gap).square()).sum(0)) / (known + 2)
         self._floor = gap / (-2.0 * missed.clamp(max=0.5).log()).sqrt()
+        if categories is not None:
+            self._floor = self._floor.masked_fill(categories, 1.0)
         self.register_buffer("error_scale", torch.maximum((self._sum / self._n).sqrt(), self._floor))
         self.register_buffer("broad", 3.0 * torch.maximum(unit.square(), self._prior / _PRIOR).sqrt())
         ratio = squares / torch.maximum(scales, LEAST * self.error_scale).square()
         self.register_buffer("factor", _means(ratio).sqrt())
-        self.register_buffer("own", self._where_better(squares, scales) & (gap == 0) & (unit.square() > 1e-4 * typical))
+        own = self._where_better(squares, scales) & (gap == 0) & (unit.square() > 1e-4 * typical)
+        self.register_buffer("own", own if categories is None else own & ~categories)
         z = errors.z[self._counts].abs().sort(0).values  # missing ones come last
         count = torch.as_tensor(known).cpu()
         place = torch.minimum((_TAIL * count.double()).ceil().long(), count - 1).clamp(min=0).to(z.device)
@@ -163,8 +172,8 @@ class Noise(nn.Module):
             own = torch.maximum(self.factor * vae.likelihood.scales(quantiles), LEAST * self.error_scale)
             s = torch.where(self.own, own, s)
         else:
-            median = vae.likelihood.mean(raw)
-        square = (x - median).square()
+            median = vae.likelihood.medians(raw)
+        square = (vae.likelihood.compared(x, raw) - median).square()
         if vae.holes:  # a missing value is as likely as one that errs as much as usual
             square = torch.where(square.isnan(), s.square(), square)
         # No addcmul: the exporter of torch 2.6 cannot broadcast it.
@@ -180,6 +189,12 @@ class Noise(nn.Module):
         self.own, self.factor, self.broad = earlier.own, earlier.factor, earlier.broad
         self.inflation = torch.maximum(self.inflation, earlier.inflation)
         self.n_rows = max(self.n_rows, earlier.n_rows)
+
+
+def _squares(vae: Any, x: Tensor, z: Tensor) -> Tensor:
+    """Squared errors of rows that are decoded from latent points."""
+    raw = vae.decoder(z)
+    return (vae.likelihood.compared(x, raw) - vae.likelihood.medians(raw)).square()
 
 
 def _sums(values: Tensor) -> tuple[Tensor, Tensor | int]:

@@ -87,11 +87,11 @@ class RowScore(nn.Module):
 
         Errors are those of all held-out rows, and none is measured by a scale that it took part in.
         """
-        marginals, densities, verdicts = Marginals(rows), [], []
+        marginals, densities, verdicts = Marginals(vaes[0].likelihood.ordered(rows)), [], []
         n_ages = min(len(vaes), *(len(part.vaes) for part in parts))
         for age, vae in enumerate(vaes[:n_ages]):
             errors = Errors.join([Errors.of(part.vaes[age], part.held_out, seed) for part in parts])
-            noise = Noise(errors, vae.likelihood.unit, marginals, n_rows)
+            noise = Noise(errors, vae.likelihood.unit, marginals, n_rows, vae.likelihood.categories)
             scales = noise.without(errors).split([len(part.held_out) for part in parts])
             bounds = [
                 RowDensity(part.vaes[age], part.trained, draws, noise).bounds(part.vaes[age], part.held_out, scale=s)
@@ -100,7 +100,7 @@ class RowScore(nn.Module):
             noise.forget()
             verdicts.append(torch.cat(bounds))
             densities.append(RowDensity(vae, rows, draws, noise))
-        verdicts.append(torch.cat([Marginals(part.trained)(part.held_out) for part in parts]))
+        verdicts.append(torch.cat([_of_features(part) for part in parts]))
         found = torch.stack(verdicts)
         score = cls(densities, marginals, found, n_rows)
         return score, score.least(found)
@@ -116,8 +116,9 @@ class RowScore(nn.Module):
         data: one as large as the largest before takes its place, since the networks have changed meanwhile; a smaller
         one, of m rows to M, gets the share m / M of all that is remembered. One row must not decide.
         """
-        marginals = Marginals(rows)
-        noise = Noise(Errors.of(vae, rows, seed), vae.likelihood.unit, marginals, n_rows)
+        ordered = vae.likelihood.ordered(rows)
+        marginals = Marginals(ordered)
+        noise = Noise(Errors.of(vae, rows, seed), vae.likelihood.unit, marginals, n_rows, vae.likelihood.categories)
         noise.forget()
         density = RowDensity(vae, rows, draws, noise)
         share = 1.0 if earlier is None else min(1.0, n_rows / earlier.n_rows)
@@ -129,7 +130,7 @@ class RowScore(nn.Module):
             marginals.join(earlier.marginals, _kept(share, n_old, n_new, seed))
         n = min(RowDensity.N_MIXED, marginals.values.shape[1], len(rows))
         seen = share == 1 and n > 1
-        found = torch.stack((density.bounds(vae, rows[:n], seen=seen), marginals(rows[:n], seen=seen)))
+        found = torch.stack((density.bounds(vae, rows[:n], seen=seen), marginals(ordered[:n], seen=seen)))
         score = cls([density], marginals, found, n_rows)
         if earlier is not None and share < 1:
             score.share, score.n_rows = share, earlier.n_rows
@@ -144,7 +145,7 @@ class RowScore(nn.Module):
     def verdicts(self, vaes: Sequence[Any], x: Tensor) -> Tensor:
         """What each says of rows, (n_verdicts, n)."""
         bounds = [density.bound(vae, x) for density, vae in zip(self.densities, vaes, strict=True)]  # type: ignore[operator]
-        return torch.stack((*bounds, self.marginals(x)))
+        return torch.stack((*bounds, self.marginals(vaes[0].likelihood.ordered(x))))
 
     def least(self, verdicts: Tensor) -> Tensor:
         """The least favorable one for each row, in nats of the model's bound."""
@@ -168,6 +169,12 @@ class RowScore(nn.Module):
         order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
         self.scores = scores[order[: RowDensity.N_MIXED]].to(self.middle)
         return scores
+
+
+def _of_features(part: Judged) -> Tensor:
+    """What the marginals of the rows that were trained on say of the others."""
+    ordered = part.vaes[0].likelihood.ordered
+    return Marginals(ordered(part.trained))(ordered(part.held_out))
 
 
 def _kept(share: float, n_old: int, n_new: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from riskvae.estimators._sampling import SamplingMixin
 from riskvae.estimators._saving import SavingMixin
 from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.estimators._starting import begin, go_on_with
-from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood
+from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
 from riskvae.training._loop import restored_on_failure, train
@@ -259,7 +259,8 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin)
 
     def _has_foreign_parts(self, *others: Any) -> bool:
         """Whether modules of the user's take part, which may draw from torch's global generators."""
-        own = [part for part in (self.likelihood, *others) if not isinstance(part, str)]
+        parts = self.likelihood.columns.values() if isinstance(self.likelihood, Mixed) else ()
+        own = [part for part in (self.likelihood, *parts, *others) if not isinstance(part, str)]
         return self.encoder is not None or self.decoder is not None or not all(map(is_ours, own))
 
     def _counted_share(self) -> float:

@@ -191,7 +191,8 @@ def split_by_blocks(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]
 
 def residuals_of(vae: Any, x: Tensor) -> Tensor:
     """Values of rows minus their predicted quantiles, (n, n_features, n_levels)."""
-    return x[..., None] - vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean))
+    raw = vae.decoder(vae.encode(x).mean)
+    return vae.likelihood.compared(x, raw)[..., None] - vae.likelihood.quantiles(raw)
 
 
 def young_of(model: Any, state: Any) -> Any:

@@ -151,7 +151,7 @@ class ParametersMixin(BaseEstimator):
                 "'identity'",
                 "",
             )
-        if isinstance(self.likelihood, Likelihood):
+        if isinstance(self.likelihood, Likelihood) and "noise_scale" in self._rules:
             for name, default in (("noise_scale", "learned"), ("output_activation", "auto")):
                 if getattr(self, name) != default:
                     self._refuse(

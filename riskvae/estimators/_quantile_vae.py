@@ -10,19 +10,25 @@ from torch import Tensor, nn
 
 from riskvae import nets
 from riskvae._sklearn import OutlierMixin
-from riskvae._validation import choice, integer, real
+from riskvae._validation import Rule, choice, integer, real
 from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._judged_fit import JudgedFit
 from riskvae.estimators._risk_parameters import Risk, RiskParametersMixin
 from riskvae.estimators._types import Activation, Auto, Device, Distributed, Network, RandomState
-from riskvae.likelihoods import Likelihood, Quantiles
+from riskvae.likelihoods import Likelihood, Mixed, Quantiles
+from riskvae.likelihoods._mixed_quantiles import MixedQuantiles
 from riskvae.likelihoods._quantiles import LEVELS
 from riskvae.risk import CVaR
 from riskvae.training import Objective, RiskObjective
 from riskvae.training._objective import NearELBO
 
 # Parameters of the other estimators that choose a likelihood.
-_NOT_HERE = ("likelihood", "noise_scale", "output_activation")
+_NOT_HERE = ("noise_scale", "output_activation")
+_TABLE = Rule(
+    lambda value: isinstance(value, Mixed),
+    "a riskvae.likelihoods.Mixed, of which it takes the categories",
+    kind=lambda value: isinstance(value, Mixed | str),
+)
 # n_components="auto" takes as many as there are features, up to this: the KL term switches off what is not needed.
 _MOST_LATENT = 64
 
@@ -68,6 +74,10 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         Increasing levels in (0, 1). Two or more for whatever needs a spread; without 0.5 the median is interpolated. A
         ``decoder`` of your own gives ``len(quantiles)`` values per feature, a whole row for each level in turn
         (channels of an image).
+    likelihood : "quantiles" or Mixed, default="quantiles"
+        What the columns are: all of them numbers, or those of a table, by
+        :meth:`Mixed.from_frame <riskvae.likelihoods.Mixed.from_frame>`. Of these, categories have probabilities and
+        all others quantiles, and columns of any units do.
     hidden_layer_sizes : sequence of int, default=(256, 128)
         Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.
     activation : str, default="relu"
@@ -217,9 +227,6 @@ class QuantileVAE(OutlierMixin, JudgedFit):
     array([False,  True])
     """
 
-    # Of its own: the decoder's output is quantiles, and their scale is learned.
-    likelihood: Any = "quantiles"
-
     quantiles: Sequence[float]
     eps: float
     risk: Risk
@@ -230,6 +237,7 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         **{name: rule for name, rule in BaseVAE._rules.items() if name not in _NOT_HERE},
         "n_components": choice("auto") | integer(1),
         "quantiles": LEVELS,
+        "likelihood": choice("quantiles") | _TABLE,
         **{name: RiskParametersMixin._rules[name] for name in ("eps", "risk")},
         "contamination": choice("auto") | real(0.0, 0.5, closed="right"),
         "n_folds": choice("auto") | integer(0),
@@ -243,6 +251,7 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         # What is learned.
         beta: float = 1.0,
         quantiles: Sequence[float] = (0.15, 0.5, 0.85),
+        likelihood: Literal["quantiles"] | Mixed = "quantiles",
         hidden_layer_sizes: Sequence[int] = (256, 128),
         activation: Activation = "relu",
         encoder: Network | None = None,
@@ -291,7 +300,10 @@ class QuantileVAE(OutlierMixin, JudgedFit):
         return self.eps if self.risk == "seeking" else 1.0
 
     def _make_likelihood(self) -> Likelihood:
-        return Quantiles(tuple(float(level) for level in self.quantiles))
+        levels = tuple(float(level) for level in self.quantiles)
+        return (
+            MixedQuantiles(self.likelihood.columns, levels) if isinstance(self.likelihood, Mixed) else Quantiles(levels)
+        )
 
     def _n_latent(self, n_features: int) -> int:
         return min(n_features, _MOST_LATENT) if self.n_components == "auto" else self.n_components
@@ -303,7 +315,8 @@ class QuantileVAE(OutlierMixin, JudgedFit):
     def _fit_units(self, module: Any, x: Tensor) -> None:
         first = not module.likelihood.started
         super()._fit_units(module, x)
-        if first and module.likelihood.started and self.encoder is None:
+        plain = isinstance(module.likelihood, Quantiles)  # a table's columns are standardized by themselves
+        if first and plain and module.likelihood.started and self.encoder is None:
             center = module.likelihood.center
             if module.told == "places":  # columns that say what is missing have none
                 center = torch.cat((center, torch.zeros_like(center)))

@@ -79,6 +79,7 @@ class Quantiles(ScaledLikelihood):
     log_peak: float
     center: Tensor
     unit: Tensor
+    categories: Tensor | None = None  # features that are categories, where some are
 
     def __init__(self, levels: Sequence[float] = (0.15, 0.5, 0.85)) -> None:
         super().__init__()
@@ -132,6 +133,20 @@ class Quantiles(ScaledLikelihood):
         loss = pinball_losses(x, self.quantiles(raw), self.levels)
         log_scale = self.log_noise
         return loss * (-log_scale).exp() + log_scale - self.log_peak
+
+    # What a detector compares: here, values as they are; of a table, what stands for its categories.
+
+    def medians(self, raw: Tensor) -> Tensor:
+        """Central values (..., n_features) among those of :meth:`compared`."""
+        return self.mean(raw)
+
+    def compared(self, x: Tensor, raw: Tensor) -> Tensor:
+        """Values of rows as :meth:`quantiles` are about them, (n, n_features) or with the draws of ``raw``."""
+        return x
+
+    def ordered(self, x: Tensor) -> Tensor:
+        """Values of rows in an order whose ends are unusual."""
+        return x
 
     def at(self, quantiles: Tensor, score: Tensor) -> Tensor:
         """Values (..., n_features) at normal scores of that shape, linear in the score between and beyond levels.

@@ -1,0 +1,99 @@
+"""Columns of different kinds as a detector compares them: numbers by their quantiles, categories by their chances."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from riskvae.likelihoods._categorical import Categorical
+from riskvae.likelihoods._mixed import Mixed
+from riskvae.likelihoods._quantiles import Quantiles
+
+__all__ = ["MixedQuantiles"]
+
+
+class MixedQuantiles(Mixed):
+    r"""A table whose columns are categories, or numbers by their quantiles.
+
+    Numbers are compared in standard deviations of their columns. A category x is compared as a normal value would be
+    that is as much less likely than the likeliest one,
+
+    .. math:: z = \sqrt{2 \log \frac{\max_c p_c}{p_x}},
+
+    its deviance residual, so that all columns count in the same currency: nats.
+
+    Parameters
+    ----------
+    columns : dict of column to Likelihood
+        Categories as they are; of all others the quantiles are learned.
+    levels : sequence of float
+        Their levels.
+    """
+
+    def __init__(self, columns: Mapping[Any, Any], levels: Sequence[float]) -> None:
+        super().__init__(columns)
+        self.levels = levels
+
+    def setup(self, n_features: int) -> None:
+        given, self.reader = self.columns, Quantiles(self.levels)
+        self._check_columns(n_features)
+        self.columns = {
+            name: one if isinstance(one, Categorical) else Quantiles(self.levels) for name, one in given.items()
+        }
+        super().setup(n_features)
+        self.reader.prepare(1)
+        self.normal_scores = self.reader.normal_scores
+        where = torch.tensor([isinstance(one, Categorical) for one in self.columns.values()])
+        self.register_buffer("categories", where, persistent=False)
+        self.values_per_feature = len(self.normal_scores)  # quantiles of each
+
+    # These ask for the normal scores of the levels alone.
+    at = Quantiles.at
+    scales = Quantiles.scales
+    normal_score = Quantiles.normal_score
+
+    @property
+    def unit(self) -> Tensor:
+        """Spread of each feature, among those of :meth:`compared`."""
+        return self._joined([
+            part.unit if isinstance(part, Quantiles) else self.spread.new_ones(len(places))
+            for part, places in zip(self.parts, self._places, strict=True)
+        ])  # fmt: skip
+
+    def quantiles(self, raw: Tensor) -> Tensor:
+        """Quantiles (..., n_features, n_levels) of :meth:`compared` values; of categories those of a normal one."""
+        t = torch.tensor(self.normal_scores).to(raw)
+        found = []
+        for part, own, places in self._raw_of_parts(raw):
+            normal = t.expand(*raw.shape[:-1], len(places), len(t))
+            found.append(part.quantiles(own) if isinstance(part, Quantiles) else normal)
+        return torch.cat(found, -2)[..., self._order, :]
+
+    def medians(self, raw: Tensor) -> Tensor:
+        return self._joined([
+            part.mean(own) if isinstance(part, Quantiles) else own.new_zeros(*own.shape[:-1], len(places))
+            for part, own, places in self._raw_of_parts(raw)
+        ])  # fmt: skip
+
+    def compared(self, x: Tensor, raw: Tensor) -> Tensor:
+        u, shape = self._standardized(x), (*raw.shape[:-1], -1)
+        return self._joined([
+            u[..., places].expand(shape) if isinstance(part, Quantiles) else part.deviance(u[..., places], own)
+            for part, own, places in self._raw_of_parts(raw)
+        ])  # fmt: skip
+
+    def ordered(self, x: Tensor) -> Tensor:
+        """Rows with the ranks of categories by how common they are: rare ones are at the end."""
+        ordered = x.clone()
+        for part, places, own in self._of_parts(x):
+            if isinstance(part, Categorical):
+                rank = part.log_share.argsort(0, descending=True).argsort(0).to(x)
+                found = rank.gather(0, own.nan_to_num(0.0).long().clamp(0, len(rank) - 1))
+                ordered[..., places] = torch.where(own.isnan(), own, found)
+        return ordered
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """Quantiles (..., n_features, n) of :meth:`compared` values in the units of columns; NaN for categories."""
+        found = values * self.spread[:, None] + self.center[:, None]
+        return found.masked_fill(self.categories[:, None], torch.nan)  # type: ignore[index]
