@@ -153,6 +153,11 @@ def _is_plain(estimator: Any, X: Any) -> bool:
 
 def _column_at_fault(X: Any, error: Exception) -> str:
     """Which column of a table is no column of numbers, and what to do; nothing where that is not the error."""
+    if "infinity" in str(error):
+        infinite = np.isinf(np.asarray(X, dtype=np.float64))
+        row, column = np.argwhere(infinite)[0].tolist() if infinite.any() else (0, 0)
+        where = f"in row {row}, {column_name(column, getattr(X, 'columns', None))}"
+        return f"X holds infinity {where}. Drop such rows, or make the value missing (NaN)." if infinite.any() else ""
     if hasattr(X, "columns") and ("convert string" in str(error) or "must be a string or a" in str(error)):
         for name in X.columns:
             values = [value for value in np.asarray(X[name], dtype=object) if not isinstance(value, numbers.Number)]

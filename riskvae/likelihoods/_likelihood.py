@@ -105,6 +105,11 @@ class Likelihood(BaseEstimator, nn.Module):
         """What the encoder sees (n, n_inputs) of rows; NaN of a missing value stays NaN."""
         return x
 
+    @property
+    def shows_rows(self) -> bool:
+        """Whether the encoder sees rows as they are."""
+        return type(self).inputs is Likelihood.inputs
+
     def expected_inputs(self, raw: Tensor) -> Tensor:
         """What is to be expected of :meth:`inputs`, (..., n_inputs), by raw output."""
         return self.inputs(self.mean(raw))

@@ -83,7 +83,13 @@ def _coder_of_estimator(vae: Any, X: Any) -> Coder:
 
 
 def whole_rows(estimator: Any, X: Any) -> NDArray[Any]:
-    """Rows of an estimator, in which no value is missing."""
+    """Rows of an estimator, in which no value is missing, and which its encoder sees as they are."""
+    likelihood = estimator.module_.likelihood if hasattr(estimator, "module_") else None
+    if not getattr(likelihood, "shows_rows", True):
+        raise ValueError(
+            f"How far a row can be pushed is said of numbers that the encoder sees as they are; of {likelihood!r} it "
+            "sees categories or counts in other terms. Ask a model of the numeric columns alone."
+        )
     rows = feature_matrix(estimator, X, reset=False)
     if has_missing(rows):
         incomplete = np.flatnonzero(np.isnan(rows).any(axis=1)).tolist()

@@ -1,0 +1,375 @@
+"""Columns of different kinds in one table: what comes in comes back, and each kind is told from the others."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from helpers import small
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+
+from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, load, robustness_margin
+from riskvae.likelihoods import Categorical, Gaussian, Mixed, NegativeBinomial, Poisson, Quantiles, StudentT
+
+ALL = [BetaVAE, RiskAwareVAE, BetaTCVAE, QuantileVAE]
+
+
+def make_table(n=400, seed=0):
+    """A hidden number decides all columns: of numbers, strings, counts, booleans, categories, 0 and 1."""
+    rng = np.random.default_rng(seed)
+    t = rng.normal(size=n)
+    return pd.DataFrame(
+        {
+            "income": 1e5 * np.exp(0.5 * t + 0.1 * rng.normal(size=n)),
+            "town": np.where(t + 0.3 * rng.normal(size=n) > 0, "Bern", np.where(rng.random(n) < 0.5, "Chur", "Genf")),
+            "age": 50 + 10 * t + 2 * rng.normal(size=n),
+            "visits": rng.negative_binomial(2, 1 / (1 + np.exp(t))),
+            "member": t + 0.1 * rng.normal(size=n) > 0,
+            "level": pd.Categorical(np.where(t > 1, "high", "low"), ["low", "high", "never"]),
+            "flag": (t < -1).astype(int),
+        },
+        index=pd.RangeIndex(100, 100 + n),
+    )
+
+
+@pytest.fixture(scope="module")
+def table():
+    return make_table()
+
+
+@pytest.fixture(scope="module")
+def likelihood(table):
+    return Mixed.from_frame(table)
+
+
+@pytest.fixture(scope="module", params=ALL, ids=lambda cls: cls.__name__)
+def fitted(request, table, likelihood):
+    more = {"calibration_fraction": 0.3} if request.param is QuantileVAE else {}
+    return small(request.param, likelihood=likelihood, max_epochs=60, lr=3e-3, **more).fit(table)
+
+
+# ------------------------------------------------------------------------------------------ from_frame
+
+
+def test_columns_tell_their_likelihoods(table, likelihood):
+    kinds = {name: repr(one) for name, one in likelihood.columns.items()}
+    assert kinds == {
+        "income": "Gaussian(per_feature=True)",
+        "town": "Categorical(categories=('Bern', 'Chur', 'Genf'))",
+        "age": "Gaussian(per_feature=True)",
+        "visits": "NegativeBinomial()",
+        "member": "Categorical(categories=(False, True))",
+        "level": "Categorical(categories=('low', 'high', 'never'))",
+        "flag": "Categorical(categories=(0, 1))",
+    }
+    assert repr(Mixed.from_frame(table.mask(table.isna() | (table == "nobody")))) == repr(likelihood)
+    holes = table.astype(object).mask(np.random.default_rng(0).random(table.shape) < 0.3, None)
+    same = Mixed.from_frame(holes).columns
+    assert {name: repr(one) for name, one in same.items() if name != "level"} == {
+        name: kind for name, kind in kinds.items() if name != "level"
+    }
+
+
+def test_polars_columns_are_the_same(table, likelihood):
+    frame = pl.DataFrame({name: table[name].astype(object).tolist() for name in table})
+    found = Mixed.from_frame(frame).columns
+    assert {name: type(one) for name, one in found.items()} == {
+        name: type(one) for name, one in likelihood.columns.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pd.date_range("2020", periods=6), r"'bad' holds datetime64.*days since a date"),
+        (pd.to_timedelta(range(6), unit="D"), "'bad' holds timedelta"),
+        ([None] * 6, "'bad' holds nothing but missing values: leave it out"),
+        (["a", 1, "b", 2.5, "c", 3], r"'bad' holds float, int, str: make them all numbers, or all strings"),
+        ([[1], [2], [3], [4], [5], [6]], "'bad' holds list"),
+    ],
+)
+def test_columns_without_a_likelihood_are_named(column, message):
+    X = pd.DataFrame({"good": range(6), "bad": column, "worse": [None] * 6})
+    with pytest.raises(ValueError, match=message) as error:
+        Mixed.from_frame(X)
+    assert "'worse'" in str(error.value)  # all of them at once
+
+
+def test_identifiers_are_refused_by_name():
+    X = pd.DataFrame({"name": [f"n{i}" for i in range(200)]})
+    with pytest.raises(ValueError, match=r"'name' holds 200 different strings in 200 rows.*max_categories=100"):
+        Mixed.from_frame(X)
+    assert len(Mixed.from_frame(X, max_categories=200).columns["name"].categories) == 200
+    with pytest.raises(TypeError, match=r"must be a DataFrame.*got ndarray"):
+        Mixed.from_frame(np.zeros((3, 2)))
+
+
+# -------------------------------------------------------------------------------- there and back again
+
+
+def test_rows_come_back_as_they_are_written(fitted, table):
+    rebuilt = fitted.reconstruct(table)
+    assert rebuilt.shape == table.shape
+    assert set(rebuilt[:, 1]) <= {"Bern", "Chur", "Genf"}
+    assert set(rebuilt[:, 4]) <= {True, False}
+    assert (rebuilt[:, 1] == table["town"].to_numpy()).mean() > 0.6
+    assert (rebuilt[:, 4] == table["member"].to_numpy()).mean() > 0.8
+    for name in ("income", "age"):  # raw units, nothing scaled
+        j = table.columns.get_loc(name)
+        assert np.corrcoef(rebuilt[:, j].astype(float), table[name])[0, 1] > 0.7
+    assert fitted.sample(3).shape == (3, 7)
+    assert set(fitted.sample(50, observation_noise=True)[:, 5]) <= {"low", "high", "never"}
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_a_frame_in_a_frame_out(fitted, table, container):
+    vae = clone(fitted).set_output(transform=container)
+    vars(vae).update({name: value for name, value in vars(fitted).items() if name not in vars(vae)})
+    for rows in (
+        vae.reconstruct(table),
+        vae.impute(table),
+        vae.sample(4),
+        vae.inverse_transform(np.zeros((2, vae._n_features_out))),
+    ):
+        assert type(rows).__module__.split(".")[0] == container
+        assert list(rows.columns) == list(table.columns)
+    rows = vae.reconstruct(table)
+    if container == "pandas":
+        assert (rows.index == table.index).all()
+        assert rows["member"].dtype == bool
+        assert rows["income"].dtype == np.float64
+
+
+def test_missing_values_are_filled_in(fitted, table):
+    rng = np.random.default_rng(2)
+    holes = table.astype(object).mask(rng.random(table.shape) < 0.25, None)
+    filled = pd.DataFrame(fitted.impute(holes), columns=table.columns, index=table.index)
+    known = holes.notna()
+    assert not filled.isna().any().any()
+    for name in table:
+        there = known[name]
+        assert (filled.loc[there, name].astype(object) == table.loc[there, name].astype(object)).all()
+    lost = ~known["member"]
+    assert (filled.loc[lost, "member"].astype(bool) == table.loc[lost, "member"]).mean() > 0.75
+    drawn = fitted.impute(holes, n_draws=3, random_state=0)
+    assert drawn.shape == (3, *table.shape)
+    assert set(drawn[..., 1].ravel()) <= {"Bern", "Chur", "Genf"}
+
+
+def test_missing_values_in_training(table, likelihood):
+    rng = np.random.default_rng(3)
+    holes = table.astype(object).mask(rng.random(table.shape) < 0.2, None)
+    vae = small(BetaVAE, likelihood=likelihood, max_epochs=60, lr=3e-3).fit(holes)
+    assert (vae.reconstruct(table)[:, 4] == table["member"].to_numpy()).mean() > 0.8
+    assert np.isfinite(vae.score_samples(holes)).all()
+    np.testing.assert_allclose(vae.score_samples(holes)[:5], vae.score_samples(holes.iloc[:5]), rtol=1e-9)
+
+
+def test_files_pickles_clones_and_grids(fitted, table, tmp_path):
+    fitted.save(tmp_path / "table.riskvae")
+    for again in (load(tmp_path / "table.riskvae"), pickle.loads(pickle.dumps(fitted))):
+        np.testing.assert_array_equal(again.score_samples(table), fitted.score_samples(table))
+        np.testing.assert_array_equal(again.reconstruct(table), fitted.reconstruct(table))
+    assert repr(clone(fitted).likelihood) == repr(fitted.likelihood)
+
+
+def test_a_grid_over_folds_knows_all_categories(table, likelihood):
+    search = GridSearchCV(small(BetaVAE, likelihood=likelihood, max_epochs=3), {"beta": [0.5, 2.0]}, cv=3).fit(table)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_arrays_have_labels_or_codes(table, likelihood, fitted):
+    rows = table.to_numpy(dtype=object)
+    plain = clone(fitted).fit(rows)
+    assert set(plain.reconstruct(rows)[:, 1]) <= {"Bern", "Chur", "Genf"}
+    codes = likelihood.codes(table).to_numpy(dtype=float)
+    np.testing.assert_array_equal(plain.score_samples(codes), plain.score_samples(rows))
+    named = Mixed({0: Categorical((10, 20)), 1: Gaussian()})
+    X = np.column_stack((np.tile([10, 20], 50), np.random.default_rng(0).normal(size=100)))
+    vae = small(BetaVAE, likelihood=named).fit(X)
+    assert set(vae.reconstruct(X)[:, 0]) <= {10, 20}
+
+
+def test_a_dataset_gives_codes(table, likelihood):
+    codes = torch.from_numpy(likelihood.codes(table).to_numpy(dtype=np.float32))
+    vae = small(BetaVAE, likelihood=likelihood).fit(torch.utils.data.TensorDataset(codes))
+    found = vae.score_samples(torch.utils.data.TensorDataset(codes))
+    assert np.isfinite(found).all()
+    assert vae.reconstruct(codes.numpy()).shape == table.shape
+
+
+def test_training_goes_on(table, likelihood):
+    vae = small(BetaVAE, likelihood=likelihood, warm_start=True, max_epochs=2).fit(table)
+    vae.fit(table)
+    vae.partial_fit(table[:100])
+    assert vae.n_iter_ == 5
+    other = Mixed({**likelihood.columns, "age": StudentT()})
+    with pytest.raises(ValueError, match="differs from the fitted model's"):
+        vae.set_params(likelihood=other).fit(table)
+
+
+# ----------------------------------------------------------------------------------------- laws of nats
+
+
+def test_a_table_of_one_kind_is_that_likelihood():
+    x = torch.from_numpy(np.random.default_rng(0).poisson(3.0, size=(30, 3)).astype(float))
+    raw = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(0)).double()
+    mixed, plain = Mixed(dict.fromkeys("abc", Poisson())).prepare(3).double(), Poisson().prepare(3).double()
+    for one in (mixed, plain):
+        one.fit_scale(x)
+    torch.testing.assert_close(mixed.nll(x, raw), plain.nll(x, raw))
+    torch.testing.assert_close(mixed.inputs(x), plain.inputs(x))
+
+
+def test_nats_add_up_over_columns_and_are_those_of_raw_units():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(
+        np.column_stack((1e4 * rng.normal(size=40) + 7e4, rng.integers(0, 3, 40), rng.normal(size=40)))
+    )
+    mixed = Mixed({"a": Gaussian(), "b": Categorical(3), "c": StudentT()}).prepare(3).double()
+    mixed.fit_scale(x)
+    raw = torch.from_numpy(rng.normal(size=(2, 40, mixed.n_values)))
+    torch.testing.assert_close(mixed.each(x, raw).sum(-1), mixed.nll(x, raw))
+    # In units a thousand times larger each number is log(1000) nats less likely, categories as before.
+    units = torch.tensor([1e3, 1.0, 1e3])
+    other = Mixed(mixed.columns).prepare(3).double()
+    other.fit_scale(x * units)
+    shift = other.each(x * units, raw) - mixed.each(x, raw)
+    torch.testing.assert_close(shift, torch.tensor([np.log(1e3), 0.0, np.log(1e3)]).expand_as(shift), atol=1e-6, rtol=0)
+
+
+def test_an_untrained_model_expects_what_is_common(table, likelihood):
+    mixed = Mixed(likelihood.columns).prepare(7).double()
+    x = torch.from_numpy(likelihood.codes(table).to_numpy(dtype=float))
+    mixed.fit_scale(x)
+    expected = mixed.mean(torch.zeros(mixed.n_values, dtype=torch.float64))
+    assert expected[0] == pytest.approx(table["income"].mean(), rel=0.1)
+    assert expected[3] == pytest.approx(table["visits"].mean(), rel=1e-6)
+    assert expected[1] == float(table["town"].value_counts().index[0] == "Chur")
+    seen = mixed.inputs(x)
+    assert seen.shape[1] == mixed.n_inputs == 3 + 3 + 3 + 2 + 2
+    torch.testing.assert_close(seen.mean(0), torch.zeros(13).double(), atol=0.05, rtol=0)
+
+
+# -------------------------------------------------------------------------------------------- detection
+
+
+@pytest.fixture(scope="module")
+def detector():
+    X = make_table(1500, seed=1)
+    return QuantileVAE(likelihood=Mixed.from_frame(X), random_state=0, calibration_fraction=0.3).fit(X)
+
+
+@pytest.mark.parametrize("name", ["town", "member", "age", "income"])
+def test_a_wrong_value_is_found_whatever_its_kind(detector, name):
+    X, rng = make_table(600, seed=2), np.random.default_rng(0)
+    other = X[name].to_numpy().copy()
+    if name in ("town", "member"):
+        labels = ("Bern", "Chur") if name == "town" else (False, True)  # of Chur and Genf nothing tells which
+        other[:60] = [rng.choice([label for label in labels if label != value]) for value in other[:60]]
+    else:
+        other[:60] = rng.permutation(other)[:60]
+    X[name] = other
+    assert roc_auc_score(np.arange(600) < 60, -detector.score_samples(X)) > 0.65
+    assert (detector.predict(X)[60:] < 0).mean() < 0.1
+
+
+def test_a_rare_category_does_not_outweigh_all_else():
+    X = make_table(1500, seed=3)
+    X["town"] = X["town"].astype(object)
+    X.loc[X.index[:15], "town"] = "Visp"  # one row in a hundred, whatever the rest of it says
+    vae = QuantileVAE(likelihood=Mixed.from_frame(X), random_state=0).fit(X)
+    scores = vae.score_samples(X)
+    cost = np.median(scores) - np.median(scores[:15])
+    # log(100) nats, and about as much again where the scale of the score is wider; a value of 10 spreads costs 50.
+    assert 1.0 < cost < 12.0
+    far = X.iloc[[100]].copy()
+    far["age"] = 500.0
+    assert vae.score_samples(far)[0] < scores[:15].min()
+
+
+def test_false_discoveries_are_controlled_on_a_table(detector):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nothing is found
+        found = [detector.detect(make_table(300, seed=10 + i), fdr=0.2).any() for i in range(20)]
+    # In at most a fifth of clean tables anything is found: 20 draws of it are above 9 once in 400.
+    assert sum(found) <= 9
+
+
+# -------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"town": "Rom"}, r"X holds 'Rom' in column 'town', row 3, which is none of its 3 categories: 'Bern', 'Chur'"),
+        ({"visits": -1}, r"NegativeBinomial is of counts.*-1 in row 3, column 'visits'"),
+        ({"visits": 0.5}, r"0\.5 in row 3, column 'visits'"),
+        ({"age": np.inf}, r"infinity.*row 3, column 'age'"),
+        ({"age": "old"}, r"'age'.*'old'"),
+        ({"town": ["Bern"]}, r"\['Bern'\] in column 'town'"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+@pytest.mark.parametrize("when", ["fit", "score_samples"])
+def test_impossible_values_are_named(table, likelihood, change, message, when):
+    vae = small(BetaVAE, likelihood=likelihood)
+    if when != "fit":
+        vae.fit(table)
+        message = message.replace("infinity.*row 3, column 'age'", "infinity")
+    rows = table.astype(object)
+    for name, value in change.items():
+        rows.at[rows.index[3], name] = value
+    with pytest.raises(ValueError, match=message):
+        getattr(vae, when)(rows)
+
+
+def test_columns_must_be_those_of_the_likelihood(table, likelihood):
+    vae = small(BetaVAE, likelihood=likelihood)
+    with pytest.raises(ValueError, match=r"in another order.*column 0 is 'town', not 'income'.*X\[list"):
+        vae.fit(table[["town", "income", *table.columns[2:]]])
+    with pytest.raises(ValueError, match=r"X lacks 'flag'.*Mixed\.from_frame"):
+        vae.fit(table.drop(columns="flag"))
+    with pytest.raises(ValueError, match=r"X has 'new'"):
+        vae.fit(table.assign(new=1.0))
+    with pytest.raises(ValueError, match=r"X has 6 columns, and likelihoods are given for 7"):
+        vae.fit(np.zeros((20, 6)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, "columns must be a dict"),
+        ([Gaussian()], "columns must be a dict"),
+        ({"a": "gaussian"}, "column 'a' must have one likelihood; got 'gaussian'"),
+        ({"a": Mixed({"b": Gaussian()})}, "column 'a' must have one likelihood"),
+    ],
+)
+def test_likelihoods_of_columns_are_checked(columns, message):
+    with pytest.raises(TypeError, match=message):
+        small(BetaVAE, likelihood=Mixed(columns)).fit(np.zeros((20, 1)))
+
+
+def test_a_decoder_of_another_width_is_told(table, likelihood):
+    with pytest.raises(ValueError, match=r"must map .* to \(n, 13\), what the likelihoods of 7 columns take"):
+        small(BetaVAE, likelihood=likelihood, decoder=lambda n_in, n_out: torch.nn.Linear(n_in, 7)).fit(table)
+
+
+def test_what_takes_numbers_alone_says_so(fitted, table, X):
+    with pytest.raises(ValueError, match="numeric columns alone"):
+        robustness_margin(fitted, table[:5], r=1.0)
+    with pytest.raises(ValueError, match=r"likelihood must be 'quantiles', or a riskvae\.likelihoods\.Mixed"):
+        small(QuantileVAE, likelihood="gaussian").fit(X)
+    with pytest.raises((TypeError, ValueError), match=r"a riskvae\.likelihoods\.Mixed"):
+        small(QuantileVAE, likelihood=Quantiles()).fit(X)
+
+
+def test_a_count_that_is_common_has_no_likelihood_of_its_own():
+    X = pd.DataFrame({"few": [0, 1, 2, 1] * 10, "many": [0, 5, 90, 2] * 10, "ages": [31, 44, 52, 60] * 10})
+    kinds = [type(one) for one in Mixed.from_frame(X).columns.values()]
+    assert kinds == [Gaussian, NegativeBinomial, Gaussian]
