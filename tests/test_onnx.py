@@ -6,9 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from test_columns import make_table
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae.detection import _marginals
+from riskvae.likelihoods import Mixed, Poisson
 from riskvae.nets import conv_decoder, conv_encoder
 
 pytest.importorskip("onnxscript")
@@ -67,6 +69,22 @@ class Reconstruct(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", ["encode", "reconstruct", "score_samples"])
+@pytest.mark.parametrize("make", [BetaVAE, QuantileVAE])
+def test_tables_are_exported_by_their_codes(tmp_path, make, what):
+    table = make_table(100)
+    estimator = make(2, likelihood=Mixed({**Mixed.from_frame(table).columns, "visits": Poisson()}), **KW).fit(table)
+    codes = estimator.likelihood.codes(table).to_numpy(np.float32)
+    estimator.export_onnx(tmp_path / "m.onnx", what)
+    found = runtime.InferenceSession(tmp_path / "m.onnx").run(None, {"X": codes})[0]
+    if what == "reconstruct":
+        expected = estimator._decoded(estimator.transform(codes))  # with codes for categories
+    else:
+        expected = estimator.score_samples(codes) if what == "score_samples" else estimator.encode(codes).mean
+    assert np.abs(found - expected).max() <= 1e-5 * (1 + np.abs(expected).max())
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_modules_export_by_hand_whatever_the_mode(X, tmp_path, mode):
     rows = X.astype(np.float32)

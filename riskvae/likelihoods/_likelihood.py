@@ -22,7 +22,7 @@ class Likelihood(BaseEstimator, nn.Module):
     rows with missing values, too. The encoder sees rows as they are, unless :meth:`inputs` says otherwise.
 
     A constructor keeps its parameters under their own names and as they are, as in scikit-learn: then
-    ``likelihood__nu`` reaches them in a grid search, and two likelihoods are the same if their parameters are.
+    ``likelihood__scale`` reaches them in a grid search, and two likelihoods are the same if their parameters are.
     Buffers and trainable parameters are made in :meth:`setup`, once the number of features is known; what is
     trainable is trained with the networks.
 
@@ -40,26 +40,26 @@ class Likelihood(BaseEstimator, nn.Module):
 
     Examples
     --------
-    Student's t, whose heavy tails bear outliers:
+    Laplace's, whose loss is the absolute error:
 
     >>> import torch
     >>> from riskvae import BetaVAE, datasets
     >>> from riskvae.likelihoods import Likelihood
-    >>> class StudentT(Likelihood):
-    ...     def __init__(self, nu=4.0):
+    >>> class Laplace(Likelihood):
+    ...     def __init__(self, scale=1.0):
     ...         super().__init__()
-    ...         self.nu = nu
+    ...         self.scale = scale
     ...
     ...     def mean(self, raw):
     ...         return raw
     ...
     ...     def nll(self, x, raw):
-    ...         return -torch.distributions.StudentT(self.nu, raw).log_prob(x).sum(-1)
+    ...         return -torch.distributions.Laplace(raw, self.scale).log_prob(x).sum(-1)
     ...
     ...     def draw(self, raw, generator):
-    ...         return torch.distributions.StudentT(self.nu, raw).sample()  # from the global generator, seeded here
+    ...         return torch.distributions.Laplace(raw, self.scale).sample()  # from the global generator, seeded here
     >>> X = datasets.make_heteroscedastic(200, random_state=0).data
-    >>> vae = BetaVAE(n_components=2, likelihood=StudentT(nu=3.0), random_state=0).fit(X)
+    >>> vae = BetaVAE(n_components=2, likelihood=Laplace(scale=0.5), random_state=0).fit(X)
     >>> vae.sample(2, observation_noise=True).shape
     (2, 4)
     """
