@@ -82,6 +82,7 @@ CASES = {
     "cross": lambda: QuantileVAE(3, calibration_fraction="cross", **KW),
     "parts": lambda: QuantileVAE(3, **KW),
     "holes": lambda: risk(eps=0.4),
+    "holes, per value": lambda: risk(risk="seeking", eps=0.8, risk_per="value"),
     "holes, seeking": lambda: risk(risk="seeking", eps=0.8),
     "holes, detector": lambda: QuantileVAE(3, calibration_fraction=0.2, **KW),
 }

@@ -12,8 +12,10 @@ from torch import nn
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, load, max_damage_attack, robustness_margin
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood, Quantiles
 from riskvae.metrics import row_losses, tail_loss_scorer
+from riskvae.nets import Posterior
+from riskvae.risk import CVaR
 from riskvae.robustness import verdict_margin
-from riskvae.training import Batch
+from riskvae.training import Batch, RiskObjective, Terms
 from riskvae.training._refine import refined
 from riskvae.training._vae import VAE
 
@@ -293,6 +295,65 @@ def test_training_goes_on_with_rows_that_have_holes(X, holes):
     other = small(BetaVAE).partial_fit(holes[:150]).partial_fit(X[150:])
     assert other.module_.told == "places"
     assert np.isfinite(other.score_samples(holes)).all()
+
+
+def some_terms(known):
+    """Three rows with the losses 4, 3 and 2 in two draws, unlike ones, and KL terms 1, 2 and 4."""
+    nll = torch.tensor([[5.0, 4.0, 1.0], [3.0, 2.0, 3.0]], dtype=torch.float64)
+    posterior = Posterior(torch.zeros(3, 2), torch.ones(3, 2))
+    share = None if known is None else torch.tensor(known, dtype=torch.float64)
+    group = torch.tensor([0, 1, 1])
+    batch = Batch(torch.zeros(3, 4), group=group)
+    return Terms(nll, torch.tensor([1.0, 2.0, 4.0]).double(), torch.zeros(2, 3, 2), posterior, batch, share)
+
+
+# Of the rows one has all values, one half of them, and one a quarter: per row their losses are 4, 3, 2, per value 4, 6
+# and 8 of as many features. Draws are 5 and 3, 8 and 4, 4 and 12; groups 4 and 2.5, or 4 and 7.
+TAILS = [
+    ({"over": "batch"}, "worst", 4.0, 8.0),
+    ({"over": "batch", "all_pay": True}, "best", 2.0, 4.0),
+    ({"over": "joint"}, "worst", 4.5, 10.0),
+    ({"over": "nested"}, "worst", 5.0, 12.0),
+    ({"over": "subsamples"}, "worst", (5 + 4 + 3) / 3, (5 + 8 + 12) / 3),
+    ({"over": "groups"}, "worst", 4.0, 7.0),
+    ({"over": "batch", "on": "elbo"}, "worst", 6.0, 12.0),
+    ({"over": "batch", "on": "elbo"}, "best", 5.0, 5.0),
+]
+
+
+@pytest.mark.parametrize(("options", "tail", "per_row", "per_value"), TAILS, ids=str)
+def test_the_tail_is_of_rows_or_of_values(options, tail, per_row, per_value):
+    """The tail of a third of three rows, and of half of two draws or groups, has one loss that is known."""
+    beta = 1.0 if "on" in options else 0.0
+    over = options["over"]
+    rows, draws = CVaR(1 / 2 if over == "groups" else 1 / 3), CVaR(1 / 2)
+    found = {
+        per: RiskObjective(beta, rows, draws, tail=tail, per=per, **options)(some_terms([1.0, 0.5, 0.25]))
+        for per in ("row", "value")
+    }
+    assert float(found["row"]) == pytest.approx(per_row)
+    assert float(found["value"]) == pytest.approx(per_value)
+    for whole in (None, [1.0, 1.0, 1.0]):
+        a, b = (RiskObjective(beta, rows, draws, tail=tail, per=p, **options)(some_terms(whole)) for p in found)
+        assert torch.equal(a, b)
+
+
+def test_a_seeking_risk_per_value_pays_and_fits_its_noise_by_the_rows_that_it_counts():
+    """The best third is the row of all values: its KL term is 1, its nats 4. Per row it is the last: 4, and 2 / .25."""
+    given = some_terms([1.0, 0.5, 0.25])
+    for per, loss, noise in (("row", 2.0 + 4.0, 8.0), ("value", 4.0 + 1.0, 4.0)):
+        objective = RiskObjective(1.0, CVaR(1 / 3), CVaR(1 / 3), tail="best", per=per)
+        assert float(objective(given)) == pytest.approx(loss)
+        assert float(objective.counted(given)) == pytest.approx(noise)
+
+
+def test_on_whole_rows_risks_per_value_are_those_per_row(X, holes):
+    a, b = (small(RiskAwareVAE, eps=0.3, risk_per=per).fit(X).module_.state_dict() for per in ("row", "value"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    a, b = (small(RiskAwareVAE, eps=0.3, risk_per=per).fit(holes).module_.state_dict() for per in ("row", "value"))
+    assert not all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(ValueError, match="risk_per must be one of 'row', 'value'; got 'values'"):
+        small(RiskAwareVAE, risk_per="values").fit(X)
 
 
 class Table(torch.utils.data.Dataset):

@@ -108,6 +108,11 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
     risk_on : {"reconstruction", "elbo"}, default="reconstruction"
         Take the risk of the reconstruction losses, and add the mean KL term; or of the rows' whole negative
         evidence bounds, with the KL term weighted by ``beta``; then "train_loss" is that risk.
+    risk_per : {"row", "value"}, default="row"
+        Where values are missing: a row's reconstruction loss is the sum over its known values, or their mean times the
+        number of features, :math:`l_i d / d_i` with :math:`d_i` of d values known, so that its place in the tail does
+        not hang on how much of it is known. A known value of such a row then counts as much more. Whole rows are the
+        same to both.
     eps_warmup : int, default=0
         Epochs over which eps, and ``eps_subsamples``, fall in equal steps from 1 to their values; helps
         ``risk="seeking"``, which otherwise gives up more of the other rows. Epochs of earlier calls count under
@@ -232,6 +237,7 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         threshold: Threshold = "batch",
         threshold_decay: float = 0.9,
         risk_on: Literal["reconstruction", "elbo"] = "reconstruction",
+        risk_per: Literal["row", "value"] = "row",
         eps_warmup: int = 0,
         # How it trains.
         max_epochs: int | Auto = "auto",
@@ -288,6 +294,7 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
             over=self.risk_over,
             threshold=threshold,
             on=self.risk_on,
+            per=self.risk_per,
             eps_warmup=self.eps_warmup,
             beta_warmup=self.beta_warmup,
         )

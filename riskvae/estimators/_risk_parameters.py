@@ -58,6 +58,7 @@ class RiskParametersMixin(ParametersMixin):
         "threshold": choice("batch", "ema", "learned"),
         "threshold_decay": real(0.0, 1.0, closed="left"),
         "risk_on": choice("reconstruction", "elbo"),
+        "risk_per": choice("row", "value"),
         "eps_warmup": integer(0),
     }
 
@@ -70,6 +71,7 @@ class RiskParametersMixin(ParametersMixin):
     threshold: Threshold
     threshold_decay: float
     risk_on: Literal["reconstruction", "elbo"]
+    risk_per: Literal["row", "value"]
     eps_warmup: int
 
     def _measure(self) -> Any:

@@ -13,6 +13,9 @@ from riskvae.training._vae import Terms
 
 __all__ = ["RiskObjective"]
 
+# Below any share of known values: a row of which nothing is known has no loss.
+_LEAST_SHARE = 1e-9
+
 
 class RiskObjective(WeightedELBO):
     """Risk of the losses l_ij of draw i of row j, plus the mean KL term weighted by ``beta``.
@@ -39,6 +42,9 @@ class RiskObjective(WeightedELBO):
         Epochs over which the tail mass of both measures falls from 1. Evaluation is always at the final one.
     beta_warmup : int
         Epochs over which the weight of the KL term rises from 0, as in :class:`WeightedELBO`.
+    per : {"row", "value"}
+        Whether the loss of a row is the sum over its known values, or, where some are missing, as many times their mean
+        as there are features.
     all_pay : bool
         Whether, of the best tail, all rows pay for their KL terms, as published; by default those that count do.
     """
@@ -53,6 +59,7 @@ class RiskObjective(WeightedELBO):
         over: str = "batch",
         threshold: Threshold | None = None,
         on: str = "reconstruction",
+        per: str = "row",
         eps_warmup: int = 0,
         beta_warmup: int = 0,
         all_pay: bool = False,
@@ -64,6 +71,7 @@ class RiskObjective(WeightedELBO):
         self.over = over
         self.threshold = threshold
         self.on = on
+        self.per = per
         self.eps_warmup = eps_warmup
         self.warmup = max(eps_warmup, beta_warmup)
         self.all_pay = all_pay
@@ -85,12 +93,13 @@ class RiskObjective(WeightedELBO):
         return (
             isinstance(other, RiskObjective)
             and type(self.threshold) is type(other.threshold)
-            and (self.final, self.tail, self.over, self.on) == (other.final, other.tail, other.over, other.on)
+            and (self.final, self.tail, self.over) == (other.final, other.tail, other.over)
+            and (self.on, self.per) == (other.on, other.per)
         )
 
     def forward(self, terms: Terms) -> Tensor:
         if self.on == "elbo":
-            return self._risk(terms.nll + self.weighted(terms.kl), terms.batch)
+            return self._risk(self._losses(terms) + self.weighted(terms.kl), terms.batch)
         kl = terms.kl
         if self.tail == "best" and not self.all_pay:
             weights = self._weights(terms)
@@ -98,7 +107,7 @@ class RiskObjective(WeightedELBO):
             kl = (weights.sum(0) * kl).sum()
         elif self.over == "groups":  # as in the losses, every group counts once
             kl = group_means(kl, terms.batch.group)  # type: ignore[arg-type]  # `needs` holds that it is there
-        return self._risk(terms.nll, terms.batch) + self.weighted(kl.mean())
+        return self._risk(self._losses(terms), terms.batch) + self.weighted(kl.mean())
 
     def counted(self, terms: Terms) -> Tensor | None:
         """Of a seeking risk the rows that it counts, by its own weights; an averse one leaves noise to all rows.
@@ -109,12 +118,18 @@ class RiskObjective(WeightedELBO):
             return None
         known, self._known = self._known, None
         weights = known[1] if known is not None and known[0] is terms.nll else self._weights(terms)
-        counted = (weights * terms.nll.detach()).sum()
-        return counted if terms.known is None else counted / (weights.sum(0) * terms.known).sum()
+        counted = (weights * self._losses(terms).detach()).sum()
+        return counted if terms.known is None or self.per == "value" else counted / (weights.sum(0) * terms.known).sum()
+
+    def _losses(self, terms: Terms) -> Tensor:
+        """Reconstruction losses (n_draws, n) as they are ranked."""
+        if self.per == "row" or terms.known is None:
+            return terms.nll
+        return terms.nll / terms.known.clamp(min=_LEAST_SHARE)
 
     def _weights(self, terms: Terms) -> Tensor:
         """What each draw of each row counts in the risk; they sum to 1."""
-        losses = terms.nll.detach()
+        losses = self._losses(terms).detach()
         if self.on == "elbo":
             losses = losses + self.weighted(terms.kl.detach())
         with torch.enable_grad():
