@@ -19,10 +19,12 @@ from riskvae.studies import (
     Config,
     _anomaly_tables,
     _frame,
+    _imputation_tables,
     _published,
     anomalies,
     distortion,
     downstream,
+    imputation,
     margins,
     shrinkage,
     tails,
@@ -163,6 +165,42 @@ def test_anomalies(tables, tmp_path, capsys):
     far = [r for r in halves if r["detector"] in ("QuantileVAE", "BetaVAE", "neighbors")]
     assert all(min(record["auroc"].values()) > 0.9 for record in far)
     assert "| QuantileVAE |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_values_are_taken_out_as_said(share):
+    """Of 20,000 values, each share within .02 (six standard deviations, but of rows that are missing together)."""
+    X = np.random.default_rng(0).normal(size=(4000, 5))
+    _, whole, missing = _imputation_tables.with_holes(X, "MCAR", share, seed=0)
+    assert missing.mean(0) == pytest.approx(share, abs=0.05)
+    assert not missing.all(1).any()
+    known = np.where(missing, np.nan, whole)
+    np.testing.assert_allclose((np.nanmean(known, 0), np.nanstd(known, 0) - 1), 0.0, atol=1e-9)
+    _, _, missing = _imputation_tables.with_holes(X, "MAR", share, seed=0)
+    (cause,) = np.flatnonzero(~missing.any(0))
+    others = np.delete(missing, cause, 1)
+    assert others.mean() == pytest.approx(share, abs=0.03)
+    high = X[:, cause] > np.median(X[:, cause])
+    assert (np.abs(others[high].mean(0) - others[~high].mean(0)) > 0.8 * share * (1 - share)).all()
+
+
+def test_imputation(tables, tmp_path, monkeypatch, capsys):
+    for module in (imputation, _imputation_tables):
+        monkeypatch.setattr(module, "OF_ADBENCH", {"vertebral": "1_toy"})
+    assert main(["imputation", "--quick", "--data", str(tables), "--out", str(tmp_path)]) == 0
+    records = json.loads((tmp_path / "imputation" / "results.json").read_text())["records"]
+    assert len(records) == 2 * 2 * len(imputation.WHAT) + len(imputation.DETECTORS)
+    for record in records:
+        if record["what"] == "detection":
+            assert 0.5 < record["auroc"] <= 1
+            continue
+        assert 0.3 < record["error"] < 3.0
+        ranges = [record[kind] for kind in ("draws", "interval") if kind in record]
+        assert len(ranges) == {"BetaVAE": 1, "QuantileVAE": 2}.get(record["method"], 0)
+        assert all(0.5 < one["holds"] <= 1 and one["width"] > 0 for one in ranges)
+    by_mean = [r["error"] for r in records if r["what"] == "errors" and r["method"] == "mean" and r["table"] == "wine"]
+    assert by_mean == pytest.approx([1.0, 1.0], abs=0.15)
+    assert "| MCAR, 30 % |" in capsys.readouterr().out
 
 
 def test_five_neighbors_are_as_published(data_folder):

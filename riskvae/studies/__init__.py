@@ -10,6 +10,7 @@ __all__ = ["STUDIES", "Config", "StudyResult"]
 
 STUDIES = {
     "anomalies": "Finding anomalies in 21 tables: QuantileVAE, its candidate scores, and other detectors.",
+    "imputation": "Missing values: errors and ranges of `impute`, other imputers, and detectors of rows with holes.",
     "tails": "Figure 4 of the risk-aware VAE: tails of errors under averse and seeking training; both at equal rate.",
     "distortion": "Figure 5 of the risk-aware VAE: elastic distortions of Fashion-MNIST, seen and measured.",
     "downstream": "Table 1 of the risk-aware VAE: classes from embeddings; clusters and generated digits as well.",

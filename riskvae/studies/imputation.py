@@ -1,0 +1,284 @@
+"""Filling in missing values: errors and 90 % ranges beside scikit-learn's imputers, and detectors of rows with holes.
+
+Ten tables of at most 500 rows, values missing at random or by another column, each method with one setting for all
+tables. Errors are those of missing values, in standard deviations of what is known of their column.
+"""
+
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from riskvae import BetaVAE, QuantileVAE
+from riskvae.metrics import interval_score
+from riskvae.studies._frame import Config, StudyResult, markdown, measure_all
+from riskvae.studies._imputation_tables import (
+    MECHANISMS,
+    MOST,
+    OF_ADBENCH,
+    OF_SKLEARN,
+    PEERS,
+    some_rows,
+    with_holes,
+)
+
+Array = NDArray[np.float64]
+
+SHARES = (0.1, 0.3, 0.5)
+MIDDLE = 0.3  # at which QuantileVAE and detectors are measured, too
+WHAT = {
+    "BetaVAE": "`impute`, of the default model",
+    "QuantileVAE": "`impute`, with `calibration_fraction=0.2`, and `n_folds=0`, as nobody asks for scores",
+    "iterative": "IterativeImputer: ridge regressions, in turn",
+    "forest": "the same with random forests: 15 trees, leaves of 3 rows, half of the features, 3 rounds",
+    "neighbors": "KNNImputer",
+    "mean": "of the column",
+}
+DETECTORS = {
+    "as they are": "rows with holes",
+    "iterative": "IterativeImputer before",
+    "mean": "column means before",
+}
+N_DRAWS, ALPHA = 100, 0.1
+
+
+# ---------------------------------------------------------------------------------------------- study
+
+
+def ranges(low: Array, high: Array, truth: Array) -> dict[str, float]:
+    """What ranges hold of some values, how wide they are, and their score."""
+    ends = np.stack((low, high), -1)[:, None]
+    held = (truth >= low) & (truth <= high)
+    return {
+        "holds": float(held.mean()),
+        "width": float((high - low).mean()),
+        "score": interval_score(truth[:, None], ends, ALPHA).item(),
+    }
+
+
+def filled(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Errors of one method on one table, and of a model what its ranges hold."""
+    X, _ = some_rows(folder, task["table"], task["seed"])
+    table, whole, missing = with_holes(X, task["mechanism"], task["share"], task["seed"])
+    truth, start = whole[missing], time.perf_counter()
+    if task["method"] in PEERS:
+        found: dict[str, Any] = {}
+        guess = PEERS[task["method"]](task["seed"]).fit_transform(table)[missing]
+    else:
+        own: dict[str, Any] = {"max_epochs": task["epochs"], "random_state": task["seed"], "device": task["device"]}
+        calibrated = task["method"] == "QuantileVAE"
+        model: Any = QuantileVAE(calibration_fraction=0.2, n_folds=0, **own) if calibrated else BetaVAE(**own)
+        rows = table.astype(np.float32)
+        guess = model.fit(rows).impute(rows)[missing]
+        drawn = model.impute(rows, n_draws=N_DRAWS, random_state=task["seed"])[:, missing]
+        low, high = np.quantile(drawn, (ALPHA / 2, 1 - ALPHA / 2), axis=0, method="weibull")
+        found = {"draws": ranges(low, high, truth)}
+        if calibrated:
+            ends = model.predict_interval(rows, ALPHA)[missing]
+            inside = np.isfinite(ends).all(1)
+            found["interval"] = ranges(ends[inside, 0], ends[inside, 1], truth[inside])
+    seconds = time.perf_counter() - start
+    return {"error": float(np.sqrt(np.mean(np.square(guess - truth)))), "seconds": seconds, **found}
+
+
+def detected(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Area under the curve of a detector that is trained on normal rows with holes, and asked about others."""
+    X, y = some_rows(folder, task["table"], task["seed"])
+    table, _, _ = with_holes(X, task["mechanism"], task["share"], task["seed"])
+    normal = np.flatnonzero(y == 0)
+    train, others = normal[: len(normal) // 2], np.concatenate((normal[len(normal) // 2 :], np.flatnonzero(y == 1)))
+    rows, new = table[train], table[others]
+    if task["method"] != "as they are":
+        filling = PEERS[task["method"]](task["seed"]).set_params(keep_empty_features=True).fit(rows)
+        rows, new = filling.transform(rows), filling.transform(new)
+    model = QuantileVAE(max_epochs=task["epochs"], random_state=task["seed"], device=task["device"])
+    return {"auroc": float(roc_auc_score(y[others], -model.fit(rows).score_samples(new)))}
+
+
+def measure(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Errors of a method, or the detection of a detector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # imputers that have not converged, infinite intervals
+        return (filled if task["what"] == "errors" else detected)(task, folder)
+
+
+def run(config: Config) -> StudyResult:
+    """Measure all methods on all tables, mechanisms and shares."""
+    folder = config.folder("adbench")
+    names = [name for name in (*OF_SKLEARN, *OF_ADBENCH) if name in OF_SKLEARN or _is_there(folder, name)]
+    if config.quick:
+        names = [name for name in names if name in ("wine", "vertebral")]
+    own = {"epochs": config.epochs or (5 if config.quick else "auto"), "device": config.device}
+    shares = SHARES[1:2] if config.quick else SHARES
+    cells = [(name, share, seed) for seed in range(config.n_seeds) for share in shares for name in names]
+    tasks = [
+        {"what": "errors", "table": name, "mechanism": mechanism, "share": share, "seed": seed, "method": method}
+        | ({} if method in PEERS else own)
+        for name, share, seed in cells
+        for mechanism in MECHANISMS
+        for method in WHAT
+        if method != "QuantileVAE" or share == MIDDLE
+    ]
+    tasks += [
+        {"what": "detection", "table": name, "mechanism": "MCAR", "share": share, "seed": seed, "method": how} | own
+        for name, share, seed in cells
+        for how in DETECTORS
+        if name in OF_ADBENCH and share == MIDDLE
+    ]
+    records = measure_all(config, "imputation", tasks, partial(measure, folder=folder))
+    result = StudyResult("imputation", {"tables": names, "at most": MOST, "methods": WHAT, "draws": N_DRAWS}, records)
+    result.tables = _tables(records)
+    result.figures = {"errors": _figure(records)}
+    return result
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / f"{OF_ADBENCH[name]}.npz").is_file()
+
+
+# --------------------------------------------------------------------------------------------- report
+
+Records = list[dict[str, Any]]
+
+
+def chosen(records: Records, **fields: Any) -> Records:
+    """Records with these fields."""
+    return [record for record in records if all(record[name] == value for name, value in fields.items())]
+
+
+def mean_error(records: Records, **fields: Any) -> float:
+    """Mean error of some records; NaN where there are none."""
+    return _mean([record["error"] for record in chosen(records, what="errors", **fields)])
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _values(records: Records, name: str) -> list[Any]:
+    return list(dict.fromkeys(record[name] for record in records))
+
+
+def best_other(records: Records, **fields: Any) -> float:
+    """Smallest error of the other methods."""
+    return min(mean_error(records, method=method, **fields) for method in PEERS)
+
+
+def _tables(records: Records) -> dict[str, str]:
+    errors, detection = chosen(records, what="errors"), chosen(records, what="detection")
+    tables = {"Where the default model errs less than the best of the others": _wins(errors)}
+    tables["Methods: error, mean of all tables, and seconds for a table"] = _means(errors)
+    for mechanism in MECHANISMS:
+        for share in _values(errors, "share"):
+            here = chosen(errors, mechanism=mechanism, share=share)
+            rows = [
+                (name, *(mean_error(here, table=name, method=method) for method in WHAT))
+                for name in _values(errors, "table")
+            ]
+            tables[f"Error, {100 * share:.0f} % {mechanism}, missing {MECHANISMS[mechanism]}"] = markdown(
+                ("table", *WHAT), rows
+            )
+    tables["What 90 % ranges hold at missing values (%), and their score (smaller is better)"] = _ranges(errors)
+    if detection:
+        tables["AUROC of QuantileVAE, rows with holes MCAR"] = _detection(detection)
+    return tables
+
+
+def _wins(errors: Records) -> str:
+    rows = []
+    for mechanism in MECHANISMS:
+        for share in _values(errors, "share"):
+            cell = {"mechanism": mechanism, "share": share}
+            names = _values(errors, "table")
+            ratios = {
+                name: mean_error(errors, table=name, method="BetaVAE", **cell) / best_other(errors, table=name, **cell)
+                for name in names
+            }
+            won = [name for name, ratio in ratios.items() if ratio < 1]
+            ratio = float(np.exp(np.mean(np.log(list(ratios.values())))))
+            rows.append((f"{mechanism}, {100 * share:.0f} %", f"{len(won)} of {len(names)}", ratio, ", ".join(won)))
+    return markdown(("missing", "tables", "error over that of the best, geometric mean", "which"), rows)
+
+
+def _means(errors: Records) -> str:
+    rows = []
+    for method, about in WHAT.items():
+        cells = [mean_error(errors, method=method, share=share) for share in _values(errors, "share")]
+        seconds = _mean([record["seconds"] for record in chosen(errors, method=method)])
+        rows.append((method, *cells, f"{seconds:.1f}", about))
+    return markdown(("method", *(f"{100 * share:.0f} %" for share in _values(errors, "share")), "seconds", ""), rows)
+
+
+KINDS = {
+    "BetaVAE, draws": ("BetaVAE", "draws"),
+    "QuantileVAE, draws": ("QuantileVAE", "draws"),
+    "QuantileVAE, predict_interval": ("QuantileVAE", "interval"),
+}
+
+
+def _ranges(errors: Records) -> str:
+    rows = []
+    for name in _values(errors, "table"):
+        row: list[Any] = [name]
+        for method, kind in KINDS.values():
+            found = [record[kind] for record in chosen(errors, table=name, method=method)]
+            row += [f"{100 * _mean([one['holds'] for one in found]):.1f}", _mean([one["score"] for one in found])]
+        rows.append(row)
+    means = [f"{np.mean([float(row[i]) for row in rows]):.1f}" if i % 2 else "" for i in range(1, 2 * len(KINDS) + 1)]
+    rows.append(["mean", *means])
+    return markdown(("table", *(title for name in KINDS for title in (name, "score"))), rows)
+
+
+def _detection(detection: Records) -> str:
+    rows = []
+    for share in _values(detection, "share"):
+        cell = {
+            name: [
+                _mean([r["auroc"] for r in chosen(detection, share=share, table=name, method=how)]) for how in DETECTORS
+            ]
+            for name in _values(detection, "table")
+        }
+        rows += [(f"{100 * share:.0f} %", name, *values) for name, values in cell.items()]
+        rows.append((f"{100 * share:.0f} %", "mean", *np.mean(list(cell.values()), axis=0)))
+    return markdown(("missing", "table", *DETECTORS.values()), rows)
+
+
+def _figure(records: Records) -> Any:
+    """Each table's error over that of the best other imputer, and what the ranges of draws hold."""
+    import matplotlib.pyplot as plt
+
+    errors = chosen(records, what="errors")
+    shares, names = _values(errors, "share"), _values(errors, "table")
+    ratio = {
+        (name, share): mean_error(errors, table=name, share=share, method="BetaVAE")
+        / best_other(errors, table=name, share=share)
+        for name in names
+        for share in shares
+    }
+    names.sort(key=lambda name: -np.mean([ratio[name, share] for share in shares]))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10.0, 0.36 * len(names) + 1.6), layout="constrained", sharey=True
+    )
+    for line, name in enumerate(names):
+        for share, dot in zip(shares, (4, 7, 10), strict=False):
+            value = ratio[name, share]
+            left.plot(value, line, "o", ms=dot, color="C0" if value < 1 else "C3", alpha=0.75)
+        for (label, (method, kind)), color in zip(KINDS.items(), ("C0", "C2", "0.6"), strict=True):
+            held = _mean([record[kind]["holds"] for record in chosen(errors, table=name, method=method)])
+            right.plot(100 * held, line, "o", color=color, label=label if line == 0 else None)
+    left.axvline(1.0, color="0.3", lw=1)
+    left.set(yticks=range(len(names)), yticklabels=names, title="error of BetaVAE / that of the best other imputer")
+    left.set_xlabel(f"blue: smaller; small to large dots: {', '.join(f'{100 * s:.0f}' for s in shares)} % missing")
+    right.axvline(90.0, color="0.3", lw=1)
+    right.set(title="what 90 % ranges hold at missing values", xlabel="%")
+    right.legend(frameon=False, fontsize=8)
+    for ax in (left, right):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="0.9")
+    return figure
