@@ -236,6 +236,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin)
         verbose = bool(self.verbose)
         train(net, train_rows, valid, epochs=n_epochs, callbacks=callbacks, verbose=verbose, checkpoint=kept)
         self.__dict__.update(fitted)
+        self._weigh_answers(train_rows)
         self._after_training(X, train_rows, kept_aside, part=partial_fit and go_on)
         return train_rows
 

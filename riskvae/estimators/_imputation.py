@@ -12,6 +12,7 @@ from riskvae._validation import check_parameters, derive_seed, draw_seed, intege
 from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._naming import named_rows
+from riskvae.nets import Posterior
 from riskvae.training._draws import matched_draws
 from riskvae.training._refine import refined
 
@@ -20,7 +21,9 @@ __all__ = ["ImputationMixin"]
 Array = NDArray[Any]
 
 # Gradient steps on each row's posterior, and the draws that they look at, as does the mean of what is decoded.
-_STEPS, _DRAWS = 30, 8
+_STEPS, _DRAWS = 30, 4
+# Draws that show how sure a model is.
+_SEEN = 16
 
 
 class ImputationMixin(InferenceMixin):
@@ -32,12 +35,19 @@ class ImputationMixin(InferenceMixin):
 
         With one answer for each, these are conditional means given the values that are known,
 
-        .. math:: \hat x_j = E_{q(z \mid x_{\text{known}})} \, m_j(z),
+        .. math:: \hat x_j = w \, E_{q(z \mid x_{\text{known}})} \, m_j(z)
+                  + (1 - w) \left(\mu_j + \Sigma_{jk} \Sigma_{kk}^{-1} (x_k - \mu_k) \right),
 
-        of decoded means m (of QuantileVAE medians). The posterior q is the encoder's, refined row by row: 30 steps of
-        Adam on the row's own evidence bound. With ``n_draws`` they are draws from :math:`p(x_j \mid x_{\text{known}})`
-        instead, for multiple imputation: what is computed from each of the completed tables varies as much as the
-        missing values leave it uncertain.
+        of decoded means m (of QuantileVAE medians), and of a normal distribution of the training rows. The posterior q
+        is the encoder's, refined row by row: 30 steps of Adam on the row's own evidence bound. The weight w is that of
+        the smallest errors where ``fit`` hid known values, a tenth at a time. It is 1, and there is no such
+        distribution, in models that were trained on whole rows, on more than 100 features, or with another likelihood
+        than normal noise or quantiles.
+
+        With ``n_draws`` they are draws around these means instead, for multiple imputation: what is computed from each
+        of the completed tables varies as much as the missing values leave it uncertain. Draws spread as the model and
+        the distribution say, by the same weight, times a factor of each feature: that with which nine tenths of the
+        hidden values lay within their ranges.
 
         Parameters
         ----------
@@ -55,6 +65,7 @@ class ImputationMixin(InferenceMixin):
 
         References
         ----------
+        Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM algorithm" (1977).
         Rubin, "Multiple imputation for nonresponse in surveys" (1987).
         Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets" (2019).
 
@@ -92,20 +103,53 @@ class ImputationMixin(InferenceMixin):
             return filled
         bank = matched_draws(_DRAWS, k, derive_seed(self._seed, "impute"))
         likelihood = copy.deepcopy(self.module_.likelihood).cpu().double()
+        normal = None if self.module_.normal is None else copy.deepcopy(self.module_.normal).cpu()
 
         def complete(vae: Any, x: Tensor) -> tuple[Tensor]:
-            mean, scale = refined(vae, x, bank, _STEPS)
+            posterior = refined(vae, x, bank, _STEPS)
+            center = _decoded(vae, posterior, bank)
             if n_draws is None:
-                z = mean + scale * bank.to(x)
-                return (vae.likelihood.central(vae.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])),)
-            noise = torch.randn((len(x), n_draws, k), generator=chance, dtype=torch.float64)
-            z = mean[:, None] + scale[:, None] * noise.to(x)
-            drawn = likelihood.draw(vae.decoder(z.flatten(0, 1)).cpu().double(), chance)
-            return (drawn.view(len(x), n_draws, d).to(x),)
+                return (center if normal is None else normal.mixed(center, normal.conditional(x)[0]),)
+            drawn = _drawn(vae, likelihood, posterior, n_draws, chance)
+            if normal is not None:
+                own, rest = normal.conditional(x)
+                away = normal.spread(drawn - center[:, None].to(drawn), rest, chance)
+                drawn = normal.mixed(center, own).to(drawn)[:, None] + away
+            return (drawn.to(x),)
 
         n = _DRAWS if n_draws is None else max(_DRAWS, n_draws)
-        width = n * max(self.module_.likelihood.n_values, self.module_.widest)
+        width = max(n * max(self.module_.likelihood.n_values, self.module_.widest), 0 if normal is None else d * d)
         found = self._map_rows(complete, rows[incomplete], width=width)[0]
         where = missing[incomplete] if n_draws is None else np.repeat(missing[incomplete][:, None], n_draws, 1)
         filled[incomplete] = np.where(where, found, filled[incomplete])
         return filled
+
+    def _weigh_answers(self, rows: Any) -> None:
+        """Find out what the answers of a model that has just been trained are worth, where values were known."""
+        module, seed = self.net_.module_, derive_seed(self._seed, "weigh")
+        if module.normal is None:
+            return
+        bank, chance = matched_draws(_DRAWS, module.n_components, seed), torch.Generator().manual_seed(seed)
+        likelihood, first = copy.deepcopy(module.likelihood).cpu().double(), next(module.parameters())
+
+        def answer(x: Tensor) -> tuple[Tensor, Tensor]:
+            posterior = module.encode(x.to(first))
+            drawn = _drawn(module, likelihood, posterior, _SEEN, chance)
+            return _decoded(module, posterior, bank), drawn.std(1)
+
+        with torch.no_grad(), isolated_rng(seed, torch.device("cpu")):
+            module.normal.weigh(rows.head(), answer)
+
+
+def _decoded(vae: Any, posterior: Posterior, bank: Tensor) -> Tensor:
+    """Mean (n, d) of what is decoded from some draws of posteriors."""
+    z = posterior.mean + posterior.scale * bank.to(posterior.mean)
+    return vae.likelihood.central(vae.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2]))
+
+
+def _drawn(vae: Any, likelihood: Any, posterior: Posterior, n_draws: int, chance: torch.Generator | None) -> Tensor:
+    """Rows (n, n_draws, d) of a model, on the CPU."""
+    mean, scale = posterior
+    noise = torch.randn((len(mean), n_draws, mean.shape[1]), generator=chance, dtype=torch.float64)
+    z = mean[:, None] + scale[:, None] * noise.to(mean)
+    return likelihood.draw(vae.decoder(z.flatten(0, 1)).cpu().double(), chance).unflatten(0, z.shape[:2])

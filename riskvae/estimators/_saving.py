@@ -27,6 +27,7 @@ from riskvae.persistence._tensors import check_tensors, put, taken, whole
 from riskvae.persistence._values import Names, Unsaveable, encode
 from riskvae.training import Batch
 from riskvae.training._checkpoint import plain_history
+from riskvae.training._normal_rows import NormalRows
 
 __all__ = ["SavingMixin"]
 
@@ -222,6 +223,8 @@ def _load(prefix: str, module: nn.Module, state: Mapping[str, torch.Tensor]) -> 
     for name, part in module.named_modules():
         if isinstance(part, Standardize) and not part.scale > 0:
             raise ValueError(f"tensors: {prefix}.{name}.scale must be above 0")
+        if isinstance(part, NormalRows) and not part.sound():
+            raise ValueError(f"tensors: {prefix}.{name} is no normal distribution with a weight in [0, 1]")
         if isinstance(part, Quantiles) and not (part.unit > 0).all():
             raise ValueError(f"tensors: {prefix}.{name}.unit must be above 0")
 

@@ -70,6 +70,10 @@ class Gaussian(ScaledLikelihood):
         self.by_gradient = self.by_gradient or self.per_feature
         self.setup_scale(None if self.noise_scale == "learned" else float(self.noise_scale))
 
+    @property
+    def beside_normal(self) -> bool:  # type: ignore[override]
+        return not self.sigmoid
+
     def mean(self, raw: Tensor) -> Tensor:
         return raw.sigmoid() if self.sigmoid else raw
 

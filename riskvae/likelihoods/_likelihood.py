@@ -67,6 +67,8 @@ class Likelihood(BaseEstimator, nn.Module):
     values_per_feature: int = 1
     decoder_gives: str = "one value per feature"
     affine: bool = False  # whether it fits rows in other units as well: Mixed standardizes its columns
+    # Whether a normal distribution of rows may stand beside it: values may lie anywhere, and can be drawn.
+    beside_normal: bool = False
 
     n_features: int
     names: Sequence[Any] | None = None

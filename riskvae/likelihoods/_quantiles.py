@@ -97,6 +97,10 @@ class Quantiles(ScaledLikelihood):
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("unit", torch.ones(n_features))
 
+    @property
+    def beside_normal(self) -> bool:  # type: ignore[override]
+        return self.values_per_feature > 1
+
     def start(self, spread: Tensor) -> float:
         # Mean pinball of a normal feature at its own quantiles.
         return float(spread.mean()) * float(norm.pdf(self.normal_scores).mean())

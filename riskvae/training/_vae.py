@@ -11,6 +11,7 @@ from riskvae.likelihoods import Likelihood
 from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior, Standardize, unit_softplus
 from riskvae.training._batch import Batch
+from riskvae.training._normal_rows import NormalRows
 
 __all__ = ["VAE", "Factory", "Terms", "build_vae"]
 
@@ -88,6 +89,9 @@ class VAE(nn.Module):
         if told is not None:
             self.register_buffer("fill", torch.zeros(likelihood.n_inputs))
             self.register_buffer("mark", torch.ones(()))
+        self.normal: NormalRows | None = None
+        if told is not None and likelihood.beside_normal and likelihood.n_features <= NormalRows.WIDEST:
+            self.normal = NormalRows(likelihood.n_features)
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
@@ -130,6 +134,8 @@ class VAE(nn.Module):
             self.fill.copy_(seen.nanmean(0).nan_to_num(0.0))
             spread = (seen - self.fill).square().nanmean().sqrt()
             self.mark.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+            if self.normal is not None:
+                self.normal.fit(x)
 
     def of_whole_rows(self) -> "VAE":
         """A copy that answers the same on whole rows, and whose encoder has as many inputs as there are features."""
@@ -143,7 +149,7 @@ class VAE(nn.Module):
                     layer.weight = nn.Parameter(layer.weight[:, :d].clone(), layer.weight.requires_grad)
                     layer.in_features = d
                     break
-        other.told, other.holes = None, False
+        other.told, other.holes, other.normal = None, False, None
         return other
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
