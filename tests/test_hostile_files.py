@@ -116,6 +116,7 @@ BAD = {
     "keys": ("detector", {"tensors": {"fitted.trained.keys": np.arange(9, 0, -1).astype(np.uint64)}}, "must ascend"),
     "groups": ("mean", {"fitted": {"groups": {"a": 10**30}}}, "no numbers of labels"),
     "rows": ("detector", {"tensors": {"fitted.calibration.residuals": np.zeros((1, 6, 3), np.float32)}}, "same rows"),
+    "blind": ("detector", {"tensors": {"fitted.calibration.blind": np.zeros((99, 6, 3), np.float32)}}, "some of the"),
     "array": ("mean", {"lr": {"is": "array", "of": [{"is": "tensor", "name": "module.encoder.0.bias"}]}}, "array of"),
 }  # fmt: skip
 

@@ -61,6 +61,7 @@ def answers(estimator, X):
                     found[f"{name} {rows.dtype}"] = getattr(estimator, name)(rows)
         if getattr(estimator, "is_calibrated", False):
             found["interval"] = estimator.predict_interval(X, 0.2)
+            found["interval without the value"] = estimator.predict_interval(X, 0.2, left_out=True)
     return found
 
 

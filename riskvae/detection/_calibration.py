@@ -28,6 +28,11 @@ def _ascends(scores: Any) -> bool:
     return plain and bool(np.isfinite(scores).all() and (np.diff(scores) >= 0).all())
 
 
+def _are_residuals(values: Any, shape: tuple[int, int]) -> bool:
+    whole = isinstance(values, np.ndarray) and values.dtype == np.float32 and values.shape[1:] == shape
+    return whole and len(values) > 0 and not np.isinf(values).any()
+
+
 def benjamini_hochberg(p: Array, fdr: float) -> NDArray[np.bool_]:
     """Discoveries among p-values; those that lie on the line but for rounding belong to them."""
     found: NDArray[np.bool_] = false_discovery_control(p) <= fdr * (1.0 + _ROUNDING)
@@ -48,12 +53,15 @@ class Calibration:
         Rows that were taken to be anomalies, and are not among the n; their residuals are there.
     groups : dict of label to ndarray
         Ascending scores of the rows of each group.
+    blind : ndarray of shape (k, n_features, n_levels), default=None
+        As ``residuals``, of quantiles that were predicted without the value itself, of some of the rows.
     """
 
     scores: Array
     residuals: Array
     left_out: int = 0
     groups: Mapping[Any, Array] = field(default_factory=dict)
+    blind: Array | None = None
 
     @classmethod
     def from_state(cls, state: Any, n_features: int, n_levels: int) -> Self:
@@ -63,13 +71,15 @@ class Calibration:
             raise ValueError("calibration: scores must be finite numbers that ascend")
         if type(state["left_out"]) is not int or state["left_out"] < 0:
             raise ValueError("calibration: left_out must be a number of rows")
-        shape = (n_features, n_levels)
-        whole = isinstance(residuals, np.ndarray) and residuals.dtype == np.float32 and residuals.shape[1:] == shape
-        if not whole or not len(residuals) or np.isinf(residuals).any():
-            raise ValueError(f"calibration: residuals must not be infinite, of shape (n, {n_features}, {n_levels})")
+        blind = state.get("blind")  # files of earlier versions have none
+        for name, kept in {"residuals": residuals, **({} if blind is None else {"blind": blind})}.items():
+            if not _are_residuals(kept, (n_features, n_levels)):
+                raise ValueError(f"calibration: {name} must not be infinite, of shape (n, {n_features}, {n_levels})")
         if len(residuals) != len(scores) + state["left_out"]:
             raise ValueError("calibration: scores and residuals must be of the same rows")
-        return cls(scores, residuals, state["left_out"], groups)
+        if blind is not None and len(blind) > len(residuals):
+            raise ValueError("calibration: blind must be of some of the rows that residuals are of")
+        return cls(scores, residuals, state["left_out"], groups, blind)
 
     @property
     def n(self) -> int:

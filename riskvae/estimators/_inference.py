@@ -239,15 +239,19 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         *,
         width: int | None = None,
         module: Any = None,
+        holes: bool | None = None,
     ) -> tuple[Array, ...]:
-        """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype."""
+        """Outputs of a function of (module, rows) by chunks, computed in the rows' dtype.
+
+        With ``holes`` the module looks for missing values, which the function makes; None asks the rows.
+        """
         prepare_process()
         dtype = compute_dtype(rows)
         device = device_for(dtype, self.device_)
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         chunk = max(1, _CHUNK // max(width or 0, rows.shape[1], self.module_.widest))
         outputs: tuple[Array, ...] = ()
-        holes = has_missing(rows)
+        holes = has_missing(rows) if holes is None else holes
         with torch_as_usual(device), torch.inference_mode():
             module = serving_copy(self.net_.copies, self.module_ if module is None else module, device, dtype, holes)
             for start in range(0, len(rows), chunk):

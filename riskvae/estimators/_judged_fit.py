@@ -19,6 +19,7 @@ from riskvae.estimators._judging import (
     YOUNG,
     Aside,
     TrainedRows,
+    blind_residuals_of,
     judged_parts,
     keys_of,
     residuals_of,
@@ -118,7 +119,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
             self._calibrate(held_out, self._share_of_anomalies())
         elif self.calibration_fraction == "cross" and parts:
             residuals = torch.cat([residuals_of(judged.vaes[0], judged.held_out) for judged in parts])
-            self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True), self._share_of_anomalies())
+            blind, share = blind_residuals_of(parts, derive_seed(seed, "left out")), self._share_of_anomalies()
+            self._calibrate_by(scores.numpy(force=True), residuals.numpy(force=True), blind, share)
         if self.contamination != "auto":
             seen = some.numpy(force=True) if is_source(X) else self._check_rows(X)
             found = self._score(seen)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import derive_seed
+from riskvae.detection._left_out import left_out_quantiles, looking_for_missing, n_affordable
 from riskvae.detection._marginals import FEW_VALUES, Marginals
+from riskvae.detection._noise import CHUNK
 from riskvae.detection._parts import blocks_of, cut, row_keys
 from riskvae.detection._score import Judged, RowScore
 from riskvae.estimators._starting import begin
@@ -23,6 +25,7 @@ __all__ = [
     "YOUNG",
     "Aside",
     "TrainedRows",
+    "blind_residuals_of",
     "judged_parts",
     "keys_of",
     "residuals_of",
@@ -193,6 +196,20 @@ def residuals_of(vae: Any, x: Tensor) -> Tensor:
     """Values of rows minus their predicted quantiles, (n, n_features, n_levels)."""
     raw = vae.decoder(vae.encode(x).mean)
     return vae.likelihood.compared(x, raw)[..., None] - vae.likelihood.quantiles(raw)
+
+
+def blind_residuals_of(parts: list[Judged], seed: int) -> NDArray[Any] | None:
+    """The same of quantiles that are predicted without the value itself, for some rows; None if these are too wide."""
+    sizes = [len(part.held_out) for part in parts]
+    n = n_affordable(sum(sizes), parts[0].held_out.shape[1])
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    chosen = (order.argsort() < n).split(sizes)
+    found = []
+    for part, here in zip(parts, chosen, strict=True):
+        vae, rows = looking_for_missing(part.vaes[0]), part.held_out[here.to(part.held_out.device)]
+        size = max(1, CHUNK // (rows.shape[1] * max(vae.likelihood.n_values, vae.widest)))
+        found += [x[..., None] - left_out_quantiles(vae, x) for x in rows.split(size) if len(x)]
+    return torch.cat(found).numpy(force=True) if found else None
 
 
 def young_of(model: Any, state: Any) -> Any:

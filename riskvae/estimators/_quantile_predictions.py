@@ -3,18 +3,12 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from riskvae._validation import check_parameters, choice, real
-from riskvae.detection._calibration import Calibration, discoveries
-from riskvae.detection._noise import LEAST
-from riskvae.detection._score import RowScore
+from riskvae._validation import boolean, check_parameters, choice, real
+from riskvae.detection._calibration import discoveries
 from riskvae.estimators._in_parts import in_parts
-from riskvae.estimators._inference import InferenceMixin
+from riskvae.estimators._quantile_answers import QuantileAnswersMixin
 
 __all__ = ["QuantilePredictionsMixin"]
 
@@ -24,30 +18,35 @@ _share = real(0.0, 1.0, closed="neither")
 _TAILS = ("two-sided", "greater", "less")
 
 
-class QuantilePredictionsMixin(InferenceMixin):
+class QuantilePredictionsMixin(QuantileAnswersMixin):
     """Methods of a fitted estimator whose likelihood is of quantiles."""
 
-    _row_score: RowScore
-    _calibration: Calibration | None
-
     @in_parts
-    def predict_quantiles(self, X: Any) -> Array:
+    def predict_quantiles(self, X: Any, *, left_out: bool = False) -> Array:
         """Quantiles of each feature, decoded from the posterior mean of each row.
+
+        With ``left_out`` each value is judged by a model that has not seen it: for feature j the row is encoded with
+        value j missing, so that takes ``n_features`` passes. What the other values leave open of the latent point is
+        not in these quantiles, which makes them too narrow; calibration mends that in :meth:`predict_interval` and
+        :meth:`p_values`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
+        left_out : bool, default=False
+            Decode the quantiles of each value from the other values of its row, as if it were missing.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features, n_quantiles)
             In the order of ``quantiles``, never crossing. Not calibrated.
         """
-        return self._predict_quantiles(self._check_rows(X))
+        _check_left_out("predict_quantiles", left_out)
+        return self._quantiles_of(self._check_rows(X), left_out)
 
     @in_parts
-    def predict_interval(self, X: Any, alpha: float) -> Array:
+    def predict_interval(self, X: Any, alpha: float, *, left_out: bool = False) -> Array:
         r"""Interval of each feature that is to hold a share 1 - alpha of its values.
 
         Its ends are the quantiles of levels alpha / 2 and 1 - alpha / 2, between trained levels by interpolation,
@@ -61,7 +60,8 @@ class QuantilePredictionsMixin(InferenceMixin):
         interval with probability at least 1 - alpha, whatever the model is worth. This is *marginal*: on
         average over rows, for each feature by itself. It is not promised among rows of one kind, nor for all
         features of a row together. The decoder has seen the row: an interval says how far a value may lie from its
-        own reconstruction, and is no forecast.
+        own reconstruction, and is no forecast. With ``left_out`` it is one, from the other values of the row; residuals
+        are then of calibration rows whose values were left out, too (of 2,000 rows at most).
 
         Parameters
         ----------
@@ -70,6 +70,8 @@ class QuantilePredictionsMixin(InferenceMixin):
         alpha : float
             One minus the coverage, in (0, 1). Only after calibration beyond the trained levels, where the slope
             between the outermost two goes on.
+        left_out : bool, default=False
+            Decode the quantiles of each value from the other values of its row, as if it were missing.
 
         Returns
         -------
@@ -80,31 +82,28 @@ class QuantilePredictionsMixin(InferenceMixin):
         Raises
         ------
         ValueError
-            If alpha reaches beyond the trained levels without calibration; with fewer than two levels.
+            If alpha reaches beyond the trained levels without calibration; with fewer than two levels; with
+            ``left_out`` if the calibration left no values out.
 
         References
         ----------
         Romano, Patterson and Candes, "Conformalized quantile regression" (2019).
         """
         check_parameters("predict_interval", {"alpha": alpha}, {"alpha": _share})
+        _check_left_out("predict_interval", left_out)
         self._check_two_levels("predict_interval")
-        rows = self._check_rows(X)
-        low, high, calibration = self._levels[0], self._levels[-1], self._calibration
-        if calibration is None and not (low <= alpha / 2 + 1e-9 and 1 - alpha / 2 <= high + 1e-9):
+        rows, residuals = self._check_rows(X), self._residuals("predict_interval", left_out)
+        low, high = self._levels[0], self._levels[-1]
+        if residuals is None and not (low <= alpha / 2 + 1e-9 and 1 - alpha / 2 <= high + 1e-9):
             raise ValueError(
                 f"predict_interval: alpha={alpha:g} asks for the levels {alpha / 2:g} and {1 - alpha / 2:g}, beyond "
                 f"the trained ones, {low:g} to {high:g}. Call conformalize(X_cal) with held-out rows, fit with "
                 f"calibration_fraction above 0, or train with quantiles=({alpha / 2:g}, 0.5, {1 - alpha / 2:g})."
             )
-        ends = self._at(self._predict_quantiles(rows), alpha / 2, 1 - alpha / 2)
-        if calibration is None:
-            return ends
-        # Quantiles of other levels are affine in the trained ones, and so is what is left of a value without them.
-        below, above = np.moveaxis(self._at(calibration.residuals, alpha / 2, 1 - alpha / 2), -1, 0)
-        return calibration.widen(ends, np.maximum(-below, above), alpha)
+        return self._interval(self._quantiles_of(rows, left_out), alpha, residuals)
 
     @in_parts
-    def predict_scale(self, X: Any) -> Array:
+    def predict_scale(self, X: Any, *, left_out: bool = False) -> Array:
         r"""Standard deviation of each feature around its median, where it is normal.
 
         .. math:: \sigma_j = \kappa_j \frac{q_{j,b} - q_{j,a}}{\Phi^{-1}(b) - \Phi^{-1}(a)}
@@ -112,12 +111,15 @@ class QuantilePredictionsMixin(InferenceMixin):
         with the outermost levels a and b; never below a tenth of the feature's root mean squared error on rows
         that the model has not seen, as quantiles may collapse where the decoder extrapolates, far from all training
         rows. The factor :math:`\kappa` is 1, but for features whose values repeat, such as categories: there levels do
-        not tell of what is rare, and it makes 99.5 % of the unseen rows have :math:`|z_j| \le 2.8`.
+        not tell of what is rare, and it makes 99.5 % of the unseen rows have :math:`|z_j| \le 2.8`. With ``left_out``,
+        after calibration, it is never below the feature's spread of errors of values that were left out.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
+        left_out : bool, default=False
+            Decode the quantiles of each value from the other values of its row, as if it were missing.
 
         Returns
         -------
@@ -130,10 +132,11 @@ class QuantilePredictionsMixin(InferenceMixin):
             With fewer than two levels.
         """
         self._check_two_levels("predict_scale")
-        return self._scale(self._predict_quantiles(self._check_rows(X)))
+        _check_left_out("predict_scale", left_out)
+        return self._scale(self._quantiles_of(self._check_rows(X), left_out), self._least(left_out))
 
     @in_parts
-    def z_scores(self, X: Any) -> Array:
+    def z_scores(self, X: Any, *, left_out: bool = False) -> Array:
         r"""Normal score of each value: where it lies among its predicted quantiles, in standard deviations.
 
         .. math:: z_j = \Phi^{-1}(a) / \kappa_j \quad\text{where}\quad q_{j,a}(x) = x_j
@@ -142,12 +145,16 @@ class QuantilePredictionsMixin(InferenceMixin):
         :math:`\kappa` as in :meth:`predict_scale`. Where quantiles lie evenly around the median that is
         :math:`(x_j - m_j) / \sigma_j`; where noise is skewed, each side has its own scale. Quantiles are decoded from
         what the encoder made of the whole row: an anomaly in one feature moves the latent point, and so the z-scores of
-        features that usually go with it. Read them as where the row and its reconstruction part.
+        features that usually go with it. Read them as where the row and its reconstruction part. With ``left_out`` each
+        value is compared with what the others say; after calibration, scores beyond the outermost levels rise no faster
+        than by the feature's spread of such errors.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
+        left_out : bool, default=False
+            Decode the quantiles of each value from the other values of its row, as if it were missing.
 
         Returns
         -------
@@ -159,11 +166,14 @@ class QuantilePredictionsMixin(InferenceMixin):
         ValueError
             With fewer than two levels.
         """
+        _check_left_out("z_scores", left_out)
         self._check_two_levels("z_scores")
         rows = self._check_rows(X)
-        return self._z_of(rows, self._predict_quantiles(rows))
+        return self._z_of(rows, self._quantiles_of(rows, left_out), self._least(left_out))
 
-    def p_values(self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None) -> Array:
+    def p_values(
+        self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None, left_out: bool = False
+    ) -> Array:
         r"""Probability of a value at least as far from its median, feature by feature.
 
         After calibration (``calibration_fraction`` or :meth:`conformalize`) the share of values of the calibration rows
@@ -177,7 +187,9 @@ class QuantilePredictionsMixin(InferenceMixin):
         .. math:: 2 \Phi(-|z_j|) \text{ (two-sided)}, \qquad \Phi(-z_j) \text{ (greater)}, \qquad
                   \Phi(z_j) \text{ (less)}
 
-        of the :meth:`z_scores`: uniform where the model is right and features are normal around their medians.
+        of the :meth:`z_scores`: uniform where the model is right and features are normal around their medians. With
+        ``left_out`` both sides are z-scores of values that were left out; as their spreads are those of the calibration
+        rows, the promise holds nearly.
 
         Parameters
         ----------
@@ -187,6 +199,8 @@ class QuantilePredictionsMixin(InferenceMixin):
             What is unusual: values far from the median, above it, or below it.
         mask : array-like of bool, shape (n_features,) or (n_samples, n_features), default=None
             Where to look; elsewhere the result is NaN.
+        left_out : bool, default=False
+            Decode the quantiles of each value from the other values of its row, as if it were missing.
 
         Returns
         -------
@@ -194,19 +208,19 @@ class QuantilePredictionsMixin(InferenceMixin):
             In [0, 1], or NaN.
         """
         check_parameters("p_values", {"alternative": alternative}, {"alternative": choice(*_TAILS)})
-        z = self.z_scores(X)
-        where = _checked_mask(mask, z.shape)
-        far = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}[alternative]
-        if self._calibration is None:
-            p = norm.sf(far(z)) * (2.0 if alternative == "two-sided" else 1.0)
-        else:
-            pool = far(self._z_of_residuals()[:, where.any(0)])
-            pool = np.sort(pool[~np.isnan(pool)])
-            p = (1.0 + len(pool) - np.searchsorted(pool, far(z))) / (1.0 + len(pool))
-        return np.where(where & ~np.isnan(z), p, np.nan).astype(z.dtype)
+        self._check_fitted()
+        residuals = self._residuals("p_values", left_out)
+        z = self.z_scores(X, left_out=left_out)
+        return self._p_of(z, alternative, _checked_mask(mask, z.shape), residuals, self._least(left_out))
 
     def detect_features(
-        self, X: Any, fdr: float = 0.05, *, alternative: str = "two-sided", mask: ArrayLike | None = None
+        self,
+        X: Any,
+        fdr: float = 0.05,
+        *,
+        alternative: str = "two-sided",
+        mask: ArrayLike | None = None,
+        left_out: bool = False,
     ) -> NDArray[np.bool_]:
         """Values that stand out from the reconstruction of their row: discoveries among its features, or pixels.
 
@@ -220,7 +234,7 @@ class QuantilePredictionsMixin(InferenceMixin):
             Rows.
         fdr : float, default=0.05
             False discovery rate within a row, in (0, 1).
-        alternative, mask
+        alternative, mask, left_out
             As in :meth:`p_values`; what is masked is not counted.
 
         Returns
@@ -229,51 +243,12 @@ class QuantilePredictionsMixin(InferenceMixin):
             True for discoveries.
         """
         check_parameters("detect_features", {"fdr": fdr}, {"fdr": _share})
-        p = self.p_values(X, alternative=alternative, mask=mask)
+        p = self.p_values(X, alternative=alternative, mask=mask, left_out=left_out)
         return discoveries(p, fdr)
 
-    @property
-    def _levels(self) -> tuple[float, ...]:
-        """Levels that the model was trained with."""
-        return self.module_.likelihood.levels
 
-    def _predict_quantiles(self, rows: Array) -> Array:
-        def quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
-            return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)
-
-        return self._map_rows(quantiles, rows, width=self.module_.likelihood.n_values)[0]
-
-    def _at(self, quantiles: Array, *levels: float) -> Array:
-        """Quantiles of other levels than the trained ones, along the last dimension."""
-        given = torch.from_numpy(quantiles)
-        scores = torch.tensor(norm.ppf(levels)).to(given)
-        return torch.stack([self.module_.likelihood.at(given, score) for score in scores], -1).numpy()
-
-    def _scale(self, quantiles: Array) -> Array:
-        noise = self._row_score.noise
-        scale = self.module_.likelihood.scales(torch.from_numpy(quantiles)).numpy()
-        least, inflation = (part.numpy(force=True) for part in (LEAST * noise.error_scale, noise.inflation))
-        return (np.maximum(scale, least) * inflation).astype(quantiles.dtype)
-
-    def _z_of(self, rows: Array, quantiles: Array) -> Array:
-        """Normal scores of values among their quantiles; those of residuals are among quantiles around 0."""
-        given, noise = torch.from_numpy(quantiles), self._row_score.noise
-        least, inflation = (part.to(given) for part in (LEAST * noise.error_scale.cpu(), noise.inflation.cpu()))
-        x = torch.from_numpy(np.array(rows, quantiles.dtype))
-        return (self.module_.likelihood.normal_score(x, given, least) / inflation).numpy()
-
-    def _z_of_residuals(self) -> Array:
-        """z-scores (n, n_features) of the calibration rows."""
-        residuals = self._calibration.residuals  # type: ignore[union-attr]  # asked for after calibration only
-        return self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals)
-
-    def _check_two_levels(self, method: str) -> None:
-        check_is_fitted(self)
-        if len(self._levels) < 2:
-            raise ValueError(
-                f"{method} needs the distance between two quantiles at least; the model was trained with "
-                f"quantiles={self._levels!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
-            )
+def _check_left_out(method: str, left_out: Any) -> None:
+    check_parameters(method, {"left_out": left_out}, {"left_out": boolean})
 
 
 def _checked_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -1,0 +1,116 @@
+"""What is behind statements about values: decoded quantiles, with or without the value, and what follows from them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from riskvae.detection._calibration import Calibration
+from riskvae.detection._left_out import WIDEST, left_out_quantiles, spread_of
+from riskvae.detection._noise import LEAST
+from riskvae.detection._score import RowScore
+from riskvae.estimators._inference import InferenceMixin
+
+__all__ = ["QuantileAnswersMixin"]
+
+Array = NDArray[Any]
+
+
+class QuantileAnswersMixin(InferenceMixin):
+    """A fitted estimator's quantiles of checked rows, and intervals, scales, scores and p-values of these."""
+
+    _row_score: RowScore
+    _calibration: Calibration | None
+
+    @property
+    def _levels(self) -> tuple[float, ...]:
+        """Levels that the model was trained with."""
+        return self.module_.likelihood.levels
+
+    def _quantiles_of(self, rows: Array, left_out: bool) -> Array:
+        return self._left_out_quantiles(rows) if left_out else self._predict_quantiles(rows)
+
+    def _left_out_quantiles(self, rows: Array) -> Array:
+        vae = self.module_
+        width = rows.shape[1] * max(vae.likelihood.n_values, vae.widest)
+        return self._map_rows(lambda vae, x: (left_out_quantiles(vae, x),), rows, width=width, holes=True)[0]
+
+    def _predict_quantiles(self, rows: Array) -> Array:
+        def quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
+            return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)
+
+        return self._map_rows(quantiles, rows, width=self.module_.likelihood.n_values)[0]
+
+    def _at(self, quantiles: Array, *levels: float) -> Array:
+        """Quantiles of other levels than the trained ones, along the last dimension."""
+        given = torch.from_numpy(quantiles)
+        scores = torch.tensor(norm.ppf(levels)).to(given)
+        return torch.stack([self.module_.likelihood.at(given, score) for score in scores], -1).numpy()
+
+    def _residuals(self, method: str, left_out: bool) -> Array | None:
+        """What calibration rows left of their values; None before calibration."""
+        if self._calibration is None or not left_out:
+            return None if self._calibration is None else self._calibration.residuals
+        if self._calibration.blind is None:
+            raise ValueError(
+                f"{method}(left_out=True) compares with calibration rows whose values were left out one by one, and "
+                "there are none: the calibration is of a file of an earlier version, of more than "
+                f"{WIDEST:,} features (here {self.n_features_in_}), or was made with left_out=False. Call "
+                "conformalize(X_cal, left_out=True) with rows that were not trained on; it takes a pass for each of "
+                "their values, of 2,000 rows at most."
+            )
+        return self._calibration.blind
+
+    def _interval(self, quantiles: Array, alpha: float, residuals: Array | None) -> Array:
+        ends = self._at(quantiles, alpha / 2, 1 - alpha / 2)
+        if residuals is None:
+            return ends
+        # Quantiles of other levels are affine in the trained ones, and so is what is left of a value without them.
+        below, above = np.moveaxis(self._at(residuals, alpha / 2, 1 - alpha / 2), -1, 0)
+        return self._calibration.widen(ends, np.maximum(-below, above), alpha)  # type: ignore[union-attr]
+
+    def _least(self, left_out: bool) -> Array:
+        """Smallest scale of each feature; of values that were left out the spread of their errors, once it is known."""
+        noise, calibration = self._row_score.noise, self._calibration
+        least = (LEAST * noise.error_scale).numpy(force=True)
+        if not left_out or calibration is None or calibration.blind is None:
+            return least
+        return spread_of(self._at(calibration.blind, 0.5)[..., 0], least).astype(least.dtype)
+
+    def _scale(self, quantiles: Array, least: Array) -> Array:
+        scale = self.module_.likelihood.scales(torch.from_numpy(quantiles)).numpy()
+        inflation = self._row_score.noise.inflation.numpy(force=True)
+        return (np.maximum(scale, least) * inflation).astype(quantiles.dtype)
+
+    def _z_of(self, rows: Array, quantiles: Array, least: Array) -> Array:
+        """Normal scores of values among their quantiles; those of residuals are among quantiles around 0."""
+        given, noise = torch.from_numpy(quantiles), self._row_score.noise
+        x = torch.from_numpy(np.array(rows, quantiles.dtype))
+        score = self.module_.likelihood.normal_score(x, given, torch.from_numpy(least).to(given))
+        return (score / noise.inflation.cpu().to(given)).numpy()
+
+    def _p_of(
+        self, z: Array, alternative: str, where: NDArray[np.bool_], residuals: Array | None, least: Array
+    ) -> Array:
+        """p-values of z-scores, among those of residuals if there are any."""
+        far = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}[alternative]
+        if residuals is None:
+            p = norm.sf(far(z)) * (2.0 if alternative == "two-sided" else 1.0)
+        else:
+            pool = self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals, least)
+            pool = far(pool[:, where.any(0)])
+            pool = np.sort(pool[~np.isnan(pool)])
+            p = (1.0 + len(pool) - np.searchsorted(pool, far(z))) / (1.0 + len(pool))
+        return np.where(where & ~np.isnan(z), p, np.nan).astype(z.dtype)
+
+    def _check_two_levels(self, method: str) -> None:
+        check_is_fitted(self)
+        if len(self._levels) < 2:
+            raise ValueError(
+                f"{method} needs the distance between two quantiles at least; the model was trained with "
+                f"quantiles={self._levels!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
+            )
