@@ -12,6 +12,7 @@ from riskvae import nets
 from riskvae._sklearn import OutlierMixin
 from riskvae._validation import Rule, choice, integer, real
 from riskvae.estimators._base import BaseVAE
+from riskvae.estimators._explanation import ExplanationMixin
 from riskvae.estimators._judged_fit import JudgedFit
 from riskvae.estimators._risk_parameters import Risk, RiskParametersMixin
 from riskvae.estimators._types import Activation, Auto, Device, Distributed, Network, RandomState
@@ -33,7 +34,7 @@ _TABLE = Rule(
 _MOST_LATENT = 64
 
 
-class QuantileVAE(OutlierMixin, JudgedFit):
+class QuantileVAE(OutlierMixin, ExplanationMixin, JudgedFit):
     r"""Variational autoencoder whose decoder gives quantiles of each feature; a detector of anomalies.
 
     Minimizes, over the encoder q, the decoded quantiles and their scale s,

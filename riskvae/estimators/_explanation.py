@@ -1,0 +1,189 @@
+"""Why a row is unusual: what each value should have been, and how much of the row's score it takes."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from riskvae._validation import Rule, check_parameters, integer, level_of_the_user, real
+from riskvae.detection._explanation import causes, rises, shares
+from riskvae.estimators._detection import DetectionMixin
+from riskvae.estimators._in_parts import checked_rows
+
+__all__ = ["Explained", "ExplanationMixin", "check_explain", "pandas", "table_of"]
+
+Array = NDArray[Any]
+
+_nothing = Rule(lambda value: value is None, "None")
+_RULES = {"alpha": real(0.0, 1.0, closed="neither"), "max_features": integer(1) | _nothing}
+
+
+class Explained(NamedTuple):
+    """What is said of each value of some rows; arrays of shape (n_samples, n_features)."""
+
+    value: Array
+    expected: Array
+    lower: Array
+    upper: Array
+    p: Array
+    share: Array
+    cause: NDArray[np.bool_]
+
+
+class ExplanationMixin(DetectionMixin):
+    """A fitted detector that says why."""
+
+    def explain(self, X: Any, *, alpha: float = 0.1, max_features: int | None = None) -> Any:
+        r"""Why each row is as unusual as it is, value by value: a table with a line for each row and feature.
+
+        What value j should have been is decoded from the other values of its row, ``left_out=True`` in
+        :meth:`predict_interval` and :meth:`p_values`. Its share of the row's score s (:meth:`score_samples`) is how
+        much that would rise if the value were not known, which counts as a typical one,
+
+        .. math:: \text{share}_j = \frac{\max(0, r_j)}{\sum_k \max(0, r_k)}, \qquad
+                  r_j = s(x \text{ without } x_j) - s(x).
+
+        Of a normal density :math:`r_j = z_j^2 / 2` up to a constant, with z the error of the prediction from all
+        others, in standard deviations. A value that alone was changed has the largest :math:`|z_j|` then, although all
+        features that usually go with it are mispredicted, too. Of several changed values each hides the others a
+        little. ``cause`` tells features that only moved along from those without which the row would be no outlier: the
+        value with the largest rise is taken away, then that of the rest, until ``predict`` no longer flags the row
+        (ten at most, and only those that help), and those are put back that were not needed.
+
+        It takes ``n_features`` passes and scores per row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or torch Dataset
+            Rows. Missing values have an interval, and neither p-value nor share.
+        alpha : float, default=0.1
+            One minus the coverage of the intervals, in (0, 1).
+        max_features : int, default=None
+            Keep only so many features of each row, those with the largest shares, in that order. None keeps all, in
+            the order of the columns.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A line for each row and feature:
+
+            - ``row``, its label in the index of a DataFrame, else its position from 0 on;
+            - ``feature``, the name of the column, or "x0", "x1", ... where it has none;
+            - ``value``, and ``expected``, the left-out median;
+            - ``lower`` and ``upper``, the left-out interval: calibrated, if the model is;
+            - ``p``, the left-out p-value, two-sided: that of the calibration rows, if there are any;
+            - ``share`` of the row's score: those of a row add up to 1, or are all 0 where no value makes it less
+              normal;
+            - ``cause``, True for the values without which the row would be no outlier; of rows that :meth:`predict`
+              does not flag all are False.
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        ValueError
+            With fewer than two levels.
+
+        Warns
+        -----
+        UserWarning
+            Without calibration, or one that left no values out (``conformalize(X_cal, left_out=True)``): intervals and
+            p-values are the model's own then, and too narrow or too small.
+
+        See Also
+        --------
+        riskvae.explain : The same of a pipeline, in the units that its first step takes.
+        riskvae.plotting.ExplanationDisplay : A picture of it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from riskvae import QuantileVAE
+        >>> rng = np.random.default_rng(0)
+        >>> t = rng.normal(size=(1000, 1))
+        >>> X = np.hstack((t, t, t, -t)) + 0.2 * rng.normal(size=(1000, 4))
+        >>> vae = QuantileVAE(hidden_layer_sizes=(32,), calibration_fraction=0.3, random_state=0).fit(X)
+        >>> table = vae.explain([[1.0, 1.0, -2.0, -1.0]])  # the third should have been 1
+        >>> table.loc[table["cause"], ["feature", "value"]]
+          feature  value
+        2      x2   -2.0
+        """
+        pandas("explain")
+        check_explain(self, alpha, max_features)
+        rows = checked_rows(self, X)
+        return table_of(self._explained(rows, alpha), index_of(X, len(rows)), names_of(self, X, rows), max_features)
+
+    def _explained(self, rows: Array, alpha: float) -> Explained:
+        rows = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+        self._warn_of_own("explain")
+        calibration = self._calibration
+        residuals = None if calibration is None else calibration.blind
+        quantiles, least = self._left_out_quantiles(rows), self._least(True)
+        lower, upper = np.moveaxis(self._interval(quantiles, alpha, residuals), -1, 0)
+        z = self._z_of(rows, quantiles, least)
+        p = self._p_of(z, "two-sided", np.ones(z.shape, dtype=bool), residuals, least)
+        scores = self._score(rows)
+        found = rises(self._score, rows, scores)
+        cause = causes(self._score, rows, scores, scores.dtype.type(self.offset_), found)
+        expected = self._at(quantiles, 0.5)[..., 0]
+        return Explained(rows, expected, lower, upper, p, shares(found), cause)
+
+    def _warn_of_own(self, method: str) -> None:
+        """Say so where intervals and p-values are the model's own."""
+        if self._calibration is not None and self._calibration.blind is not None:
+            return
+        why, remedy = (
+            ("the model is not calibrated", "Fit with calibration_fraction=0.2 or 'cross', or call conformalize(X_cal)")
+            if self._calibration is None
+            else ("its calibration left no values out", "Call conformalize(X_cal, left_out=True)")
+        )
+        warnings.warn(
+            f"{method}: {why}, so that lower, upper and p are the model's own: intervals are too narrow, and p-values "
+            f"too small. Shares and causes do not hang on that. {remedy} with rows that were not trained on.",
+            UserWarning,
+            stacklevel=level_of_the_user(),
+        )
+
+
+def check_explain(estimator: Any, alpha: Any, max_features: Any) -> None:
+    """Raise for what cannot be explained, before any work."""
+    estimator._check_two_levels("explain")
+    check_parameters("explain", {"alpha": alpha, "max_features": max_features}, _RULES)
+
+
+def pandas(what: str) -> Any:
+    """The pandas module, or how to get it."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(f"{what} makes a pandas DataFrame; install pandas (pip install pandas).") from error
+    return pd
+
+
+def index_of(X: Any, n: int) -> Any:
+    """Labels of rows: those of a pandas DataFrame, or positions."""
+    pd = pandas("explain")
+    if not isinstance(X, pd.DataFrame):
+        return pd.RangeIndex(n)
+    return X.index.to_flat_index() if isinstance(X.index, pd.MultiIndex) else X.index
+
+
+def names_of(estimator: Any, X: Any, rows: Array) -> list[Any]:
+    """Names of columns: those of the table, or those of fit, or x0, x1 and so on."""
+    names = getattr(X, "columns", None)
+    names = getattr(estimator, "feature_names_in_", None) if names is None else names
+    return [f"x{j}" for j in range(rows.shape[1])] if names is None else list(names)
+
+
+def table_of(explained: Explained, index: Any, names: list[Any], max_features: int | None) -> Any:
+    """One line for each row and feature, in the order of both; or the features with the largest shares of each row."""
+    pd = pandas("explain")
+    n, d = explained.share.shape
+    kept = d if max_features is None else min(int(max_features), d)
+    order = np.argsort(-explained.share, axis=1, kind="stable")[:, :kept]
+    if max_features is None:
+        order = np.broadcast_to(np.arange(d), (n, d))
+    columns = {name: np.take_along_axis(values, order, 1).ravel() for name, values in explained._asdict().items()}
+    features = pd.Index(names)[order.ravel()]
+    return pd.DataFrame({"row": index.repeat(kept), "feature": features, **columns})
