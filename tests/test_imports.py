@@ -33,7 +33,7 @@ HOUSE = {
     "robustness": {"_machine", "_validation", "nets"},
     "datasets": {"_sklearn", "_validation"},
     "metrics": {"_validation", "losses", "risk"},
-    "plotting": {"_validation", "metrics", "robustness"},
+    "plotting": {"_validation", "estimators", "metrics", "robustness"},
     "studies": set(riskvae.__all__),
     "demo": set(riskvae.__all__),
 }

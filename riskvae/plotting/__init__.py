@@ -1,11 +1,13 @@
 """Displays in the manner of scikit-learn: they compute, hold arrays, and draw with matplotlib (extra "plot").
 
-In the house: this room shows what metrics and robustness measured. Import the displays below.
+In the house: this room shows what metrics and robustness measured, and what detectors explain. Import what is
+below.
 """
 
 from riskvae.plotting._anomaly_map import AnomalyMapDisplay
 from riskvae.plotting._attack import AttackDisplay
 from riskvae.plotting._calibration import CalibrationDisplay
+from riskvae.plotting._explanation import ExplanationDisplay
 from riskvae.plotting._margin import MarginDisplay
 from riskvae.plotting._reconstruction import ReconstructionDisplay
 from riskvae.plotting._robustness_curve import RobustnessCurveDisplay
@@ -16,6 +18,7 @@ __all__ = [
     "AnomalyMapDisplay",
     "AttackDisplay",
     "CalibrationDisplay",
+    "ExplanationDisplay",
     "MarginDisplay",
     "ReconstructionDisplay",
     "RobustnessCurveDisplay",
