@@ -301,6 +301,50 @@ def test_false_discoveries_are_controlled_on_a_table(detector):
     assert sum(found) <= 9
 
 
+def test_p_values_of_each_kind_hold_what_they_say(detector):
+    X = make_table(1000, seed=4)
+    p = detector.p_values(X, left_out=True)
+    categories = np.array([isinstance(one, Categorical) for one in detector.likelihood.columns.values()])
+    for level in (0.05, 0.1, 0.3):
+        share = (p <= level).mean(0)
+        # Numbers on average; a category at most so often, as its chances are coarse. 450 calibration rows: 5 s.e.
+        assert share[~categories].mean() == pytest.approx(level, abs=0.05)
+        assert (share[categories] <= level + 0.07).all()
+
+
+def test_left_out_intervals_hold_what_they_say_in_the_units_of_columns(detector):
+    X = make_table(1000, seed=4)
+    ends = detector.predict_interval(X, 0.1, left_out=True)
+    for name in ("income", "age", "visits"):
+        j = X.columns.get_loc(name)
+        within = (X[name] >= ends[:, j, 0]) & (X[name] <= ends[:, j, 1])
+        assert within.mean() == pytest.approx(0.9, abs=0.05)  # of 450 calibration rows and 1,000: 3 s.e.
+        assert np.median(np.diff(ends[:, j])) < 3.3 * X[name].std()  # less than without the other columns
+    assert np.isnan(ends[:, [1, 4, 5, 6]]).all()
+    median = detector.predict_quantiles(X)[:, 2, 1]
+    assert np.corrcoef(median, X["age"])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(("name", "value"), [("age", 130.0), ("member", None), ("flag", None)])
+def test_the_wrong_value_is_named(detector, name, value):
+    X, rows = make_table(40, seed=6), make_table(40, seed=6)
+    rows[name] = value if value is not None else (~X[name].astype(bool)).astype(X[name].dtype)
+    told = detector.explain(rows)
+    assert list(told["row"][:7]) == [100] * 7
+    total = told.groupby("row")["share"].sum().round(9)
+    assert set(total) <= {0.0, 1.0}  # 0 where no value makes a row less normal
+    assert total.mean() > 0.8
+    top = told.loc[told.groupby("row")["share"].idxmax()]
+    assert (top["feature"] == name).mean() > 0.7
+    here = told[told["feature"] == name]
+    assert here["value"].tolist() == rows[name].tolist()
+    if value is None:
+        assert (here["expected"].astype(bool).to_numpy() == X[name].astype(bool).to_numpy()).mean() > 0.7
+        assert here["lower"].isna().all()
+    flagged = detector.predict(rows) < 0
+    assert here.loc[np.repeat(flagged, 1), "cause"].mean() > 0.8
+
+
 # -------------------------------------------------------------------------------------------- bad input
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from riskvae.detection._noise import CHUNK
 
-__all__ = ["WIDEST", "left_out_quantiles", "looking_for_missing", "n_affordable", "spread_of"]
+__all__ = ["WIDEST", "judged", "left_out", "looking_for_missing", "n_affordable", "spread_of"]
 
 # Rows whose values a calibration leaves out one by one: a row of d values takes d passes, each as wide as the row.
 _ROWS, _FEWEST, _VALUES = 2_000, 100, 12 * 10**6
@@ -20,8 +20,15 @@ WIDEST = 500
 _SHARE, _NORMAL = 0.9, 1.645
 
 
-def left_out_quantiles(vae: Any, x: Tensor) -> Tensor:
-    """Quantiles (n, n_features, n_levels) of each value of rows (n, n_features), decoded from the row's others.
+def judged(vae: Any, x: Tensor, z: Tensor) -> Tensor:
+    """Values of rows as they are compared, central ones, and quantiles, by z: (n, n_features, 2 + n_levels)."""
+    raw, likelihood = vae.decoder(z), vae.likelihood
+    values = likelihood.compared(x, raw)[..., None], likelihood.mean(raw)[..., None]
+    return torch.cat((*values, likelihood.quantiles(raw)), -1)
+
+
+def left_out(vae: Any, x: Tensor) -> Tensor:
+    """The same (n, n_features, 2 + n_levels) of each value of rows, decoded from the row's others.
 
     The value is taken to be missing: that of feature j does not matter to what is said of feature j. The model must
     look for missing values (``holes``). Rows are taken once for each feature, some features at a time.
@@ -31,10 +38,11 @@ def left_out_quantiles(vae: Any, x: Tensor) -> Tensor:
     found = []
     for features in torch.arange(d, device=x.device).split(step):
         places = torch.arange(len(features), device=x.device)
-        rows = x.repeat(len(features), 1, 1)
+        whole = x.repeat(len(features), 1, 1)
+        rows = whole.clone()
         rows[places, :, features] = torch.nan
-        quantiles = vae.likelihood.quantiles(vae.decoder(vae.encode(rows.flatten(0, 1)).mean))
-        found.append(quantiles.unflatten(0, (len(features), n))[places, :, features])
+        answers = judged(vae, whole.flatten(0, 1), vae.encode(rows.flatten(0, 1)).mean)
+        found.append(answers.unflatten(0, (len(features), n))[places, :, features])
     return torch.cat(found).transpose(0, 1)
 
 

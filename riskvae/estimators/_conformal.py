@@ -261,8 +261,8 @@ class ConformalMixin(QuantilePredictionsMixin):
         if n:
             chance = np.random.default_rng(derive_seed(self._seed, "left out"))
             some = rows[np.sort(chance.choice(len(rows), n, replace=False))]
-            blind = some[..., None] - self._left_out_quantiles(some)
-        residuals = rows[..., None] - self._predict_quantiles(rows)
+            blind = self._judged(some, left_out=True).residuals
+        residuals = self._judged(rows).residuals
         self._calibrate_by(self._score(rows), residuals, blind, share, labels)
 
     def _calibrate_by(

@@ -70,8 +70,8 @@ class ExplanationMixin(DetectionMixin):
 
             - ``row``, its label in the index of a DataFrame, else its position from 0 on;
             - ``feature``, the name of the column, or "x0", "x1", ... where it has none;
-            - ``value``, and ``expected``, the left-out median;
-            - ``lower`` and ``upper``, the left-out interval: calibrated, if the model is;
+            - ``value``, and ``expected``, the left-out median, or the likeliest category;
+            - ``lower`` and ``upper``, the left-out interval: calibrated, if the model is; NaN for categories;
             - ``p``, the left-out p-value, two-sided: that of the calibration rows, if there are any;
             - ``share`` of the row's score: those of a row add up to 1, or are all 0 where no value makes it less
               normal;
@@ -119,15 +119,20 @@ class ExplanationMixin(DetectionMixin):
         self._warn_of_own("explain")
         calibration = self._calibration
         residuals = None if calibration is None else calibration.blind
-        quantiles, least = self._left_out_quantiles(rows), self._least(True)
-        lower, upper = np.moveaxis(self._interval(quantiles, alpha, residuals), -1, 0)
-        z = self._z_of(rows, quantiles, least)
+        judged, least = self._judged(rows, left_out=True), self._least(True)
+        interval = self._in_units(self._interval(judged.quantiles, alpha, residuals))
+        lower, upper = np.moveaxis(interval, -1, 0)
+        z = self._z_of(judged.values, judged.quantiles, least)
         p = self._p_of(z, "two-sided", np.ones(z.shape, dtype=bool), residuals, least)
         scores = self._score(rows)
         found = rises(self._score, rows, scores)
         cause = causes(self._score, rows, scores, scores.dtype.type(self.offset_), found)
-        expected = self._at(quantiles, 0.5)[..., 0]
-        return Explained(rows, expected, lower, upper, p, shares(found), cause)
+        expected = self._in_units(self._at(judged.quantiles, 0.5))[..., 0]
+        if judged.central is not None:
+            expected = np.where(np.isnan(expected), judged.central, expected)  # of categories the likeliest
+        named = self.module_.likelihood.named
+        value, expected = (_labelled(values, named(values)) for values in (rows, expected))
+        return Explained(value, expected, lower, upper, p, shares(found), cause)
 
     def _warn_of_own(self, method: str) -> None:
         """Say so where intervals and p-values are the model's own."""
@@ -144,6 +149,11 @@ class ExplanationMixin(DetectionMixin):
             UserWarning,
             stacklevel=level_of_the_user(),
         )
+
+
+def _labelled(values: Array, columns: list[Array] | None) -> Array:
+    """Values with the names of categories, if there are any."""
+    return values if columns is None else np.stack([column.astype(object) for column in columns], -1)
 
 
 def check_explain(estimator: Any, alpha: Any, max_features: Any) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from riskvae._validation import derive_seed
-from riskvae.detection._left_out import left_out_quantiles, looking_for_missing, n_affordable
+from riskvae.detection._left_out import judged, left_out, looking_for_missing, n_affordable
 from riskvae.detection._marginals import FEW_VALUES, Marginals
 from riskvae.detection._noise import CHUNK
 from riskvae.detection._parts import blocks_of, cut, row_keys
@@ -194,8 +194,12 @@ def split_by_blocks(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]
 
 def residuals_of(vae: Any, x: Tensor) -> Tensor:
     """Values of rows minus their predicted quantiles, (n, n_features, n_levels)."""
-    raw = vae.decoder(vae.encode(x).mean)
-    return vae.likelihood.compared(x, raw)[..., None] - vae.likelihood.quantiles(raw)
+    return _residuals(judged(vae, x, vae.encode(x).mean))
+
+
+def _residuals(answers: Tensor) -> Tensor:
+    """Values minus quantiles."""
+    return answers[..., :1] - answers[..., 2:]
 
 
 def blind_residuals_of(parts: list[Judged], seed: int) -> NDArray[Any] | None:
@@ -208,7 +212,7 @@ def blind_residuals_of(parts: list[Judged], seed: int) -> NDArray[Any] | None:
     for part, here in zip(parts, chosen, strict=True):
         vae, rows = looking_for_missing(part.vaes[0]), part.held_out[here.to(part.held_out.device)]
         size = max(1, CHUNK // (rows.shape[1] * max(vae.likelihood.n_values, vae.widest)))
-        found += [x[..., None] - left_out_quantiles(vae, x) for x in rows.split(size) if len(x)]
+        found += [_residuals(left_out(vae, x)) for x in rows.split(size) if len(x)]
     return torch.cat(found).numpy(force=True) if found else None
 
 

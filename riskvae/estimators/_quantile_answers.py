@@ -1,6 +1,6 @@
 """What is behind statements about values: decoded quantiles, with or without the value, and what follows from them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from riskvae.detection._calibration import Calibration
-from riskvae.detection._left_out import WIDEST, left_out_quantiles, spread_of
+from riskvae.detection._left_out import WIDEST, judged, spread_of
+from riskvae.detection._left_out import left_out as left_out_of
 from riskvae.detection._noise import LEAST
 from riskvae.detection._score import RowScore
 from riskvae.estimators._inference import InferenceMixin
@@ -18,6 +19,19 @@ from riskvae.estimators._inference import InferenceMixin
 __all__ = ["QuantileAnswersMixin"]
 
 Array = NDArray[Any]
+
+
+class Judged(NamedTuple):
+    """Values of rows as they are compared, central values in units of X (None: medians), and decoded quantiles."""
+
+    values: Array
+    central: Array | None
+    quantiles: Array
+
+    @property
+    def residuals(self) -> Array:
+        """Values minus their quantiles."""
+        return self.values[..., None] - self.quantiles
 
 
 class QuantileAnswersMixin(InferenceMixin):
@@ -31,19 +45,21 @@ class QuantileAnswersMixin(InferenceMixin):
         """Levels that the model was trained with."""
         return self.module_.likelihood.levels
 
-    def _quantiles_of(self, rows: Array, left_out: bool) -> Array:
-        return self._left_out_quantiles(rows) if left_out else self._predict_quantiles(rows)
+    def _judged(self, rows: Array, left_out: bool = False) -> "Judged":
+        """Values and their decoded quantiles; with ``left_out`` by a model that has not seen the value."""
+        likelihood, d = self.module_.likelihood, rows.shape[1]
+        if not left_out and likelihood.categories is None:  # values are compared as they are
+            return Judged(rows, None, self._map_rows(_quantiles, rows, width=likelihood.n_values)[0])
+        width = max(likelihood.n_values, self.module_.widest, (2 + len(self._levels)) * d)
+        if left_out:
+            found = self._map_rows(lambda vae, x: (left_out_of(vae, x),), rows, width=d * width, holes=True)[0]
+        else:
+            found = self._map_rows(lambda vae, x: (judged(vae, x, vae.encode(x).mean),), rows, width=width)[0]
+        return Judged(found[..., 0], found[..., 1], found[..., 2:])
 
-    def _left_out_quantiles(self, rows: Array) -> Array:
-        vae = self.module_
-        width = rows.shape[1] * max(vae.likelihood.n_values, vae.widest)
-        return self._map_rows(lambda vae, x: (left_out_quantiles(vae, x),), rows, width=width, holes=True)[0]
-
-    def _predict_quantiles(self, rows: Array) -> Array:
-        def quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
-            return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)
-
-        return self._map_rows(quantiles, rows, width=self.module_.likelihood.n_values)[0]
+    def _in_units(self, values: Array) -> Array:
+        """Quantiles (n, n_features, n) in the units of X; NaN for categories, which have none."""
+        return self.module_.likelihood.in_units(torch.from_numpy(values)).numpy()
 
     def _at(self, quantiles: Array, *levels: float) -> Array:
         """Quantiles of other levels than the trained ones, along the last dimension."""
@@ -101,11 +117,20 @@ class QuantileAnswersMixin(InferenceMixin):
         if residuals is None:
             p = norm.sf(far(z)) * (2.0 if alternative == "two-sided" else 1.0)
         else:
-            pool = self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals, least)
-            pool = far(pool[:, where.any(0)])
-            pool = np.sort(pool[~np.isnan(pool)])
-            p = (1.0 + len(pool) - np.searchsorted(pool, far(z))) / (1.0 + len(pool))
+            known, p = self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals, least), np.empty(z.shape)
+            for columns in self._alike():
+                pool = far(known[:, columns & where.any(0)])
+                pool = np.sort(pool[~np.isnan(pool)])
+                p[:, columns] = (1.0 + len(pool) - np.searchsorted(pool, far(z[:, columns]))) / (1.0 + len(pool))
         return np.where(where & ~np.isnan(z), p, np.nan).astype(z.dtype)
+
+    def _alike(self) -> list[NDArray[np.bool_]]:
+        """Features whose z-scores are compared with each other: numbers, and each column of categories by itself."""
+        categories = self.module_.likelihood.categories
+        if categories is None:
+            return [np.ones(self.n_features_in_, dtype=bool)]
+        where = categories.numpy(force=True)
+        return [~where, *np.eye(len(where), dtype=bool)[where]]
 
     def _check_two_levels(self, method: str) -> None:
         check_is_fitted(self)
@@ -114,3 +139,7 @@ class QuantileAnswersMixin(InferenceMixin):
                 f"{method} needs the distance between two quantiles at least; the model was trained with "
                 f"quantiles={self._levels!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
             )
+
+
+def _quantiles(vae: Any, x: Tensor) -> tuple[Tensor]:
+    return (vae.likelihood.quantiles(vae.decoder(vae.encode(x).mean)),)

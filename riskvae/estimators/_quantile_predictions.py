@@ -43,7 +43,7 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
             In the order of ``quantiles``, never crossing. Not calibrated.
         """
         _check_left_out("predict_quantiles", left_out)
-        return self._quantiles_of(self._check_rows(X), left_out)
+        return self._in_units(self._judged(self._check_rows(X), left_out).quantiles)
 
     @in_parts
     def predict_interval(self, X: Any, alpha: float, *, left_out: bool = False) -> Array:
@@ -100,7 +100,7 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
                 f"the trained ones, {low:g} to {high:g}. Call conformalize(X_cal) with held-out rows, fit with "
                 f"calibration_fraction above 0, or train with quantiles=({alpha / 2:g}, 0.5, {1 - alpha / 2:g})."
             )
-        return self._interval(self._quantiles_of(rows, left_out), alpha, residuals)
+        return self._in_units(self._interval(self._judged(rows, left_out).quantiles, alpha, residuals))
 
     @in_parts
     def predict_scale(self, X: Any, *, left_out: bool = False) -> Array:
@@ -133,7 +133,9 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         """
         self._check_two_levels("predict_scale")
         _check_left_out("predict_scale", left_out)
-        return self._scale(self._quantiles_of(self._check_rows(X), left_out), self._least(left_out))
+        scale = self._scale(self._judged(self._check_rows(X), left_out).quantiles, self._least(left_out))
+        low, high = np.moveaxis(self._in_units(np.stack((np.zeros_like(scale), scale), -1)), -1, 0)
+        return high - low
 
     @in_parts
     def z_scores(self, X: Any, *, left_out: bool = False) -> Array:
@@ -169,7 +171,8 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         _check_left_out("z_scores", left_out)
         self._check_two_levels("z_scores")
         rows = self._check_rows(X)
-        return self._z_of(rows, self._quantiles_of(rows, left_out), self._least(left_out))
+        judged = self._judged(rows, left_out)
+        return self._z_of(judged.values, judged.quantiles, self._least(left_out))
 
     def p_values(
         self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None, left_out: bool = False
@@ -182,7 +185,8 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         .. math:: p_j = \frac{1 + \#\{(i, l) : |z_{il}| \ge |z_j|\}}{1 + n d}
 
         (for one side, z or -z in place of :math:`|z|`): for rows exchangeable with those it holds whatever the model is
-        worth, on average over features. Without calibration it is that of the model,
+        worth, on average over features; of a table over its numbers, and each column of categories by itself. Without
+        calibration it is that of the model,
 
         .. math:: 2 \Phi(-|z_j|) \text{ (two-sided)}, \qquad \Phi(-z_j) \text{ (greater)}, \qquad
                   \Phi(z_j) \text{ (less)}

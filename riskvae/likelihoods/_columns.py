@@ -117,8 +117,12 @@ def to_codes(values: Array, labels: Sequence[Any], name: Any) -> NDArray[np.floa
 
 
 def to_labels(codes: Array, labels: Sequence[Any]) -> Array:
-    """What categories of some codes are called."""
+    """What categories of some codes are called; None where a code is missing."""
+    missing = np.isnan(codes)
     plain = np.asarray(labels)
-    if plain.dtype.kind not in "biuf":
+    if plain.dtype.kind not in "biuf" or missing.any():
         plain = np.array([*labels], dtype=object)
-    return plain[np.asarray(codes).round().astype(np.int64)]
+    found = plain[np.where(missing, 0, codes).round().astype(np.int64)]
+    if missing.any():
+        found[missing] = None
+    return found

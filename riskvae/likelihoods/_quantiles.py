@@ -152,6 +152,10 @@ class Quantiles(ScaledLikelihood):
         """Values of rows in an order whose ends are unusual."""
         return x
 
+    def in_units(self, values: Tensor) -> Tensor:
+        """Quantiles (..., n_features, n) of :meth:`compared` values in the units of X."""
+        return values
+
     def at(self, quantiles: Tensor, score: Tensor) -> Tensor:
         """Values (..., n_features) at normal scores of that shape, linear in the score between and beyond levels.
 
