@@ -182,7 +182,7 @@ def test_no_row_is_measured_by_a_scale_that_it_took_part_in():
 def test_a_value_has_one_chance_in_n_to_be_anything():
     errors = Errors(torch.full((50, 1), 1e-4), torch.full((50, 1), torch.nan), torch.zeros(50, 1), torch.zeros(50))
     noise = Noise(errors, torch.ones(1), Marginals(torch.randn(50, 1)), 50)
-    vae = SimpleNamespace(likelihood=SimpleNamespace(mean=lambda raw: raw), holes=False)
+    vae = SimpleNamespace(likelihood=SimpleNamespace(medians=lambda raw: raw, compared=lambda x, raw: x), holes=False)
     found = noise.log_density(vae, torch.tensor([[3.0]]), torch.zeros(1, 1, 1))
     assert float(found) == pytest.approx(stats.norm.logpdf(3.0, scale=3.0) - np.log(51), abs=0.05)
 

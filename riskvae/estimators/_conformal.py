@@ -260,8 +260,8 @@ class ConformalMixin(QuantilePredictionsMixin):
         blind = None
         if n:
             chance = np.random.default_rng(derive_seed(self._seed, "left out"))
-            some = rows[np.sort(chance.choice(len(rows), n, replace=False))]
-            blind = self._judged(some, left_out=True).residuals
+            places = np.sort(chance.choice(len(rows), n, replace=False))
+            blind = places, self._judged(rows[places], left_out=True).residuals
         residuals = self._judged(rows).residuals
         self._calibrate_by(self._score(rows), residuals, blind, share, labels)
 
@@ -269,7 +269,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         self,
         scores: Array,
         residuals: Array,
-        blind: Array | None,
+        blind: tuple[NDArray[np.intp], Array] | None,
         share: float = 0.0,
         labels: NDArray[Any] | None = None,
     ) -> None:
@@ -287,8 +287,10 @@ class ConformalMixin(QuantilePredictionsMixin):
         groups = (
             {} if labels is None else {k.item(): np.sort(scores[kept][labels[kept] == k]) for k in np.unique(labels)}
         )
-        blind = None if blind is None else blind.astype(np.float32)
-        self._calibration = Calibration(scores[kept], residuals.astype(np.float32), left_out, groups, blind)
+        others = None
+        if blind is not None:  # one wrong value of a row makes all others look wrong: what anomalies are is no measure
+            others = blind[1][np.isin(blind[0], kept)].astype(np.float32)
+        self._calibration = Calibration(scores[kept], residuals.astype(np.float32), left_out, groups, others)
         if self.contamination == "auto" and (self._line is None or not self._is_set_by_hand()):
             self._allow_false_alarms(scores[kept])
 

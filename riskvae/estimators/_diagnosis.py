@@ -113,7 +113,8 @@ def _of_features(estimator: Any, found: Diagnosis) -> str:
     if n_worse <= FEW * n:
         return ""
     longer = f"train longer (max_epochs; {_steps(estimator)}), or change lr, now {estimator.lr:g}."
-    return f"{n_worse} of {n} features are reconstructed worse than by their mean. {_remedies(_scales(found), longer)}"
+    remedy = _remedies(_scales(estimator, found), longer)
+    return f"{n_worse} of {n} features are reconstructed worse than by their mean. {remedy}"
 
 
 def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
@@ -128,10 +129,11 @@ def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
     lower = f"lower beta, now {estimator.beta:g}"
     first, then = (longer, lower) if _n_steps(estimator) < FEW_STEPS else (lower, longer)
     remedy = f"{first}, {then}, or let the KL term set in later (beta_warmup)."
+    remedy = _remedies(_scales(estimator, found), remedy)
     return (
         f"{what}: {found.active} of {found.n_components} latent coordinates are active (posterior means with a "
         f"variance above {ACTIVE:g}), and reconstructions explain {max(found.explained, 0.0):.0%} of the variance of "
-        f"X. {_remedies(_scales(found), remedy)} Where features are independent of each other, there is nothing to "
+        f"X. {remedy} Where features are independent of each other, there is nothing to "
         "encode."
     )
 
@@ -142,8 +144,10 @@ def _principal(x: Tensor, k: int) -> float:
     return float(squares[:k].sum() / squares.sum())
 
 
-def _scales(found: Diagnosis) -> str:
+def _scales(estimator: Any, found: Diagnosis) -> str:
     """Remedy where the units of X are far from 1, else nothing."""
+    if not estimator.module_.likelihood.shows_rows:  # it scales by itself
+        return ""
     spread = found.spread[found.varying] if found.varying.any() else found.spread
     low, high, away = float(spread.min()), float(spread.max()), float(found.center.abs().max())
     if low > 0.1 and max(high, away) < 5:

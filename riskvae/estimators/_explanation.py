@@ -119,11 +119,11 @@ class ExplanationMixin(DetectionMixin):
         self._warn_of_own("explain")
         calibration = self._calibration
         residuals = None if calibration is None else calibration.blind
-        judged, least = self._judged(rows, left_out=True), self._least(True)
+        judged, measure = self._judged(rows, left_out=True), self._measure(True)
         interval = self._in_units(self._interval(judged.quantiles, alpha, residuals))
         lower, upper = np.moveaxis(interval, -1, 0)
-        z = self._z_of(judged.values, judged.quantiles, least)
-        p = self._p_of(z, "two-sided", np.ones(z.shape, dtype=bool), residuals, least)
+        z = self._z_of(judged.values, judged.quantiles, measure)
+        p = self._p_of(z, "two-sided", np.ones(z.shape, dtype=bool), residuals, measure)
         scores = self._score(rows)
         found = rises(self._score, rows, scores)
         cause = causes(self._score, rows, scores, scores.dtype.type(self.offset_), found)

@@ -202,8 +202,11 @@ def _residuals(answers: Tensor) -> Tensor:
     return answers[..., :1] - answers[..., 2:]
 
 
-def blind_residuals_of(parts: list[Judged], seed: int) -> NDArray[Any] | None:
-    """The same of quantiles that are predicted without the value itself, for some rows; None if these are too wide."""
+def blind_residuals_of(parts: list[Judged], seed: int) -> tuple[NDArray[np.intp], NDArray[Any]] | None:
+    """The same of quantiles that are predicted without the value itself, for some rows, and the places of these.
+
+    None if rows are too wide.
+    """
     sizes = [len(part.held_out) for part in parts]
     n = n_affordable(sum(sizes), parts[0].held_out.shape[1])
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
@@ -213,7 +216,8 @@ def blind_residuals_of(parts: list[Judged], seed: int) -> NDArray[Any] | None:
         vae, rows = looking_for_missing(part.vaes[0]), part.held_out[here.to(part.held_out.device)]
         size = max(1, CHUNK // (rows.shape[1] * max(vae.likelihood.n_values, vae.widest)))
         found += [_residuals(left_out(vae, x)) for x in rows.split(size) if len(x)]
-    return torch.cat(found).numpy(force=True) if found else None
+    places = torch.cat(chosen).nonzero()[:, 0].numpy()
+    return (places, torch.cat(found).numpy(force=True)) if found else None
 
 
 def young_of(model: Any, state: Any) -> Any:

@@ -34,6 +34,13 @@ class Judged(NamedTuple):
         return self.values[..., None] - self.quantiles
 
 
+class Measure(NamedTuple):
+    """Smallest scale of each feature, and what z-scores of those whose values repeat are divided by."""
+
+    least: Array
+    inflation: Array
+
+
 class QuantileAnswersMixin(InferenceMixin):
     """A fitted estimator's quantiles of checked rows, and intervals, scales, scores and p-values of these."""
 
@@ -89,35 +96,38 @@ class QuantileAnswersMixin(InferenceMixin):
         below, above = np.moveaxis(self._at(residuals, alpha / 2, 1 - alpha / 2), -1, 0)
         return self._calibration.widen(ends, np.maximum(-below, above), alpha)  # type: ignore[union-attr]
 
-    def _least(self, left_out: bool) -> Array:
-        """Smallest scale of each feature; of values that were left out the spread of their errors, once it is known."""
+    def _measure(self, left_out: bool) -> "Measure":
+        """What z-scores are measured by; of values that were left out the spread of their errors, once it is known."""
         noise, calibration = self._row_score.noise, self._calibration
-        least = (LEAST * noise.error_scale).numpy(force=True)
+        least, inflation = (part.numpy(force=True) for part in (LEAST * noise.error_scale, noise.inflation))
         if not left_out or calibration is None or calibration.blind is None:
-            return least
-        return spread_of(self._at(calibration.blind, 0.5)[..., 0], least).astype(least.dtype)
+            return Measure(least, inflation)
+        spread = spread_of(self._at(calibration.blind, 0.5)[..., 0], least).astype(least.dtype)
+        return Measure(spread, np.ones_like(inflation))  # the spread tells of values that repeat, too
 
-    def _scale(self, quantiles: Array, least: Array) -> Array:
+    def _scale(self, quantiles: Array, measure: "Measure") -> Array:
         scale = self.module_.likelihood.scales(torch.from_numpy(quantiles)).numpy()
-        inflation = self._row_score.noise.inflation.numpy(force=True)
-        return (np.maximum(scale, least) * inflation).astype(quantiles.dtype)
+        return (np.maximum(scale, measure.least) * measure.inflation).astype(quantiles.dtype)
 
-    def _z_of(self, rows: Array, quantiles: Array, least: Array) -> Array:
+    def _z_of(self, rows: Array, quantiles: Array, measure: "Measure") -> Array:
         """Normal scores of values among their quantiles; those of residuals are among quantiles around 0."""
-        given, noise = torch.from_numpy(quantiles), self._row_score.noise
+        given = torch.from_numpy(quantiles)
         x = torch.from_numpy(np.array(rows, quantiles.dtype))
-        score = self.module_.likelihood.normal_score(x, given, torch.from_numpy(least).to(given))
-        return (score / noise.inflation.cpu().to(given)).numpy()
+        least, inflation = (torch.from_numpy(part).to(given) for part in measure)
+        return (self.module_.likelihood.normal_score(x, given, least) / inflation).numpy()
 
     def _p_of(
-        self, z: Array, alternative: str, where: NDArray[np.bool_], residuals: Array | None, least: Array
+        self, z: Array, alternative: str, where: NDArray[np.bool_], residuals: Array | None, measure: "Measure"
     ) -> Array:
         """p-values of z-scores, among those of residuals if there are any."""
         far = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}[alternative]
         if residuals is None:
             p = norm.sf(far(z)) * (2.0 if alternative == "two-sided" else 1.0)
         else:
-            known, p = self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals, least), np.empty(z.shape)
+            known, p = (
+                self._z_of(np.zeros(residuals.shape[:-1], residuals.dtype), -residuals, measure),
+                np.empty(z.shape),
+            )
             for columns in self._alike():
                 pool = far(known[:, columns & where.any(0)])
                 pool = np.sort(pool[~np.isnan(pool)])

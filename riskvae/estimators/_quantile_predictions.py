@@ -133,7 +133,7 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         """
         self._check_two_levels("predict_scale")
         _check_left_out("predict_scale", left_out)
-        scale = self._scale(self._judged(self._check_rows(X), left_out).quantiles, self._least(left_out))
+        scale = self._scale(self._judged(self._check_rows(X), left_out).quantiles, self._measure(left_out))
         low, high = np.moveaxis(self._in_units(np.stack((np.zeros_like(scale), scale), -1)), -1, 0)
         return high - low
 
@@ -172,7 +172,7 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         self._check_two_levels("z_scores")
         rows = self._check_rows(X)
         judged = self._judged(rows, left_out)
-        return self._z_of(judged.values, judged.quantiles, self._least(left_out))
+        return self._z_of(judged.values, judged.quantiles, self._measure(left_out))
 
     def p_values(
         self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None, left_out: bool = False
@@ -215,7 +215,7 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         self._check_fitted()
         residuals = self._residuals("p_values", left_out)
         z = self.z_scores(X, left_out=left_out)
-        return self._p_of(z, alternative, _checked_mask(mask, z.shape), residuals, self._least(left_out))
+        return self._p_of(z, alternative, _checked_mask(mask, z.shape), residuals, self._measure(left_out))
 
     def detect_features(
         self,

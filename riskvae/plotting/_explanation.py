@@ -14,6 +14,8 @@ _CAUSE, _OTHER, _INTERVAL = "#c0392b", "#34495e", "#c9d3dc"
 _AT = (45, 105, 150)
 # Rows whose names are written out.
 _NAMED = 30
+# Categories that are as unlikely as that are drawn outside.
+_RARE = 0.1
 
 
 class ExplanationDisplay:
@@ -174,13 +176,16 @@ class ExplanationDisplay:
         n = len(kept)
         self.ax_ = ax = axes_or_new(ax, figsize=(8.0, 1.3 + 0.36 * n))
         self.figure_ = ax.figure
-        value, expected, lower, upper = (
-            kept[name].to_numpy(dtype=np.float64) for name in ("value", "expected", "lower", "upper")
-        )
+        lower, upper = (kept[name].to_numpy(dtype=np.float64) for name in ("lower", "upper"))
+        named = np.isnan(lower)  # categories have no interval
+        value, expected = (_numbers(kept[name], named) for name in ("value", "expected"))
         cause, y = kept["cause"].to_numpy(dtype=bool), np.arange(n)
         bounded = np.isfinite(lower) & np.isfinite(upper)
         at, stroke = (_in_units(x, lower, upper, bounded) for x in (value, expected))
-        ends = np.where(bounded, 1.0, 1.15 * _REACH)
+        ends = np.where(bounded | named, 1.0, 1.15 * _REACH)
+        wrong = [a != b for a, b in zip(kept["value"], kept["expected"], strict=True)]
+        usual = 1.4 - 0.7 * (kept["p"].to_numpy(dtype=np.float64) > _RARE)
+        at, stroke = np.where(named, np.where(wrong, usual, 0.0), at), np.where(named, 0.0, stroke)
         self.intervals_ = ax.hlines(y, -ends, ends, color=_INTERVAL, lw=9, zorder=1)
         ax.scatter(np.clip(stroke, -_REACH, _REACH), y, marker="|", s=110, lw=2, color="white", zorder=2)
         shown, colors = np.clip(at, -_REACH, _REACH), np.where(cause, _CAUSE, _OTHER)
@@ -203,8 +208,8 @@ class ExplanationDisplay:
                 zorder=3,
             )
         for i in range(n):
-            number = "missing" if np.isnan(value[i]) else f"{value[i]:.4g}"
-            told = (number, f"{expected[i]:.4g}", f"{kept['share'].iloc[i]:.0%}")
+            number, usual_one = (_shown(kept[name].iloc[i]) for name in ("value", "expected"))
+            told = (number, usual_one, f"{kept['share'].iloc[i]:.0%}")
             for text, x, color in zip(told, _AT, (colors[i], "0.45", "black"), strict=True):
                 weight = "bold" if cause[i] and text is number else "normal"
                 _beside(ax, i, text, x, color=color, fontweight=weight)
@@ -247,6 +252,21 @@ def _beside(ax: Any, y: float, text: str, points: float, **options: Any) -> None
         text, (1.0, y), xycoords=("axes fraction", "data"), xytext=(points, 0), textcoords="offset points", ha="right",
         va="center", **options,
     )  # fmt: skip
+
+
+def _numbers(column: Any, named: Any) -> Any:
+    """Values of a column, NaN in the place of categories and of what is missing."""
+    return np.array(
+        [np.nan if name or value is None else float(value) for value, name in zip(column, named, strict=True)]
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written beside the picture."""
+    if value is None or value != value:
+        return "missing"
+    plain = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
+    return f"{value:.4g}" if plain else str(value)
 
 
 def _in_units(x: Any, lower: Any, upper: Any, bounded: Any) -> Any:
