@@ -8,7 +8,8 @@ from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._beta_tcvae import BetaTCVAE
 from riskvae.estimators._beta_vae import BetaVAE
 from riskvae.estimators._explain import explain
+from riskvae.estimators._pyod import PyODAdapter
 from riskvae.estimators._quantile_vae import QuantileVAE
 from riskvae.estimators._risk_aware_vae import RiskAwareVAE
 
-__all__ = ["BaseVAE", "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "explain"]
+__all__ = ["BaseVAE", "BetaTCVAE", "BetaVAE", "PyODAdapter", "QuantileVAE", "RiskAwareVAE", "explain"]
