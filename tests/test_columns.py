@@ -59,7 +59,7 @@ def fitted(request, table, likelihood):
 def test_columns_tell_their_likelihoods(table, likelihood):
     kinds = {name: repr(one) for name, one in likelihood.columns.items()}
     assert kinds == {
-        "income": "Gaussian(per_feature=True)",
+        "income": "LogNormal()",
         "town": "Categorical(categories=('Bern', 'Chur', 'Genf'))",
         "age": "Gaussian(per_feature=True)",
         "visits": "NegativeBinomial()",
@@ -353,6 +353,7 @@ def test_the_wrong_value_is_named(detector, name, value):
     [
         ({"town": "Rom"}, r"X holds 'Rom' in column 'town', row 3, which is none of its 3 categories: 'Bern', 'Chur'"),
         ({"visits": -1}, r"NegativeBinomial is of counts.*-1 in row 3, column 'visits'"),
+        ({"income": 0.0}, r"LogNormal is of numbers above 0; X holds 0 in row 3, column 'income'"),
         ({"visits": 0.5}, r"0\.5 in row 3, column 'visits'"),
         ({"age": np.inf}, r"infinity.*row 3, column 'age'"),
         ({"age": "old"}, r"'age'.*'old'"),

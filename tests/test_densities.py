@@ -7,10 +7,10 @@ from helpers import small
 from scipy import special, stats
 
 from riskvae import BetaVAE
-from riskvae.likelihoods import Categorical, Gaussian, Mixed, NegativeBinomial, Poisson, StudentT
+from riskvae.likelihoods import Categorical, Gaussian, LogNormal, Mixed, NegativeBinomial, Poisson, StudentT
 
 rng = np.random.default_rng(0)
-ROWS = torch.from_numpy(rng.poisson(3.0, size=(40, 3)).astype(float))
+ROWS = torch.from_numpy(1.0 + rng.poisson(3.0, size=(40, 3)))
 RAW = torch.from_numpy(2.0 * rng.normal(size=(5, 40, 3)))
 
 
@@ -33,6 +33,11 @@ def of_student(likelihood, raw):
     return stats.t(likelihood.nu, raw.numpy(), likelihood.log_noise.exp().detach().numpy()).logpdf(ROWS.numpy())
 
 
+def of_log_normal(likelihood, raw):
+    scale = (likelihood.spread * likelihood.log_noise().exp()).detach().numpy()
+    return stats.lognorm(scale, scale=likelihood.mean(raw).numpy()).logpdf(ROWS.numpy())
+
+
 def of_poisson(likelihood, raw):
     return stats.poisson(rates(likelihood, raw)).logpmf(ROWS.numpy())
 
@@ -45,6 +50,7 @@ def of_negative_binomial(likelihood, raw):
 DENSITIES = [
     (Gaussian(per_feature=True), of_gaussian),
     (StudentT(), of_student),
+    (LogNormal(), of_log_normal),
     (StudentT(nu=1.5, noise_scale=0.7), of_student),
     (Poisson(), of_poisson),
     (NegativeBinomial(), of_negative_binomial),
@@ -75,7 +81,7 @@ def test_nats_of_categories_are_those_of_a_softmax(k):
     np.testing.assert_array_equal(likelihood.central(raw.flatten(-2)), np.exp(log_p).mean(0).argmax(-2))
 
 
-EACH = [Gaussian(per_feature=True), StudentT(), Poisson(), NegativeBinomial(), Categorical(9)]
+EACH = [Gaussian(per_feature=True), StudentT(), LogNormal(), Poisson(), NegativeBinomial(), Categorical(9)]
 
 
 @pytest.mark.parametrize("likelihood", EACH, ids=lambda value: type(value).__name__)
@@ -96,7 +102,7 @@ def test_gradients_are_those_of_differences(likelihood):
 @pytest.mark.parametrize("likelihood", EACH, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_extremes_have_finite_losses_and_gradients(likelihood, size):
-    x = torch.tensor([[0.0, 5.0, 8.0], [8.0, 0.0, 1.0]])
+    x = torch.tensor([[0.0, 5.0, 8.0], [8.0, 0.0, 1.0]]) + isinstance(likelihood, LogNormal)
     likelihood = likelihood.__class__(**likelihood.get_params()).prepare(3)
     likelihood.fit_scale(x)
     raw = (size * torch.randn(2, likelihood.n_values, generator=torch.Generator().manual_seed(0))).requires_grad_()
@@ -119,6 +125,7 @@ def test_large_counts_keep_their_precision_in_float32():
 @pytest.mark.parametrize(
     ("likelihood", "distribution"),
     [
+        (LogNormal(), stats.lognorm(1.0)),
         (StudentT(3.0, noise_scale=0.5), stats.t(3.0, 0.0, 0.5)),
         (Poisson(), stats.poisson(1.0)),
         (NegativeBinomial(dispersion=2.0), stats.nbinom(2.0, 2 / 3)),
@@ -130,7 +137,7 @@ def test_draws_follow_the_density(likelihood, distribution):
     likelihood = likelihood.prepare(2).double()
     raw = torch.zeros(10_000, likelihood.n_values, dtype=torch.float64)
     torch.manual_seed(0)
-    rows = likelihood.draw(raw, torch.Generator().manual_seed(0)).numpy()
+    rows = likelihood.draw(raw, torch.Generator().manual_seed(0)).numpy(force=True)
     assert rows.shape == (10_000, 2)
     if hasattr(distribution.dist, "pdf"):
         assert stats.kstest(rows[:, 0], distribution.cdf).pvalue > 1e-3
@@ -227,6 +234,7 @@ def test_probabilities_of_categories_are_recovered():
     ("likelihood", "value", "message"),
     [
         (Poisson(), -1.0, r"Poisson is of counts.*-1 in row 4, column 2"),
+        (LogNormal(), -1.0, r"LogNormal is of numbers above 0; X holds 0 in row 0, column 0"),
         (NegativeBinomial(), 0.5, r"NegativeBinomial is of counts.*0\.5 in row 4"),
         (Poisson(), 3e7, "whole numbers from 0 to 16777216"),
         (Categorical(4), 4.0, r"codes, whole numbers from 0 to 3; X holds 4 in row 4, column 2"),

@@ -144,7 +144,7 @@ def test_scales_and_scores_beyond_the_levels_are_those_of_left_out_errors(own):
     assert (vae.predict_scale(rows, left_out=True) >= spread * (1 - 1e-6)).all()
     quantiles = vae.predict_quantiles(rows, left_out=True)
     far = quantiles[..., 2] + 10 * spread
-    z = vae._z_of(far, quantiles, vae._least(True))
+    z = vae._z_of(far, quantiles, vae._measure(True))
     assert (z <= 1.0365 + 10 * (1 + 1e-4)).all()
 
 

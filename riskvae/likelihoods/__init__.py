@@ -9,11 +9,12 @@ from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import NegativeBinomial, Poisson
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
+from riskvae.likelihoods._log_normal import LogNormal
 from riskvae.likelihoods._mixed import Mixed
 from riskvae.likelihoods._quantiles import Quantiles
 from riskvae.likelihoods._student_t import StudentT
 
 __all__ = [
-    "Bernoulli", "Categorical", "Gaussian", "Likelihood", "Mixed", "NegativeBinomial", "Poisson", "Quantiles",
-    "StudentT",
+    "Bernoulli", "Categorical", "Gaussian", "Likelihood", "LogNormal", "Mixed", "NegativeBinomial", "Poisson",
+    "Quantiles", "StudentT",
 ]  # fmt: skip

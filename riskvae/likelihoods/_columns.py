@@ -10,6 +10,11 @@ from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import NegativeBinomial
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
+from riskvae.likelihoods._log_normal import LogNormal
+
+# Bowley's skewness of the outer twentieths, (q.95 + q.05 - 2 q.5) / (q.95 - q.05), beyond which numbers are skewed:
+# that of a log-normal variable with a standard deviation of .4; exponential ones have .6.
+_SKEWED = 0.3
 
 __all__ = ["is_missing", "likelihoods_of", "to_codes", "to_labels"]
 
@@ -89,7 +94,20 @@ def _of_numbers(values: Array) -> Likelihood:
     if set(values.tolist()) == {0.0, 1.0}:
         return Categorical((0, 1))
     counts = values.min() == 0 and bool((values == np.floor(values)).all()) and values.max() > 1
-    return NegativeBinomial() if counts and values.var() >= values.mean() else Gaussian(per_feature=True)
+    if counts and values.var() >= values.mean():
+        return NegativeBinomial()
+    return LogNormal() if _skewed(values) else Gaussian(per_feature=True)
+
+
+def _skewed(values: Array) -> bool:
+    """Whether logarithms of values above 0 lie more evenly than the values, by quantiles: a few do not decide."""
+    if values.min() <= 0:
+        return False
+    skews = []
+    for numbers in (values, np.log(values)):
+        low, middle, high = np.quantile(numbers, (0.05, 0.5, 0.95))
+        skews.append((high + low - 2.0 * middle) / (high - low) if high > low else 0.0)
+    return bool(skews[0] > _SKEWED and abs(skews[1]) < 0.5 * skews[0])
 
 
 # ------------------------------------------------------------------------------------ there and back

@@ -72,8 +72,9 @@ class Mixed(Likelihood):
         """Likelihoods by what the columns of a DataFrame hold.
 
         Strings, booleans, pandas' categories, and 0 and 1 become :class:`Categorical`. Whole numbers from 0 on that
-        vary more than their mean are counts, :class:`NegativeBinomial`. Other numbers are :class:`Gaussian`, each with
-        a noise of its own. Missing values tell nothing.
+        vary more than their mean are counts, :class:`NegativeBinomial`. Numbers above 0 that are skewed, and whose
+        logarithms are not, are :class:`LogNormal`. Other numbers are :class:`Gaussian`, each with a noise of its own.
+        Missing values tell nothing.
 
         Parameters
         ----------
@@ -163,15 +164,26 @@ class Mixed(Likelihood):
         """Columns of all parts in the order of the table."""
         return torch.cat(found, -1)[..., self._order]
 
+    # Numbers before they are standardized: as they are, unless a subclass takes logarithms.
+
+    def _unskewed(self, x: Tensor) -> Tensor:
+        return x
+
+    def _skewed(self, x: Tensor) -> Tensor:
+        return x
+
     def _standardized(self, x: Tensor) -> Tensor:
-        return (x - self.center) / self.spread
+        return (self._unskewed(x) - self.center) / self.spread
+
+    def _in_columns(self, u: Tensor) -> Tensor:
+        """Columns of standardized numbers."""
+        return self._skewed(u * self.spread + self.center)
 
     def mean(self, raw: Tensor) -> Tensor:
-        return self._joined([part.mean(own) for part, own, _ in self._raw_of_parts(raw)]) * self.spread + self.center
+        return self._in_columns(self._joined([part.mean(own) for part, own, _ in self._raw_of_parts(raw)]))
 
     def central(self, raw: Tensor) -> Tensor:
-        rows = self._joined([part.central(own) for part, own, _ in self._raw_of_parts(raw)])
-        return rows * self.spread + self.center
+        return self._in_columns(self._joined([part.central(own) for part, own, _ in self._raw_of_parts(raw)]))
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         u, total = self._standardized(x), self.spread.log().sum()
@@ -185,8 +197,7 @@ class Mixed(Likelihood):
         return self._joined(found) + self.spread.log()
 
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        found = [part.draw(own, generator) for part, own, _ in self._raw_of_parts(raw)]
-        return self._joined(found) * self.spread + self.center
+        return self._in_columns(self._joined([part.draw(own, generator) for part, own, _ in self._raw_of_parts(raw)]))
 
     def inputs(self, x: Tensor) -> Tensor:
         return torch.cat([part.inputs(own) for part, _, own in self._of_parts(self._standardized(x))], -1)
@@ -202,7 +213,7 @@ class Mixed(Likelihood):
     @torch.no_grad()
     def fit_scale(self, x: Tensor) -> None:
         if not self.started:
-            center, spread = center_and_spread(x)
+            center, spread = center_and_spread(self._unskewed(x))
             numbers = torch.zeros_like(spread, dtype=torch.bool)
             for part, places, _ in self._of_parts(x):
                 numbers[places] = part.affine

@@ -1,5 +1,6 @@
 """Columns of different kinds as a detector compares them: numbers by their quantiles, categories by their chances."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,16 +8,20 @@ import torch
 from torch import Tensor
 
 from riskvae.likelihoods._categorical import Categorical
+from riskvae.likelihoods._log_normal import LogNormal
 from riskvae.likelihoods._mixed import Mixed
 from riskvae.likelihoods._quantiles import Quantiles
 
 __all__ = ["MixedQuantiles"]
 
+_LEAST = 1e-30  # whose logarithm single precision has
+
 
 class MixedQuantiles(Mixed):
     r"""A table whose columns are categories, or numbers by their quantiles.
 
-    Numbers are compared in standard deviations of their columns. A category x is compared as a normal value would be
+    Numbers are compared in standard deviations of their columns, those of :class:`LogNormal` columns by their
+    logarithms. A category x is compared as a normal value would be
     that is as much less likely than the likeliest one,
 
     .. math:: z = \sqrt{2 \log \frac{\max_c p_c}{p_x}},
@@ -35,9 +40,12 @@ class MixedQuantiles(Mixed):
         super().__init__(columns)
         self.levels = levels
 
+    logs: Tensor | None  # columns whose logarithms are compared
+
     def setup(self, n_features: int) -> None:
         given, self.reader = self.columns, Quantiles(self.levels)
         self._check_columns(n_features)
+        self._checked = [copy.deepcopy(one) if isinstance(one, LogNormal) else None for one in given.values()]
         self.columns = {
             name: one if isinstance(one, Categorical) else Quantiles(self.levels) for name, one in given.items()
         }
@@ -46,7 +54,15 @@ class MixedQuantiles(Mixed):
         self.normal_scores = self.reader.normal_scores
         where = torch.tensor([isinstance(one, Categorical) for one in self.columns.values()])
         self.register_buffer("categories", where, persistent=False)
+        logs = torch.tensor([one is not None for one in self._checked])
+        self.register_buffer("logs", logs if logs.any() else None, persistent=False)
         self.values_per_feature = len(self.normal_scores)  # quantiles of each
+
+    def _unskewed(self, x: Tensor) -> Tensor:
+        return x if self.logs is None else torch.where(self.logs, x.clamp(min=_LEAST).log(), x)
+
+    def _skewed(self, x: Tensor) -> Tensor:
+        return x if self.logs is None else torch.where(self.logs, x.exp(), x)
 
     # These ask for the normal scores of the levels alone.
     at = Quantiles.at
@@ -95,5 +111,5 @@ class MixedQuantiles(Mixed):
 
     def in_units(self, values: Tensor) -> Tensor:
         """Quantiles (..., n_features, n) of :meth:`compared` values in the units of columns; NaN for categories."""
-        found = values * self.spread[:, None] + self.center[:, None]
+        found = self._skewed((values * self.spread[:, None] + self.center[:, None]).mT).mT
         return found.masked_fill(self.categories[:, None], torch.nan)  # type: ignore[index]
