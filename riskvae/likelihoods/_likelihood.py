@@ -33,6 +33,10 @@ class Likelihood(BaseEstimator, nn.Module):
         otherwise.
     decoder_gives : str
         The same in words, for the message to a decoder of another width.
+    beside_normal : bool
+        Whether a normal distribution of the rows may stand beside the model where values are missing, in
+        :meth:`~riskvae.BetaVAE.impute`: where values may lie anywhere and can be drawn. False unless a subclass says
+        otherwise.
     n_features, n_values, n_inputs : int
         Width of a row, of the decoder's output and of what the encoder sees of a row, once prepared.
     names : sequence, default=None
@@ -67,7 +71,6 @@ class Likelihood(BaseEstimator, nn.Module):
     values_per_feature: int = 1
     decoder_gives: str = "one value per feature"
     affine: bool = False  # whether it fits rows in other units as well: Mixed standardizes its columns
-    # Whether a normal distribution of rows may stand beside it: values may lie anywhere, and can be drawn.
     beside_normal: bool = False
 
     n_features: int

@@ -24,7 +24,7 @@ class LogNormal(Likelihood):
     >>> import torch
     >>> amounts = LogNormal().prepare(1)
     >>> amounts.nll(torch.tensor([[1.0], [1000.0]]), torch.zeros(2, 1)).diff()  # log(1000) + log(1000)^2 / 2
-    tensor([30.7664], grad_fn=<SubBackward0>)
+    tensor([30.7663], grad_fn=<SubBackward0>)
     """
 
     started: Tensor

@@ -50,12 +50,8 @@ class Mixed(Likelihood):
     Mixed(columns={'age': Gaussian(per_feature=True),
                    'town': Categorical(categories=('Bern', 'Chur'))})
     >>> vae = BetaVAE(2, likelihood=Mixed.from_frame(X), max_epochs=200, random_state=0).set_output(transform="pandas")
-    >>> vae.fit(X).impute(X[:4]).round()
-        age  town
-    0  31.0  Bern
-    1  64.0  Chur
-    2  47.0  Bern
-    3  45.0  Bern
+    >>> vae.fit(X).impute(X[:4])["town"].tolist()  # the last one was not known
+    ['Bern', 'Chur', 'Bern', 'Bern']
     """
 
     center: Tensor

@@ -31,7 +31,8 @@ from riskvae.studies._imputation_tables import (
 Array = NDArray[np.float64]
 
 SHARES = (0.1, 0.3, 0.5)
-MIDDLE = 0.3  # at which QuantileVAE and detectors are measured, too
+# At this share QuantileVAE and detectors are measured, too; at others values that hang on a column, with one seed.
+MIDDLE = 0.3
 WHAT = {
     "BetaVAE": "`impute`, of the default model",
     "QuantileVAE": "`impute`, with `calibration_fraction=0.2`, and `n_folds=0`, as nobody asks for scores",
@@ -123,6 +124,7 @@ def run(config: Config) -> StudyResult:
         for name, share, seed in cells
         for mechanism in MECHANISMS
         for method in WHAT
+        if mechanism == "MCAR" or share == MIDDLE or seed == 0
         if method != "QuantileVAE" or share == MIDDLE
     ]
     tasks += [
