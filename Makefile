@@ -19,6 +19,8 @@ demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, 
 	$(RUN) examples/plot_robustness.py
 	@echo "== demo: anomalies, and intervals that hold what they say, half a minute"
 	$(RUN) examples/plot_anomalies.py
+	@echo "== demo: from a CSV file to a decision, twenty seconds"
+	$(RUN) examples/plot_table.py
 
 test: unit lint ## doctests, tests, style and types; some ten minutes
 

@@ -78,7 +78,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "within_subsection_order": ExplicitOrder(
-        ["plot_quickstart.py", "plot_groups.py", "plot_robustness.py", "plot_anomalies.py"]
+        ["plot_quickstart.py", "plot_groups.py", "plot_robustness.py", "plot_anomalies.py", "plot_table.py"]
     ),
     "ignore_pattern": r"__init__\.py|grid_on_cluster|train_together|score_rows",
     "remove_config_comments": True,

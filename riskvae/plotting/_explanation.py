@@ -10,8 +10,8 @@ _COLUMNS = ("row", "feature", "value", "expected", "lower", "upper", "share", "c
 # Values this many half-widths of the interval away from its middle stand at the edge.
 _REACH = 4.0
 _CAUSE, _OTHER, _INTERVAL = "#c0392b", "#34495e", "#c9d3dc"
-# Where numbers end, in points right of the picture.
-_AT = (45, 105, 150)
+# Least widths of the columns of values and expected values right of the picture, and of a letter, in points.
+_LEAST, _LETTER = (45.0, 60.0), 6.2
 # Rows whose names are written out.
 _NAMED = 30
 # Categories that are as unlikely as that are drawn outside.
@@ -207,13 +207,15 @@ class ExplanationDisplay:
                 marker=marker,
                 zorder=3,
             )
+        texts = [[_shown(one) for one in kept[name]] for name in ("value", "expected")]
+        right = _columns_at(texts)
         for i in range(n):
-            number, usual_one = (_shown(kept[name].iloc[i]) for name in ("value", "expected"))
-            told = (number, usual_one, f"{kept['share'].iloc[i]:.0%}")
-            for text, x, color in zip(told, _AT, (colors[i], "0.45", "black"), strict=True):
+            number = texts[0][i]
+            told = (number, texts[1][i], f"{kept['share'].iloc[i]:.0%}")
+            for text, x, color in zip(told, right, (colors[i], "0.45", "black"), strict=True):
                 weight = "bold" if cause[i] and text is number else "normal"
                 _beside(ax, i, text, x, color=color, fontweight=weight)
-        for text, x in zip(("value", "expected", "share"), _AT, strict=True):
+        for text, x in zip(("value", "expected", "share"), right, strict=True):
             _beside(ax, -0.75, text, x, color="0.45", fontsize=9)
         ax.set_yticks(y, [str(name) for name in kept["feature"]])
         ax.set(xlim=(-1.15 * _REACH, 1.15 * _REACH), ylim=(n - 0.5, -1.0))
@@ -267,6 +269,15 @@ def _shown(value: Any) -> str:
         return "missing"
     plain = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
     return f"{value:.4g}" if plain else str(value)
+
+
+def _columns_at(texts: list[list[str]]) -> list[float]:
+    """Right ends of columns of texts, and of shares, in points right of the axes."""
+    right, found = 0.0, []
+    for least, column in zip(_LEAST, texts, strict=True):
+        right += max(least, _LETTER * max(map(len, column)) + 10.0)
+        found.append(right)
+    return [*found, right + 45.0]
 
 
 def _in_units(x: Any, lower: Any, upper: Any, bounded: Any) -> Any:
