@@ -58,6 +58,8 @@ class Categorical(Likelihood):
     tensor([6.])
     """
 
+    values_per_feature: int
+    decoder_gives: str
     log_share: Tensor
     started: Tensor
 

@@ -112,7 +112,9 @@ class NegativeBinomial(_Counts):
     tensor([2., 4.])
     """
 
-    _rules: ClassVar = {"dispersion": choice("learned") | real(0.0, closed="neither")}
+    _rules: ClassVar[dict[str, Rule]] = {"dispersion": choice("learned") | real(0.0, closed="neither")}
+
+    log_dispersion: FeatureScales | None
 
     def __init__(self, dispersion: float | str = "learned") -> None:
         super().__init__()

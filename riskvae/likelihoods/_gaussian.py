@@ -50,7 +50,7 @@ class Gaussian(ScaledLikelihood):
     0.5
     """
 
-    affine = True
+    affine: bool = True
 
     def __init__(
         self, noise_scale: float | Literal["learned"] = "learned", sigmoid: bool = False, per_feature: bool = False

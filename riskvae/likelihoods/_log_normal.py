@@ -30,6 +30,7 @@ class LogNormal(Likelihood):
     started: Tensor
     center: Tensor
     spread: Tensor
+    log_noise: FeatureScales
 
     def setup(self, n_features: int) -> None:
         self.register_buffer("started", torch.tensor(False))

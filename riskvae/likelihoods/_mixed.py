@@ -57,7 +57,10 @@ class Mixed(Likelihood):
     center: Tensor
     spread: Tensor
     started: Tensor
+    parts: nn.ModuleList
+    decoder_gives: str
     _order: Tensor
+    _places: list[list[int]]
 
     def __init__(self, columns: Mapping[Any, Likelihood]) -> None:
         super().__init__()

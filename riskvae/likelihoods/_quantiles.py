@@ -70,7 +70,7 @@ class Quantiles(ScaledLikelihood):
     tensor([[[-0.6745,  0.6745]]])
     """
 
-    affine = True
+    affine: bool = True
 
     values_per_feature: int
     decoder_gives: str

@@ -43,7 +43,7 @@ class StudentT(ScaledLikelihood):
     True
     """
 
-    affine = True
+    affine: bool = True
 
     def __init__(self, nu: float = 4.0, noise_scale: float | Literal["learned"] = "learned") -> None:
         super().__init__()
