@@ -166,7 +166,8 @@ def _column_at_fault(X: Any, error: Exception) -> str:
             except (TypeError, ValueError):
                 return (
                     f"X holds {type(values[0]).__name__} values in {name!r}, such as {values[0]!r}, which are not "
-                    "numbers. Encode them first (OneHotEncoder, OrdinalEncoder), or leave them out."
+                    "numbers. Say what the columns are (likelihood=riskvae.likelihoods.Mixed.from_frame(X)), encode "
+                    "them first (OneHotEncoder), or leave them out."
                 )
     return ""
 

@@ -58,7 +58,9 @@ DENSITIES = [
 ]
 
 
-@pytest.mark.parametrize(("likelihood", "log_density"), DENSITIES, ids=repr)
+@pytest.mark.parametrize(
+    ("likelihood", "log_density"), DENSITIES, ids=lambda value: getattr(value, "__name__", repr(value))
+)
 def test_nats_are_those_of_scipy(likelihood, log_density):
     likelihood = started(likelihood.__class__(**likelihood.get_params()))
     expected = -log_density(likelihood, RAW)
@@ -131,7 +133,7 @@ def test_large_counts_keep_their_precision_in_float32():
         (NegativeBinomial(dispersion=2.0), stats.nbinom(2.0, 2 / 3)),
         (Categorical(3), stats.randint(0, 3)),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_draws_follow_the_density(likelihood, distribution):
     likelihood = likelihood.prepare(2).double()
