@@ -161,15 +161,23 @@ def _column_at_fault(X: Any, error: Exception) -> str:
     if hasattr(X, "columns") and ("convert string" in str(error) or "must be a string or a" in str(error)):
         for name in X.columns:
             values = [value for value in np.asarray(X[name], dtype=object) if not isinstance(value, numbers.Number)]
-            try:
-                np.asarray(values, dtype=np.float64)
-            except (TypeError, ValueError):
+            strange = next((value for value in values if not _is_number(value)), None)
+            if strange is not None:
                 return (
-                    f"X holds {type(values[0]).__name__} values in {name!r}, such as {values[0]!r}, which are not "
+                    f"X holds {type(strange).__name__} values in {name!r}, such as {strange!r}, which are not "
                     "numbers. Say what the columns are (likelihood=riskvae.likelihoods.Mixed.from_frame(X)), encode "
                     "them first (OneHotEncoder), or leave them out."
                 )
     return ""
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of a table is read as a number, or as none."""
+    try:
+        np.asarray([value], dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _refuse_dates(X: Any) -> None:

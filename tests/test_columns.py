@@ -87,6 +87,10 @@ def test_polars_columns_are_the_same(table, likelihood):
     ("column", "message"),
     [
         (pd.date_range("2020", periods=6), r"'bad' holds datetime64.*days since a date"),
+        ([f"2020-01-0{i}" for i in range(1, 7)], "'bad' holds dates as strings"),
+        (list("123456"), r"'bad' holds numbers as strings: convert them \(pandas.to_numeric\)"),
+        (pd.cut(range(6), 2), "'bad' has categories of Interval: name them by strings"),
+        (pd.Categorical([None] * 6), "'bad' holds nothing but missing values"),
         (pd.to_timedelta(range(6), unit="D"), "'bad' holds timedelta"),
         ([None] * 6, "'bad' holds nothing but missing values: leave it out"),
         (["a", 1, "b", 2.5, "c", 3], r"'bad' holds float, int, str: make them all numbers, or all strings"),
@@ -98,6 +102,22 @@ def test_columns_without_a_likelihood_are_named(column, message):
     with pytest.raises(ValueError, match=message) as error:
         Mixed.from_frame(X)
     assert "'worse'" in str(error.value)  # all of them at once
+
+
+def test_what_stands_for_something_else_is_named():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"code": rng.integers(1, 5, 50), "bytes": np.r_[0, rng.integers(1, 10**9, 49)]})
+    found = Mixed.from_frame(X, categorical=["code"]).columns
+    assert found["code"].labels == (1, 2, 3, 4)
+    assert isinstance(found["bytes"], Gaussian)  # too large for counts
+    enum = pl.DataFrame({"town": pl.Series(["u", "v"], dtype=pl.Enum(["u", "v", "w"]))})
+    assert Mixed.from_frame(enum).columns["town"].labels == ("u", "v", "w")
+    with pytest.raises(ValueError, match="'id' numbers the rows: leave it out"):
+        Mixed.from_frame(X.assign(id=rng.permutation(50) + 1000))
+    with pytest.raises(ValueError, match="2 columns named 'a'"):
+        Mixed.from_frame(pd.DataFrame(np.zeros((3, 2)), columns=["a", "a"]))
+    with pytest.raises(ValueError, match="categorical must be names of columns"):
+        Mixed.from_frame(X, categorical=["region"])
 
 
 def test_identifiers_are_refused_by_name():
@@ -193,6 +213,42 @@ def test_arrays_have_labels_or_codes(table, likelihood, fitted):
     X = np.column_stack((np.tile([10, 20], 50), np.random.default_rng(0).normal(size=100)))
     vae = small(BetaVAE, likelihood=named).fit(X)
     assert set(vae.reconstruct(X)[:, 0]) <= {10, 20}
+
+
+@pytest.mark.parametrize("labels", [(2, 0, 1), (1, 2, 3), ("a", "b", "c")])
+def test_a_dataset_gives_codes_whatever_the_labels(labels):
+    rng = np.random.default_rng(0)
+    codes = np.column_stack((rng.integers(0, 3, 200), rng.normal(size=200))).astype(np.float32)
+    data = torch.utils.data.TensorDataset(torch.from_numpy(codes))
+    rows = codes.astype(object)
+    rows[:, 0] = np.array(labels, dtype=object)[codes[:, 0].astype(int)]
+    vae = small(QuantileVAE, likelihood=Mixed({"a": Categorical(labels), "b": Gaussian()})).fit(data)
+    np.testing.assert_allclose(vae.score_samples(data), vae.score_samples(rows), rtol=1e-5)
+    if labels[0] != "a":
+        tensor = torch.from_numpy(rows.astype(np.float32))
+        np.testing.assert_allclose(vae.score_samples(tensor), vae.score_samples(rows), rtol=1e-5)
+
+
+def test_unknown_categories_may_pass_as_missing(table):
+    vae = small(BetaVAE, likelihood=Mixed.from_frame(table, unknown="missing")).fit(table)
+    new = table.head(3).assign(town="Rom")
+    np.testing.assert_array_equal(vae.score_samples(new), vae.score_samples(new.assign(town=None)))
+
+
+def test_a_column_that_is_constant_at_first_finds_its_unit_later():
+    t = np.random.default_rng(0).normal(size=300)
+    vae = small(BetaVAE, likelihood=Mixed({"a": Gaussian(), "b": Gaussian()}), lr=3e-3)
+    vae.partial_fit(np.column_stack((np.zeros(300), t)))
+    for _ in range(40):
+        vae.partial_fit(np.column_stack((100 * t, t)))
+    assert vae.score(np.column_stack((100 * t, t))) > -9.0  # of a normal with that spread: -7.4
+
+
+def test_digits_that_training_cannot_see_are_told():
+    t = np.random.default_rng(0).normal(size=100)
+    for column in (1.7e18 + 1e15 * t, 1e12 + np.arange(100.0)):
+        with pytest.raises(ValueError, match=r"column 'when' has values around .*Subtract its least value"):
+            small(BetaVAE, likelihood=Mixed({"when": Gaussian(), "b": Gaussian()})).fit(np.column_stack((column, t)))
 
 
 def test_a_dataset_gives_codes(table, likelihood):
@@ -343,6 +399,29 @@ def test_the_wrong_value_is_named(detector, name, value):
         assert here["lower"].isna().all()
     flagged = detector.predict(rows) < 0
     assert here.loc[np.repeat(flagged, 1), "cause"].mean() > 0.8
+
+
+def test_scales_of_amounts_are_as_large_as_the_amounts(detector):
+    X = make_table(300, seed=7)
+    scale, median = detector.predict_scale(X)[:, 0], detector.predict_quantiles(X)[:, 0, 1]
+    ratio = scale / median
+    assert np.percentile(ratio, 90) < 3 * np.percentile(ratio, 10)  # medians range over a factor of ten and more
+    lower = detector.predict_interval(X, 0.1, left_out=True)[:, 3, 0]
+    assert (lower >= 0).all()  # counts
+
+
+def test_a_detector_is_trained_on_possible_rows_and_asked_about_any(table, likelihood):
+    wrong = table.astype({"income": float, "visits": float})
+    wrong.iloc[3, 0], wrong.iloc[4, 3] = 0.0, -2.0
+    with pytest.raises(ValueError, match="LogNormal is of numbers above 0; X holds 0 in row 3, column 'income'"):
+        small(QuantileVAE, likelihood=likelihood).fit(wrong)
+    vae = small(QuantileVAE, likelihood=likelihood, max_epochs=60, lr=3e-3).fit(table)
+    scores = vae.score_samples(wrong)
+    assert scores[3] < np.percentile(scores, 5)
+    plain = np.column_stack((np.arange(60) % 3, np.linspace(-1, 1, 60)))
+    vae = small(QuantileVAE, likelihood=Mixed({0: Categorical(3), 1: Gaussian()})).fit(plain)
+    with pytest.raises(ValueError, match=r"codes, whole numbers from 0 to 2; X holds 7 in row 0, column 0"):
+        vae.p_values([[7.0, 0.0]])
 
 
 # -------------------------------------------------------------------------------------------- bad input

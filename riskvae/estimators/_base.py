@@ -245,6 +245,8 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin)
         if not is_source(X):
             X = likelihood.codes(X)
         columns = getattr(X, "columns", None)
+        if columns is not None:
+            likelihood.check_names(list(columns))
         likelihood.names = None if columns is None else list(columns)
 
         def check(x: Tensor) -> None:

@@ -88,12 +88,19 @@ def explain(model: Any, X: Any, *, alpha: float = 0.1, max_features: int | None 
     if last is model or len(model.steps) == 1:
         return last.explain(X, alpha=alpha, max_features=max_features)
     steps, rows = _column_by_column(model, X)
+    if not steps:
+        return last.explain(rows, alpha=alpha, max_features=max_features)
+    if last.module_.likelihood.categories is not None:
+        raise ValueError(
+            "explain: the model takes a table with categories, and the pipeline has steps before it. Mixed scales "
+            "columns by itself: leave the steps out, or call riskvae.explain(pipe[-1], pipe[:-1].transform(X))."
+        )
     found = last._explained(last._check_rows(rows), alpha)
     values = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
     expected, *ends = (_undone(steps, part) for part in (found.expected, found.lower, found.upper))
     lower, upper = (np.where(np.isnan(end), sign * np.inf, end) for end, sign in zip(ends, (-1, 1), strict=True))
     lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)  # a step may turn them round
-    told = Explained(values, expected, lower, upper, found.p, found.share, found.cause)
+    told = Explained(values, expected, lower, upper, found.p, found.share, found.cause, found.outlier)
     named = model if hasattr(model, "feature_names_in_") else None
     return table_of(told, index_of(X, len(values)), names_of(named, X, values), max_features)
 

@@ -29,6 +29,7 @@ class Explained(NamedTuple):
     p: Array
     share: Array
     cause: NDArray[np.bool_]
+    outlier: NDArray[np.bool_]  # of the row, (n_samples,)
 
 
 class ExplanationMixin(DetectionMixin):
@@ -76,7 +77,9 @@ class ExplanationMixin(DetectionMixin):
             - ``share`` of the row's score: those of a row add up to 1, or are all 0 where no value makes it less
               normal;
             - ``cause``, True for the values without which the row would be no outlier; of rows that :meth:`predict`
-              does not flag all are False.
+              does not flag all are False. Where no value helps, none is named.
+
+            Labels of the rows that :meth:`predict` flags are in ``attrs["outliers"]``.
 
         Raises
         ------
@@ -132,7 +135,8 @@ class ExplanationMixin(DetectionMixin):
             expected = np.where(np.isnan(expected), judged.central, expected)  # of categories the likeliest
         named = self.module_.likelihood.named
         value, expected = (_labelled(values, named(values)) for values in (rows, expected))
-        return Explained(value, expected, lower, upper, p, shares(found), cause)
+        outlier = scores < scores.dtype.type(self.offset_)
+        return Explained(value, expected, lower, upper, p, shares(found), cause, outlier)
 
     def _warn_of_own(self, method: str) -> None:
         """Say so where intervals and p-values are the model's own."""
@@ -194,6 +198,9 @@ def table_of(explained: Explained, index: Any, names: list[Any], max_features: i
     order = np.argsort(-explained.share, axis=1, kind="stable")[:, :kept]
     if max_features is None:
         order = np.broadcast_to(np.arange(d), (n, d))
-    columns = {name: np.take_along_axis(values, order, 1).ravel() for name, values in explained._asdict().items()}
+    cells = {name: values for name, values in explained._asdict().items() if name != "outlier"}
+    columns = {name: np.take_along_axis(values, order, 1).ravel() for name, values in cells.items()}
     features = pd.Index(names)[order.ravel()]
-    return pd.DataFrame({"row": index.repeat(kept), "feature": features, **columns})
+    table = pd.DataFrame({"row": index.repeat(kept), "feature": features, **columns})
+    table.attrs["outliers"] = index[explained.outlier].tolist()
+    return table

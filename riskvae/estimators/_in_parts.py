@@ -78,11 +78,10 @@ def in_parts(method: Method) -> Method:
 
 
 def _nameless(estimator: Any) -> Any:
-    """The same fitted model, which does not ask parts of a Dataset for the names of their columns."""
-    if "feature_names_in_" not in vars(estimator):
-        return estimator
+    """The same fitted model, which does not ask parts of a Dataset for names, of columns or of categories."""
     other = copy.copy(estimator)
-    del other.feature_names_in_
+    vars(other).pop("feature_names_in_", None)
+    other._takes_codes = True
     return other
 
 

@@ -51,6 +51,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     net_: Any  # skorch's NeuralNet, which carries no types
     _seed: int
     _placed: Any  # what device was when the model was put there
+    _takes_codes = False  # whether rows are parts of a Dataset, of numbers alone
 
     def __sklearn_is_fitted__(self) -> bool:
         return "net_" in self.__dict__
@@ -217,15 +218,22 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     def _check_rows(self, X: Any) -> Array:
         self._check_fitted()
-        return feature_matrix(self, self.net_.module_.likelihood.codes(X), reset=False)
+        likelihood = self.net_.module_.likelihood
+        rows = feature_matrix(self, X if self._takes_codes else likelihood.codes(X), reset=False)
+        if not likelihood.shows_rows:  # what is impossible would be NaN, or some other value
+            self._check_by(likelihood.check_seen, rows)
+        return rows
 
     def _check_scored(self, X: Any) -> tuple[Array, Array | None]:
         """Rows that the likelihood allows, cut to what arithmetic bears, and how far they go beyond."""
         rows = self._check_rows(X)
+        self._check_by(self.module_.likelihood.check, rows)
+        return limited(rows)
+
+    def _check_by(self, check: Callable[[Tensor], None], rows: Array) -> None:
         step = max(1, _CHUNK // rows.shape[1])
         for start in range(0, len(rows), step):
-            self.module_.likelihood.check(borrowed(rows[start : start + step]))
-        return limited(rows)
+            check(borrowed(rows[start : start + step]))
 
     def _scored(self, bound: Any, rows: Array, excess: Array | None, **options: Any) -> Array:
         """Scores by a function of (module, rows), finite and in order for every finite row."""

@@ -27,7 +27,10 @@ def named_rows(method: Method) -> Method:
         container = output_container(self)
         if container == "default" or rows.ndim != 2:
             return rows if columns is None else _stacked(columns)
-        names = getattr(self, "feature_names_in_", [f"x{place}" for place in range(rows.shape[1])])
+        names = getattr(self, "feature_names_in_", None)
+        if names is None:
+            own = getattr(self.net_.module_.likelihood, "names_of_columns", None)
+            names = [f"x{place}" for place in range(rows.shape[1])] if own is None else own
         parts = list(rows.T) if columns is None else columns
         return _frame(container, dict(zip(names, parts, strict=True)), args[0] if args else kwargs.get("X"))
 

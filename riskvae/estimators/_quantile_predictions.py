@@ -133,9 +133,13 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         """
         self._check_two_levels("predict_scale")
         _check_left_out("predict_scale", left_out)
-        scale = self._scale(self._judged(self._check_rows(X), left_out).quantiles, self._measure(left_out))
-        low, high = np.moveaxis(self._in_units(np.stack((np.zeros_like(scale), scale), -1)), -1, 0)
-        return high - low
+        quantiles = self._judged(self._check_rows(X), left_out).quantiles
+        scale = self._scale(quantiles, self._measure(left_out))
+        if self.module_.likelihood.categories is None:
+            return scale
+        median = self._at(quantiles, 0.5)[..., 0]  # of logarithms, a unit is as large as the value
+        low, high = np.moveaxis(self._in_units(np.stack((median - scale, median + scale), -1)), -1, 0)
+        return 0.5 * (high - low)
 
     @in_parts
     def z_scores(self, X: Any, *, left_out: bool = False) -> Array:

@@ -314,10 +314,10 @@ class QuantileVAE(OutlierMixin, ExplanationMixin, JudgedFit):
         return partial(_standardized, encoder), decoder
 
     def _fit_units(self, module: Any, x: Tensor) -> None:
-        first = not module.likelihood.started
-        super()._fit_units(module, x)
         plain = isinstance(module.likelihood, Quantiles)  # a table's columns are standardized by themselves
-        if first and plain and module.likelihood.started and self.encoder is None:
+        first = plain and not module.likelihood.started
+        super()._fit_units(module, x)
+        if first and module.likelihood.started and self.encoder is None:
             center = module.likelihood.center
             if module.told == "places":  # columns that say what is missing have none
                 center = torch.cat((center, torch.zeros_like(center)))

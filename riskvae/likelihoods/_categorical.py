@@ -30,7 +30,7 @@ def _are_labels(value: Any) -> bool:
 _CATEGORIES = Rule(
     lambda value: value >= 1 if _is_number(value) else _are_labels(value),
     "a number of categories, or their labels, each once",
-    lambda value: "Missing values are no category of their own." if isinstance(value, list | tuple) else "",
+    lambda value: "Missing values are no category; True and 1 are the same." if isinstance(value, list | tuple) else "",
     kind=lambda value: _is_number(value) or isinstance(value, list | tuple | np.ndarray),
 )
 
@@ -70,12 +70,12 @@ class Categorical(Likelihood):
     @property
     def n_categories(self) -> int:
         """Number of categories."""
-        return self.categories if isinstance(self.categories, int) else len(self.categories)
+        return int(self.categories) if _is_number(self.categories) else len(self.categories)  # type: ignore[arg-type]
 
     @property
     def labels(self) -> tuple[Any, ...]:
         """The categories as they are called."""
-        return tuple(range(self.categories)) if isinstance(self.categories, int) else tuple(self.categories)
+        return tuple(range(self.n_categories)) if _is_number(self.categories) else tuple(self.categories)  # type: ignore[arg-type]
 
     @property
     def n_inputs(self) -> int:

@@ -1,5 +1,6 @@
 """Columns of a table: which likelihood each calls for, and its categories as numbers and back."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from riskvae.likelihoods._categorical import Categorical
-from riskvae.likelihoods._counts import NegativeBinomial
+from riskvae.likelihoods._counts import LARGEST_COUNT, NegativeBinomial
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._log_normal import LogNormal
@@ -15,8 +16,11 @@ from riskvae.likelihoods._log_normal import LogNormal
 # Bowley's skewness of the outer twentieths, (q.95 + q.05 - 2 q.5) / (q.95 - q.05), beyond which numbers are skewed:
 # that of a log-normal variable with a standard deviation of .4; exponential ones have .6.
 _SKEWED = 0.3
+# Rows from which on whole numbers that are all different, one after another, are no chance.
+_ROWS = 20
+_DATES = "turn them into numbers first, such as days since a date, or the month"
 
-__all__ = ["is_missing", "likelihoods_of", "to_codes", "to_labels"]
+__all__ = ["is_missing", "likelihoods_of", "refuse_repeated", "to_codes", "to_labels"]
 
 Array = NDArray[Any]
 
@@ -29,13 +33,23 @@ def is_missing(value: Any) -> bool:
         return True
 
 
-def likelihoods_of(X: Any, max_categories: int) -> dict[Any, Likelihood]:
+def refuse_repeated(names: list[Any], owner: str) -> None:
+    """Raise for columns of the same name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{owner}: X has {names.count(name)} columns named {name!r}. Rename them, or drop one.")
+
+
+def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[Any, Likelihood]:
     """A likelihood for each column of a DataFrame; a ValueError that names those that have none."""
+    refuse_repeated(list(X.columns), "Mixed.from_frame")
     found: dict[Any, Likelihood] = {}
-    faults = []
+    faults: list[str] = []
+    if not len(X.columns):
+        raise ValueError("Mixed.from_frame: X has no columns.")
     for name in X.columns:
         try:
-            found[name] = _likelihood_of(X[name], max_categories)
+            found[name] = _likelihood_of(X[name], name in categorical, max_categories)
         except _NoColumn as fault:
             faults.append(f"{name!r} {fault}")
     if faults:
@@ -47,25 +61,40 @@ class _NoColumn(Exception):
     """Why there is no likelihood for a column."""
 
 
-def _likelihood_of(column: Any, max_categories: int) -> Likelihood:
+def _likelihood_of(column: Any, categorical: bool, max_categories: int) -> Likelihood:
     kind = str(column.dtype).lower()
     if kind.startswith(("date", "time", "duration", "period", "interval")):
-        raise _NoColumn(f"holds {kind}: turn it into numbers first, such as days since a date, or the month")
+        raise _NoColumn(f"holds {kind}: {_DATES}")
     categories: Any = getattr(getattr(column, "cat", None), "categories", None)
-    if hasattr(categories, "tolist"):  # of pandas, whose categories may be more than there are values of
-        return Categorical(tuple(categories.tolist()))
+    if kind.startswith("enum"):
+        categories = np.asarray(column.dtype.categories, dtype=object)  # of polars
+    if hasattr(categories, "tolist"):  # there may be more than there are values of
+        return _of_labels(categories.tolist())
     values = [value for value in np.asarray(column, dtype=object).tolist() if not is_missing(value)]
     if not values:
         raise _NoColumn("holds nothing but missing values: leave it out")
     kinds = {_kind(value) for value in values}
+    if categorical and kinds <= {"number", "str"} and len(kinds) == 1:
+        return Categorical(_labels(values, max_categories))
+    if any(isinstance(value, datetime.date) for value in values):
+        raise _NoColumn(f"holds dates: {_DATES}")
     if len(kinds) > 1 or kinds == {"other"}:
         told = ", ".join(sorted({type(value).__name__ for value in values}))
         raise _NoColumn(f"holds {told}: make them all numbers, or all strings (X[name].astype(str))")
     if kinds == {"bool"}:
         return Categorical((False, True))
     if kinds == {"str"}:
+        _refuse_disguised(values)
         return Categorical(_labels(values, max_categories))
     return _of_numbers(np.asarray(values, dtype=np.float64))
+
+
+def _of_labels(labels: list[Any]) -> Likelihood:
+    if not labels:
+        raise _NoColumn("holds nothing but missing values: leave it out")
+    if not all(isinstance(label, bool | str | int | float) for label in labels):
+        raise _NoColumn(f"has categories of {type(labels[0]).__name__}: name them by strings (X[name].astype(str))")
+    return Categorical(tuple(labels))
 
 
 def _kind(value: Any) -> str:
@@ -80,20 +109,41 @@ def _is_decimal(value: Any) -> bool:
     return type(value).__name__ == "Decimal"
 
 
-def _labels(values: Sequence[str], max_categories: int) -> tuple[str, ...]:
+def _refuse_disguised(values: Sequence[str]) -> None:
+    """Raise for strings that are all numbers, or all dates."""
+    for parse, what in (
+        (float, "numbers as strings: convert them (pandas.to_numeric), or name the column in categorical"),
+        (datetime.datetime.fromisoformat, f"dates as strings: {_DATES}"),
+    ):
+        try:
+            for value in values:
+                parse(value)
+        except ValueError:
+            continue
+        raise _NoColumn(f"holds {what}")
+
+
+def _labels(values: Sequence[Any], max_categories: int) -> tuple[Any, ...]:
     labels = sorted(set(values))
     if len(labels) > max_categories:
         raise _NoColumn(
             f"holds {len(labels):,} different strings in {len(values):,} rows, such as {labels[0]!r}: leave out what "
-            f"only names a row, or join rare ones (max_categories={max_categories})"
+            f"only names a row, or raise max_categories={max_categories}"
         )
-    return tuple(labels)
+    return tuple(int(label) if isinstance(label, float) and label.is_integer() else label for label in labels)
 
 
 def _of_numbers(values: Array) -> Likelihood:
     if set(values.tolist()) == {0.0, 1.0}:
         return Categorical((0, 1))
-    counts = values.min() == 0 and bool((values == np.floor(values)).all()) and values.max() > 1
+    if len(values) >= _ROWS and len(set(values.tolist())) == len(values) == values.max() - values.min() + 1:
+        raise _NoColumn("numbers the rows: leave it out")
+    counts = (
+        values.min() == 0
+        and values.max() <= LARGEST_COUNT
+        and bool((values == np.floor(values)).all())
+        and values.max() > 1
+    )
     if counts and values.var() >= values.mean():
         return NegativeBinomial()
     return LogNormal() if _skewed(values) else Gaussian(per_feature=True)
@@ -113,8 +163,8 @@ def _skewed(values: Array) -> bool:
 # ------------------------------------------------------------------------------------ there and back
 
 
-def to_codes(values: Array, labels: Sequence[Any], name: Any) -> NDArray[np.float64]:
-    """Codes of the values of a column, which are labels; NaN where they are missing."""
+def to_codes(values: Array, labels: Sequence[Any], name: Any, lenient: bool) -> NDArray[np.float64]:
+    """Codes of the values of a column, which are labels; NaN where they are missing, or unknown if that may be."""
     number: Mapping[Any, float] = {label: float(code) for code, label in enumerate(labels)}
     codes = np.empty(len(values))
     for row, value in enumerate(values.tolist()):
@@ -123,11 +173,11 @@ def to_codes(values: Array, labels: Sequence[Any], name: Any) -> NDArray[np.floa
         except TypeError:  # not hashable, so no label
             code = None
         if code is None:
-            if not is_missing(value):
+            if not is_missing(value) and not lenient:
                 raise ValueError(
                     f"X holds {value!r} in column {name!r}, row {row}, which is none of its {len(labels)} categories: "
                     f"{', '.join(map(repr, labels[:8]))}{', ...' if len(labels) > 8 else ''}. Name all categories that "
-                    "may come, as Categorical([...]), or make such a value missing (None)."
+                    "may come, as Categorical([...]), or let them pass as missing: Mixed(..., unknown='missing')."
                 )
             code = np.nan
         codes[row] = code

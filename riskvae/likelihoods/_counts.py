@@ -11,14 +11,14 @@ from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._scaled import FeatureScales, center_and_spread
 from riskvae.nets import unit_softplus
 
-__all__ = ["NegativeBinomial", "Poisson"]
+__all__ = ["LARGEST_COUNT", "Counts", "NegativeBinomial", "Poisson"]
 
 # Counts up to here are whole numbers in single precision.
-_LARGEST = 2.0**24
+LARGEST_COUNT = 2.0**24
 _LEAST = 1e-6
 
 
-class _Counts(Likelihood):
+class Counts(Likelihood):
     r"""Counts around expected ones, :math:`\lambda_j = \bar x_j \log(1 + (e - 1) e^{raw_j})`.
 
     An untrained decoder, of zeros, expects the mean count of each feature in the first rows. The encoder sees
@@ -61,16 +61,16 @@ class _Counts(Likelihood):
         return self.usual * unit_softplus(raw).clamp(min=_LEAST)
 
     def check(self, x: Tensor) -> None:
-        wrong = (x < 0) | (x != x.floor()) & ~x.isnan() | (x > _LARGEST)
+        wrong = (x < 0) | (x != x.floor()) & ~x.isnan() | (x > LARGEST_COUNT)
         if wrong.any():
             raise ValueError(
-                f"{type(self).__name__} is of counts: whole numbers from 0 to {_LARGEST:.0f}; X holds "
+                f"{type(self).__name__} is of counts: whole numbers from 0 to {LARGEST_COUNT:.0f}; X holds "
                 f"{self.first(x, wrong)}. Round such values, or use likelihood='gaussian' (of a table "
                 "likelihoods.Gaussian for this column)."
             )
 
 
-class Poisson(_Counts):
+class Poisson(Counts):
     r"""Counts whose variance is their mean, around expected counts of each feature.
 
     .. math:: -\log p(x|z) = \sum_j \lambda_j(z) - x_j \log \lambda_j(z) + \log x_j!
@@ -84,13 +84,16 @@ class Poisson(_Counts):
 
     def each(self, x: Tensor, raw: Tensor) -> Tensor:
         rate = self.mean(raw)
-        return rate - x * rate.log() + _log_gamma(x + 1.0)
+        if x.device.type == "mps":
+            return rate - x * rate.log() + _log_gamma(x + 1.0)
+        x_, rate_ = x.double(), rate.double()  # terms cancel
+        return (rate_ - x_ * rate_.log() + _log_gamma(x_ + 1.0)).to(rate)
 
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(raw), generator=generator)
 
 
-class NegativeBinomial(_Counts):
+class NegativeBinomial(Counts):
     r"""Counts that vary more than Poisson's, around expected counts, with a dispersion r of each feature.
 
     .. math:: p(x_j|z) = \binom{x_j + r_j - 1}{x_j} \Bigl(\frac{r_j}{r_j + \lambda_j(z)}\Bigr)^{r_j}

@@ -50,8 +50,6 @@ class Gaussian(ScaledLikelihood):
     0.5
     """
 
-    affine: bool = True
-
     def __init__(
         self, noise_scale: float | Literal["learned"] = "learned", sigmoid: bool = False, per_feature: bool = False
     ) -> None:
@@ -69,6 +67,10 @@ class Gaussian(ScaledLikelihood):
             )
         self.by_gradient = self.by_gradient or self.per_feature
         self.setup_scale(None if self.noise_scale == "learned" else float(self.noise_scale))
+
+    @property
+    def affine(self) -> bool:  # type: ignore[override]
+        return not self.sigmoid
 
     @property
     def beside_normal(self) -> bool:  # type: ignore[override]

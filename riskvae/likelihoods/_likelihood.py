@@ -149,6 +149,13 @@ class Likelihood(BaseEstimator, nn.Module):
     def check(self, x: Tensor) -> None:
         """Raise a ValueError that says what to do where rows are impossible; values are finite, or NaN if missing."""
 
+    def check_seen(self, x: Tensor) -> None:
+        """The same of rows that a fitted model is asked about, where its encoder does not see rows as they are."""
+        self.check(x)
+
+    def check_names(self, names: list[Any]) -> None:
+        """Raise a ValueError where a table has other columns, or in another order."""
+
     def first(self, x: Tensor, where: Tensor) -> str:
         """The first value of rows for which something is true, and its place, for a message."""
         row, column = where.nonzero()[0].tolist()

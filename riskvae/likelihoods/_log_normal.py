@@ -9,6 +9,8 @@ from riskvae.losses import LOG_2PI
 
 __all__ = ["LogNormal"]
 
+_FARTHEST = 80.0  # logarithm of what single precision has
+
 
 class LogNormal(Likelihood):
     r"""Numbers above 0 whose logarithms have normal noise, of one standard deviation s for each feature.
@@ -51,7 +53,7 @@ class LogNormal(Likelihood):
         return (x.log() - self.center) / self.spread
 
     def mean(self, raw: Tensor) -> Tensor:
-        return (self.center + self.spread * raw).exp()
+        return (self.center + self.spread * raw).clamp(-_FARTHEST, _FARTHEST).exp()
 
     def each(self, x: Tensor, raw: Tensor) -> Tensor:
         log_scale = self.log_noise()

@@ -1,24 +1,26 @@
 """Columns of different kinds in one table: numbers, counts, categories."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from riskvae._validation import check_parameters, integer
+from riskvae._validation import LARGEST, check_parameters, choice, host_array, integer
 from riskvae._value import key_of
 from riskvae.likelihoods._categorical import Categorical
-from riskvae.likelihoods._columns import likelihoods_of, to_codes, to_labels
+from riskvae.likelihoods._columns import likelihoods_of, refuse_repeated, to_codes, to_labels
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._scaled import ScaledLikelihood, center_and_spread
 
 __all__ = ["Mixed"]
 
 _MANY = 20  # rows that tell of a spread
+# Standard deviations away from 0, beyond which single precision has no digits left, and where whole numbers are lost.
+_FINEST, _WHOLE = 1e5, 2.0**24
 
 
 class Mixed(Likelihood):
@@ -35,6 +37,8 @@ class Mixed(Likelihood):
     ----------
     columns : dict of column to Likelihood
         Names of the columns of a DataFrame, or places in an array, in their order.
+    unknown : {"error", "missing"}, default="error"
+        What a category is that is not named: an error, or a missing value.
 
     Notes
     -----
@@ -62,12 +66,20 @@ class Mixed(Likelihood):
     _order: Tensor
     _places: list[list[int]]
 
-    def __init__(self, columns: Mapping[Any, Likelihood]) -> None:
+    def __init__(self, columns: Mapping[Any, Likelihood], unknown: Literal["error", "missing"] = "error") -> None:
         super().__init__()
         self.columns = columns
+        self.unknown = unknown
 
     @classmethod
-    def from_frame(cls, X: Any, *, max_categories: int = 100) -> Self:
+    def from_frame(
+        cls,
+        X: Any,
+        *,
+        categorical: Sequence[Any] = (),
+        max_categories: int = 100,
+        unknown: Literal["error", "missing"] = "error",
+    ) -> Self:
         """Likelihoods by what the columns of a DataFrame hold.
 
         Strings, booleans, pandas' categories, and 0 and 1 become :class:`Categorical`. Whole numbers from 0 on that
@@ -79,8 +91,12 @@ class Mixed(Likelihood):
         ----------
         X : DataFrame
             Of pandas or polars. Make it of all rows, so that no category is unknown later.
+        categorical : sequence of column names, default=()
+            Columns whose values are categories though they are numbers, such as codes of regions.
         max_categories : int, default=100
-            Most categories of a column of strings.
+            Most categories of a column of strings, or of one named in ``categorical``.
+        unknown : {"error", "missing"}, default="error"
+            As in :class:`Mixed`.
 
         Returns
         -------
@@ -93,12 +109,18 @@ class Mixed(Likelihood):
             it names them all.
         """
         check_parameters("Mixed.from_frame", {"max_categories": max_categories}, {"max_categories": integer(1)})
-        if not hasattr(X, "columns"):
+        if not hasattr(X, "columns") or not hasattr(X, "dtypes") or hasattr(X, "collect"):
             raise TypeError(
-                f"Mixed.from_frame: X must be a DataFrame of pandas or polars; got {type(X).__name__}. Of an array, "
-                "name the columns by their places: Mixed({0: Gaussian(), 1: Categorical(3)})."
+                f"Mixed.from_frame: X must be a DataFrame of pandas or polars, in memory; got {type(X).__name__}. Of "
+                "an array, name the columns by their places: Mixed({0: Gaussian(), 1: Categorical(3)})."
             )
-        return cls(likelihoods_of(X, max_categories))
+        lacking = [name for name in categorical if name not in list(X.columns)]
+        if isinstance(categorical, str) or lacking:
+            raise ValueError(
+                f"Mixed.from_frame: categorical must be names of columns of X; got {categorical!r}. X has "
+                f"{_shortly(list(X.columns))}."
+            )
+        return cls(likelihoods_of(X, list(categorical), max_categories), unknown)
 
     @property
     def names_of_columns(self) -> list[Any]:
@@ -123,10 +145,11 @@ class Mixed(Likelihood):
         self.register_buffer("_order", order, persistent=False)
         self.register_buffer("center", torch.zeros(n_features))
         self.register_buffer("spread", torch.ones(n_features))
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("started", torch.zeros(n_features, dtype=torch.bool))
 
     def _check_columns(self, n_features: int | None = None) -> None:
         columns = self.columns
+        check_parameters("Mixed", {"unknown": self.unknown}, {"unknown": choice("error", "missing")})
         example = 'Mixed({"age": Gaussian(), "town": Categorical(["Bern", "Chur"])}), or Mixed.from_frame(X)'
         if not isinstance(columns, Mapping) or not columns:
             raise TypeError(f"Mixed: columns must be a dict of column to likelihood; got {columns!r}. Use {example}.")
@@ -211,21 +234,38 @@ class Mixed(Likelihood):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor) -> None:
-        if not self.started:
+        if not self.started.all():
             center, spread = center_and_spread(self._unskewed(x))
-            numbers = torch.zeros_like(spread, dtype=torch.bool)
+            numbers = torch.zeros_like(self.started)
             for part, places, _ in self._of_parts(x):
                 numbers[places] = part.affine
-            self.center.copy_(torch.where(numbers, center, torch.zeros_like(center)))
-            self.spread.copy_(torch.where(numbers & (spread > 0), spread, torch.ones_like(spread)))
-            self.started.fill_(True)
+            self._refuse_digits(center, spread, numbers)
+            # A column that is constant so far keeps its center, and has no unit until its values differ.
+            first, differ = numbers & (self.started == 0), spread > 0
+            unknown = first & ~differ & x.isnan().all(0)
+            self.center.copy_(torch.where(first & ~unknown, center, self.center))
+            self.spread.copy_(torch.where(first & differ, spread, self.spread))
+            self.started.copy_(self.started | differ | ~numbers)
         for part, _, own in self._of_parts(self._standardized(x)):
             part.fit_scale(own)
+
+    def _refuse_digits(self, center: Tensor, spread: Tensor, numbers: Tensor) -> None:
+        """Raise where single precision, in which training is done, cannot tell the values of a column apart."""
+        wrong = numbers & (
+            (center.abs() > _FINEST * spread) & (spread > 0) | (torch.maximum(center.abs(), spread) > LARGEST)
+        )
+        if wrong.any():
+            place = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"Mixed: column {self.names_of_columns[place]!r} has values around {float(center[place]):.3g} that "
+                f"vary by {float(spread[place]):.3g}, more digits than training in single precision has. Subtract its "
+                "least value, or choose a larger unit, such as days for nanoseconds."
+            )
 
     @torch.no_grad()
     def relative_spread(self, x: Tensor) -> float:
         places = [place for part, where, _ in self._of_parts(x) if part.affine for place in where]
-        if not self.started or len(x) < _MANY or not places:
+        if not self.started.any() or len(x) < _MANY or not places:
             return 1.0
         return float(center_and_spread(self._standardized(x)[:, places])[1].square().mean().sqrt()) or 1.0
 
@@ -236,12 +276,13 @@ class Mixed(Likelihood):
         named = [(place, name, one) for place, (name, one) in enumerate(self.columns.items())]
         kinds = [(place, name, one.labels) for place, name, one in named if isinstance(one, Categorical)]
         if hasattr(X, "columns"):
-            self._check_names(list(X.columns))
+            self.check_names(list(X.columns))
             found = {name: X[name] for name in X.columns}
             for place, _, labels in kinds:
                 name = X.columns[place]
-                found[name] = to_codes(np.asarray(X[name], dtype=object), labels, name)
+                found[name] = to_codes(np.asarray(X[name], dtype=object), labels, name, self.unknown == "missing")
             return type(X)(found)
+        X = host_array(X)
         rows = X if isinstance(X, np.ndarray) else np.asarray(X) if isinstance(X, list | tuple) else None
         if rows is None or rows.ndim != 2 or rows.shape[1] != len(self.columns):
             return X  # what is wrong with it is told elsewhere
@@ -253,10 +294,11 @@ class Mixed(Likelihood):
             rows = np.array(X, dtype=object)
         coded = rows.copy()
         for place, name, labels in kinds:
-            coded[:, place] = to_codes(rows[:, place], labels, name)
+            coded[:, place] = to_codes(rows[:, place], labels, name, self.unknown == "missing")
         return coded
 
-    def _check_names(self, names: list[Any]) -> None:
+    def check_names(self, names: list[Any]) -> None:
+        refuse_repeated(names, "Mixed")
         own = self.names_of_columns
         if names == own or not all(isinstance(name, str) for name in own):
             return

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from riskvae.likelihoods._categorical import Categorical
+from riskvae.likelihoods._counts import Counts
 from riskvae.likelihoods._log_normal import LogNormal
 from riskvae.likelihoods._mixed import Mixed
 from riskvae.likelihoods._quantiles import Quantiles
@@ -41,11 +42,13 @@ class MixedQuantiles(Mixed):
         self.levels = levels
 
     logs: Tensor | None  # columns whose logarithms are compared
+    counts: Tensor
 
     def setup(self, n_features: int) -> None:
         given, self.reader = self.columns, Quantiles(self.levels)
         self._check_columns(n_features)
-        self._checked = [copy.deepcopy(one) if isinstance(one, LogNormal) else None for one in given.values()]
+        others = {place: one for place, one in enumerate(given.values()) if not isinstance(one, Categorical)}
+        self._given = {place: copy.deepcopy(one).prepare(1) for place, one in others.items()}
         self.columns = {
             name: one if isinstance(one, Categorical) else Quantiles(self.levels) for name, one in given.items()
         }
@@ -54,14 +57,27 @@ class MixedQuantiles(Mixed):
         self.normal_scores = self.reader.normal_scores
         where = torch.tensor([isinstance(one, Categorical) for one in self.columns.values()])
         self.register_buffer("categories", where, persistent=False)
-        logs = torch.tensor([one is not None for one in self._checked])
+        logs = torch.tensor([isinstance(self._given.get(place), LogNormal) for place in range(n_features)])
         self.register_buffer("logs", logs if logs.any() else None, persistent=False)
+        counts = [isinstance(self._given.get(place), Counts) for place in range(n_features)]
+        self.register_buffer("counts", torch.tensor(counts), persistent=False)
         self.values_per_feature = len(self.normal_scores)  # quantiles of each
+
+    def check(self, x: Tensor) -> None:
+        """What the given likelihoods refuse is refused in training; later it is unusual."""
+        self.check_seen(x)
+        for place, likelihood in self._given.items():
+            likelihood.names = [self.names_of_columns[place]]
+            likelihood.check(x[:, [place]])
+
+    def check_seen(self, x: Tensor) -> None:
+        super().check(x)
 
     def _unskewed(self, x: Tensor) -> Tensor:
         return x if self.logs is None else torch.where(self.logs, x.clamp(min=_LEAST).log(), x)
 
     def _skewed(self, x: Tensor) -> Tensor:
+        x = torch.where(self.counts, x.clamp(min=0.0), x)
         return x if self.logs is None else torch.where(self.logs, x.exp(), x)
 
     # These ask for the normal scores of the levels alone.

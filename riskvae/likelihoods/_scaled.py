@@ -116,7 +116,8 @@ class ScaledLikelihood(Likelihood):
 
     def _start_each(self, spread: Tensor) -> None:
         rms = spread.square().mean().sqrt()
-        scales = [self.start(one) for one in spread.clamp(min=self.SMALLEST * float(rms)).split(1)]
+        spread = torch.where(spread > 0, spread.clamp(min=self.SMALLEST * float(rms)), rms)
+        scales = [self.start(one) for one in spread.split(1)]
         self.scales_of_each.begin(torch.tensor(scales).to(spread))  # type: ignore[union-attr]
 
     @torch.no_grad()

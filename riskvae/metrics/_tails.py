@@ -133,7 +133,13 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
         return -estimator.score_samples(X)
     own = hasattr(estimator, "reconstruct")
     rebuilt = estimator.reconstruct(X) if own else estimator.inverse_transform(estimator.transform(X))
-    square = np.square(np.asarray(X) - np.asarray(rebuilt))
+    rebuilt = np.asarray(rebuilt)
+    if rebuilt.dtype.kind not in "biuf":
+        raise ValueError(
+            "loss='squared_error' is of numbers, and the rows have categories. Take loss='reconstruction' or "
+            "'evidence', nats over all columns."
+        )
+    square = np.square(np.asarray(X) - rebuilt)
     missing = np.isnan(square)
     if not missing.any():
         return np.mean(square, axis=1, dtype=np.float64)

@@ -182,10 +182,12 @@ class ExplanationDisplay:
         cause, y = kept["cause"].to_numpy(dtype=bool), np.arange(n)
         bounded = np.isfinite(lower) & np.isfinite(upper)
         at, stroke = (_in_units(x, lower, upper, bounded) for x in (value, expected))
-        ends = np.where(bounded | named, 1.0, 1.15 * _REACH)
+        ends = np.where(bounded, 1.0, np.where(named, 0.0, 1.15 * _REACH))
         wrong = [a != b for a, b in zip(kept["value"], kept["expected"], strict=True)]
         usual = 1.4 - 0.7 * (kept["p"].to_numpy(dtype=np.float64) > _RARE)
-        at, stroke = np.where(named, np.where(wrong, usual, 0.0), at), np.where(named, 0.0, stroke)
+        lost = np.array([value is None for value in kept["value"]])
+        at = np.where(named, np.where(lost, np.nan, np.where(wrong, usual, 0.0)), at)
+        stroke = np.where(named, 0.0, stroke)
         self.intervals_ = ax.hlines(y, -ends, ends, color=_INTERVAL, lw=9, zorder=1)
         ax.scatter(np.clip(stroke, -_REACH, _REACH), y, marker="|", s=110, lw=2, color="white", zorder=2)
         shown, colors = np.clip(at, -_REACH, _REACH), np.where(cause, _CAUSE, _OTHER)
@@ -222,7 +224,8 @@ class ExplanationDisplay:
         ax.set_xticks([-1, 1], ["lower end", "upper end"], color="0.4", fontsize=9)
         ax.set_xlabel("where the value should lie, given the others (white: expected)", color="0.4", fontsize=9)
         ax.tick_params(length=0)
-        ax.set_title(_said(table), loc="left", fontweight="bold")
+        flagged = getattr(self.table, "attrs", {}).get("outliers", ())
+        ax.set_title(_said(table, flagged), loc="left", fontweight="bold")
 
     def _plot_rows(self, table: Any, ax: Any) -> None:
         by_cell = table.set_index(["row", "feature"])[["share", "cause"]]
@@ -241,7 +244,8 @@ class ExplanationDisplay:
             ax.set_yticks(np.arange(n), [str(name) for name in share.index])
         ax.set_ylabel("row")
         ax.tick_params(length=0)
-        outliers = int(cause.any(axis=1).sum())
+        flagged = getattr(self.table, "attrs", {}).get("outliers")
+        outliers = int((cause.any(axis=1) if flagged is None else share.index.isin(flagged)).sum())
         ax.set_title(f"{outliers} of {n} rows are outliers; their causes are red", loc="left", fontweight="bold")
         bar = self.figure_.colorbar(self.image_, ax=ax, label="share of the row's score", fraction=0.05)
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -268,7 +272,9 @@ def _shown(value: Any) -> str:
     if value is None or value != value:
         return "missing"
     plain = isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
-    return f"{value:.4g}" if plain else str(value)
+    if not plain:
+        return str(value)
+    return f"{float(f'{value:.4g}'):,.10g}" if 1e-3 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def _columns_at(texts: list[list[str]]) -> list[float]:
@@ -289,12 +295,13 @@ def _in_units(x: Any, lower: Any, upper: Any, bounded: Any) -> Any:
     return np.where(bounded | np.isnan(x), at, 0.0)
 
 
-def _said(table: Any) -> str:
+def _said(table: Any, flagged: Any) -> str:
     """Title of one row."""
     causes = table[table["cause"].astype(bool)].sort_values("share", ascending=False, kind="stable")
     names = [str(name) for name in causes["feature"]]
     if not names:
-        return f"row {table['row'].iloc[0]}: no outlier"
+        row = table["row"].iloc[0]
+        return f"row {row}: an outlier, but for no single value" if row in flagged else f"row {row}: no outlier"
     some = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
     listed = some[0] if len(some) == 1 else f"{', '.join(some[:-1])} and {some[-1]}"
     return f"row {table['row'].iloc[0]}: an outlier because of {listed}"
