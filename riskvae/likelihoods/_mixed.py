@@ -251,9 +251,9 @@ class Mixed(Likelihood):
 
     def _refuse_digits(self, center: Tensor, spread: Tensor, numbers: Tensor) -> None:
         """Raise where single precision, in which training is done, cannot tell the values of a column apart."""
-        wrong = numbers & (
-            (center.abs() > _FINEST * spread) & (spread > 0) | (torch.maximum(center.abs(), spread) > LARGEST)
-        )
+        away = center.abs()
+        lost = torch.where(spread > 0, away > _FINEST * spread, away > _WHOLE)
+        wrong = numbers & (lost | (torch.maximum(away, spread) > LARGEST))
         if wrong.any():
             place = int(wrong.nonzero()[0])
             raise ValueError(
