@@ -131,7 +131,7 @@ SAID = {
     "data": ("X is 202 rows of 12 features in process 0 and 201 rows of 12 features in process 1",) * 2,
     "same": ("Set distributed='replicated', or give each process its part",) * 2,
     "infinity": (
-        "process 1 of 2 failed, so the others end: ValueError: Input X contains inf",
+        "process 1 of 2 failed, so the others end: ValueError: X holds inf",
         "Input X contains infinity",
     ),
     "callback": ("process 1 of 2 failed, so the others end: OSError: the disk is full", "OSError: the disk is full"),

@@ -364,7 +364,9 @@ def test_set_output(cls, X, container, frame):
     estimator = small(cls).set_output(transform=container).fit(rows)
     assert isinstance(estimator.transform(rows), frame)
     assert list(estimator.feature_names_in_) == list(rows.columns)
-    assert isinstance(estimator.reconstruct(rows), np.ndarray)
+    for found in (estimator.reconstruct(rows), estimator.impute(rows), estimator.sample(2)):
+        assert isinstance(found, frame)
+        assert list(found.columns) == list(rows.columns)
 
 
 def test_html_representation_links_the_documentation(cls, fitted):

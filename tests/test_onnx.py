@@ -69,7 +69,6 @@ class Reconstruct(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("what", ["encode", "reconstruct", "score_samples"])
 @pytest.mark.parametrize("make", [BetaVAE, QuantileVAE])
 def test_tables_are_exported_by_their_codes(tmp_path, make, what):
@@ -85,6 +84,7 @@ def test_tables_are_exported_by_their_codes(tmp_path, make, what):
     assert np.abs(found - expected).max() <= 1e-5 * (1 + np.abs(expected).max())
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_modules_export_by_hand_whatever_the_mode(X, tmp_path, mode):
     rows = X.astype(np.float32)

@@ -247,7 +247,9 @@ def test_what_other_callbacks_record_may_be_watched(X):
 
 def test_columns_of_text_are_named(X):
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "color": ["red", "blue", "red"]})
-    with pytest.raises(ValueError, match="X holds str values in 'color', such as 'red', which are not numbers. Encode"):
+    with pytest.raises(
+        ValueError, match="X holds str values in 'color', such as 'red', which are not numbers. Say what"
+    ):
         small(BetaVAE).fit(frame)
     with pytest.raises(ValueError, match="X holds date values in 'when'"):
         small(BetaVAE).fit(frame[["x"]].assign(when=[datetime.date(2020, 1, day) for day in (1, 2, 3)]))

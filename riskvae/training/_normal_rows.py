@@ -82,14 +82,14 @@ class NormalRows(nn.Module):
 
     def conditional(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (n, d) with means given what is known of them, and covariances (n, d, d) in units, 0 where it is."""
-        given = x.double().cpu()
-        center, unit, covariance = (part.double().cpu() for part in (self.center, self.unit, self.covariance))
+        given = x.cpu().double()
+        center, unit, covariance = (part.cpu().double() for part in (self.center, self.unit, self.covariance))
         rows, rest = _conditional((given - center) / unit, torch.zeros_like(center), covariance)
         return torch.where(given.isnan(), center + unit * rows, given).to(x), rest
 
     def weigh(self, x: Tensor, answer: Answer) -> None:
         """Measure on rows what a model's ``answer`` is worth: means and standard deviations of missing values."""
-        x, unit = _some(x), self.unit.double().cpu()
+        x, unit = _some(x), self.unit.cpu().double()
         errors = []
         for hidden in _hidden(~x.isnan()):
             for part, here in zip(x.split(_CHUNK), hidden.split(_CHUNK), strict=True):
@@ -97,7 +97,7 @@ class NormalRows(nn.Module):
                 if not len(part):
                     continue
                 given = part.masked_fill(here, torch.nan)
-                theirs, spread = (value.double().cpu() for value in answer(given))
+                theirs, spread = (value.cpu().double() for value in answer(given))
                 own, rest = self.conditional(given)
                 away = (theirs - part) / unit, (own - part) / unit, spread / unit
                 parts = *away, rest.diagonal(dim1=1, dim2=2).sqrt()
@@ -118,7 +118,7 @@ class NormalRows(nn.Module):
         """Whether these are numbers that a fit could have given."""
         scales = torch.stack((self.unit, self.stretch))
         fair = bool(((scales > 0) & scales.isfinite() & self.center.isfinite()).all() and 0 <= self.weight <= 1)
-        covariance = self.covariance.double().cpu()
+        covariance = self.covariance.cpu().double()
         return fair and torch.equal(covariance, covariance.T) and not torch.linalg.cholesky_ex(covariance).info
 
     def mixed(self, theirs: Tensor, own: Tensor) -> Tensor:
