@@ -116,7 +116,7 @@ class Likelihood(BaseEstimator, nn.Module):
         return type(self).inputs is Likelihood.inputs
 
     def expected_inputs(self, raw: Tensor) -> Tensor:
-        """What is to be expected of :meth:`inputs`, (..., n_inputs), by raw output."""
+        """What is to be expected of ``inputs(x)``, (..., n_inputs), by raw output."""
         return self.inputs(self.mean(raw))
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
