@@ -216,24 +216,21 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         if not self.__sklearn_is_fitted__():
             check_is_fitted(self)
 
-    def _check_rows(self, X: Any) -> Array:
+    def _check_rows(self, X: Any, *, scored: bool = False) -> Array:
         self._check_fitted()
         likelihood = self.net_.module_.likelihood
         rows = feature_matrix(self, X if self._takes_codes else likelihood.codes(X), reset=False)
-        if not likelihood.shows_rows:  # what is impossible would be NaN, or some other value
-            self._check_by(likelihood.check_seen, rows)
+        # Of an encoder that does not see rows as they are, what is impossible would be NaN, or some other value.
+        if scored or not likelihood.shows_rows:
+            check = likelihood.check if scored else likelihood.check_seen
+            step = max(1, _CHUNK // rows.shape[1])
+            for start in range(0, len(rows), step):
+                check(borrowed(rows[start : start + step]))
         return rows
 
     def _check_scored(self, X: Any) -> tuple[Array, Array | None]:
         """Rows that the likelihood allows, cut to what arithmetic bears, and how far they go beyond."""
-        rows = self._check_rows(X)
-        self._check_by(self.module_.likelihood.check, rows)
-        return limited(rows)
-
-    def _check_by(self, check: Callable[[Tensor], None], rows: Array) -> None:
-        step = max(1, _CHUNK // rows.shape[1])
-        for start in range(0, len(rows), step):
-            check(borrowed(rows[start : start + step]))
+        return limited(self._check_rows(X, scored=True))
 
     def _scored(self, bound: Any, rows: Array, excess: Array | None, **options: Any) -> Array:
         """Scores by a function of (module, rows), finite and in order for every finite row."""

@@ -17,7 +17,15 @@ from torch.utils.data import (
     default_collate,
 )
 
-from riskvae._validation import check_finite, column_name, feature_matrix, host_array, isolated_rng, to_float32
+from riskvae._validation import (
+    check_finite,
+    column_name,
+    feature_matrix,
+    host_array,
+    isolated_rng,
+    to_float32,
+)
+from riskvae.likelihoods._columns import is_missing, shortly
 from riskvae.training import Batch
 from riskvae.training._blocks import Blocks, gives_blocks
 from riskvae.training._rows import Rows
@@ -128,13 +136,9 @@ def check_names(estimator: Any, X: Any) -> None:
     names, known = X.columns if gives_blocks(X) else None, getattr(estimator, "feature_names_in_", None)
     if names is not None and known is not None and list(names) != list(known):
         raise ValueError(
-            f"X has the columns {_shortly(names)}, but {type(estimator).__name__} was fitted with {_shortly(known)}, "
+            f"X has the columns {shortly(names)}, but {type(estimator).__name__} was fitted with {shortly(known)}, "
             "in this order. Name them: ParquetRows(path, columns=[...])."
         )
-
-
-def _shortly(names: Any) -> str:
-    return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
 
 
 def checked_labels(groups: Any, n: int, of: str = "X") -> NDArray[Any]:
@@ -147,7 +151,7 @@ def checked_labels(groups: Any, n: int, of: str = "X") -> NDArray[Any]:
     if names.dtype.kind in "iub":
         return names.astype(np.int64)
     labels = names.tolist()
-    if any(map(_is_missing, labels)):
+    if any(map(is_missing, labels)):
         raise ValueError("groups must name one for each row; some are missing (None or NaN). Give those a name, too.")
     kinds = {type(label).__name__ for label in labels}
     if len(kinds) > 1:
@@ -168,10 +172,3 @@ def _numbered(groups: Any, n: int, known: dict[Any, int]) -> Tensor | None:
     for label in labels:
         known.setdefault(label, len(known))
     return torch.tensor([known[label] for label in labels])
-
-
-def _is_missing(label: Any) -> bool:
-    try:
-        return label is None or not bool(label == label)
-    except TypeError:  # pandas.NA
-        return True

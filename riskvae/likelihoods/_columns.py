@@ -20,7 +20,7 @@ _SKEWED = 0.3
 _ROWS = 20
 _DATES = "turn them into numbers first, such as days since a date, or the month"
 
-__all__ = ["is_missing", "likelihoods_of", "refuse_repeated", "to_codes", "to_labels"]
+__all__ = ["is_missing", "likelihoods_of", "refuse_repeated", "shortly", "to_codes", "to_labels"]
 
 Array = NDArray[Any]
 
@@ -31,6 +31,11 @@ def is_missing(value: Any) -> bool:
         return value is None or not bool(value == value)
     except TypeError:  # pandas.NA
         return True
+
+
+def shortly(names: Sequence[Any]) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
 
 
 def refuse_repeated(names: list[Any], owner: str) -> None:
@@ -176,7 +181,7 @@ def to_codes(values: Array, labels: Sequence[Any], name: Any, lenient: bool) -> 
             if not is_missing(value) and not lenient:
                 raise ValueError(
                     f"X holds {value!r} in column {name!r}, row {row}, which is none of its {len(labels)} categories: "
-                    f"{', '.join(map(repr, labels[:8]))}{', ...' if len(labels) > 8 else ''}. Name all categories that "
+                    f"{shortly(labels)}. Name all categories that "
                     "may come, as Categorical([...]), or let them pass as missing: Mixed(..., unknown='missing')."
                 )
             code = np.nan

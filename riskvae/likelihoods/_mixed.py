@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from riskvae._validation import LARGEST, check_parameters, choice, host_array, integer
 from riskvae._value import key_of
 from riskvae.likelihoods._categorical import Categorical
-from riskvae.likelihoods._columns import likelihoods_of, refuse_repeated, to_codes, to_labels
+from riskvae.likelihoods._columns import likelihoods_of, refuse_repeated, shortly, to_codes, to_labels
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._scaled import ScaledLikelihood, center_and_spread
 
@@ -118,7 +118,7 @@ class Mixed(Likelihood):
         if isinstance(categorical, str) or lacking:
             raise ValueError(
                 f"Mixed.from_frame: categorical must be names of columns of X; got {categorical!r}. X has "
-                f"{_shortly(list(X.columns))}."
+                f"{shortly(list(X.columns))}."
             )
         return cls(likelihoods_of(X, list(categorical), max_categories), unknown)
 
@@ -159,7 +159,7 @@ class Mixed(Likelihood):
         if n_features is not None and len(columns) != n_features:
             raise ValueError(
                 f"Mixed: X has {n_features} columns, and likelihoods are given for {len(columns)}: "
-                f"{_shortly(list(columns))}. Give each column one, in the order of X."
+                f"{shortly(list(columns))}. Give each column one, in the order of X."
             )
 
     # ------------------------------------------------------------------------------------- the parts
@@ -172,10 +172,10 @@ class Mixed(Likelihood):
     def n_inputs(self) -> int:
         return sum(part.n_inputs for part in self.parts)  # type: ignore[misc]
 
-    def _of_parts(self, *rows: Tensor) -> Iterator[tuple[Any, ...]]:
-        """Each part, its places, and what concerns it of standardized rows."""
+    def _of_parts(self, rows: Tensor) -> Iterator[tuple[Any, list[int], Tensor]]:
+        """Each part, its places, and its columns of rows."""
         for part, places in zip(self.parts, self._places, strict=True):
-            yield part, places, *(row[..., places] for row in rows)
+            yield part, places, rows[..., places]
 
     def _raw_of_parts(self, raw: Tensor) -> Iterator[tuple[Any, Tensor, list[int]]]:
         """Each part, what it takes of the decoder's output, and its places."""
@@ -304,7 +304,7 @@ class Mixed(Likelihood):
             return
         lacking, further = [name for name in own if name not in names], [name for name in names if name not in own]
         if lacking or further:
-            what = [f"lacks {_shortly(lacking)}"] * bool(lacking) + [f"has {_shortly(further)}"] * bool(further)
+            what = [f"lacks {shortly(lacking)}"] * bool(lacking) + [f"has {shortly(further)}"] * bool(further)
             remedy = "Take the columns of the likelihood, or make it of this table: Mixed.from_frame(X)."
             raise ValueError(f"Mixed: X {' and '.join(what)}, unlike the columns of the likelihood. {remedy}")
         first = next(i for i, name in enumerate(own) if name != names[i])
@@ -323,7 +323,3 @@ class Mixed(Likelihood):
 
 def _are_numbers(labels: tuple[Any, ...]) -> bool:
     return all(isinstance(label, int | float | np.number) for label in labels) and labels != tuple(range(len(labels)))
-
-
-def _shortly(names: list[Any]) -> str:
-    return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")

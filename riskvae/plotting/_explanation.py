@@ -209,16 +209,7 @@ class ExplanationDisplay:
                 marker=marker,
                 zorder=3,
             )
-        texts = [[_shown(one) for one in kept[name]] for name in ("value", "expected")]
-        right = _columns_at(texts)
-        for i in range(n):
-            number = texts[0][i]
-            told = (number, texts[1][i], f"{kept['share'].iloc[i]:.0%}")
-            for text, x, color in zip(told, right, (colors[i], "0.45", "black"), strict=True):
-                weight = "bold" if cause[i] and text is number else "normal"
-                _beside(ax, i, text, x, color=color, fontweight=weight)
-        for text, x in zip(("value", "expected", "share"), right, strict=True):
-            _beside(ax, -0.75, text, x, color="0.45", fontsize=9)
+        _write_beside(ax, kept, colors)
         ax.set_yticks(y, [str(name) for name in kept["feature"]])
         ax.set(xlim=(-1.15 * _REACH, 1.15 * _REACH), ylim=(n - 0.5, -1.0))
         ax.set_xticks([-1, 1], ["lower end", "upper end"], color="0.4", fontsize=9)
@@ -250,6 +241,21 @@ class ExplanationDisplay:
         bar = self.figure_.colorbar(self.image_, ax=ax, label="share of the row's score", fraction=0.05)
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         bar.outline.set_visible(False)
+
+
+def _write_beside(ax: Any, kept: Any, colors: Any) -> None:
+    """Columns of values, expected values and shares right of the picture of a row."""
+    cause = kept["cause"].to_numpy(dtype=bool)
+    texts = [[_shown(one) for one in kept[name]] for name in ("value", "expected")]
+    right = _columns_at(texts)
+    for i in range(len(kept)):
+        number = texts[0][i]
+        told = (number, texts[1][i], f"{kept['share'].iloc[i]:.0%}")
+        for text, x, color in zip(told, right, (colors[i], "0.45", "black"), strict=True):
+            weight = "bold" if cause[i] and text is number else "normal"
+            _beside(ax, i, text, x, color=color, fontweight=weight)
+    for text, x in zip(("value", "expected", "share"), right, strict=True):
+        _beside(ax, -0.75, text, x, color="0.45", fontsize=9)
 
 
 def _beside(ax: Any, y: float, text: str, points: float, **options: Any) -> None:
