@@ -244,3 +244,18 @@ def test_bad_input(vae):
             getattr(vae, method)(linked(5, 0), *given, left_out=1)
     with pytest.raises(TypeError, match="conformalize: left_out must be 'auto', or True or False"):
         vae.conformalize(linked(50, 3), left_out=None)
+
+
+def test_anomalies_do_not_calibrate_what_is_said_without_a_value():
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=(900, 1))
+    X = np.hstack((t, -t, 2 * t)) + 0.1 * rng.normal(size=(900, 3))
+    rows = X[600:].copy()
+    rows[:30, 1] += 50.0  # a tenth of the calibration rows, whose other values are mispredicted with this one
+    vae = QuantileVAE(2, hidden_layer_sizes=(32,), lr=3e-3, n_folds=0, max_epochs=60, random_state=0).fit(X[:600])
+    vae.conformalize(rows, contamination=0.1)
+    assert vae._calibration.left_out == 30
+    assert len(vae._calibration.blind) == 270
+    assert len(vae._calibration.residuals) == 300  # of seen values they stay: intervals hold for all rows
+    p = vae.p_values([[0.5, -0.5, 3.0]], left_out=True)  # the last one should have been 1
+    assert p[0, 2] < 0.01

@@ -22,8 +22,7 @@ class MixedQuantiles(Mixed):
     r"""A table whose columns are categories, or numbers by their quantiles.
 
     Numbers are compared in standard deviations of their columns, those of :class:`LogNormal` columns by their
-    logarithms. A category x is compared as a normal value would be
-    that is as much less likely than the likeliest one,
+    logarithms. A category x is compared as a normal value would be that is as much less likely than the likeliest one,
 
     .. math:: z = \sqrt{2 \log \frac{\max_c p_c}{p_x}},
 
