@@ -1,7 +1,7 @@
 """Cost of the risk measures: alone on long loss vectors, and as a share of an epoch of RiskAwareVAE.
 
     python benchmarks/risk.py [--json FILE] [--rounds 7] [--max-n 10000000] [--rows 15360] [--threads 2]
-                              [--part alone|epoch]
+                              [--part alone|epoch] [--network mlp|conv] [--whole] [--modes NAME ...]
 
 Alone: forward and backward of each measure on N float32 losses, as multiples of the same for the plain mean, of
 one torch.sort of the losses, and of one read of them (their sum). Peers are what one writes by hand: a mean over
@@ -9,7 +9,8 @@ torch.topk, over torch.sort, and the Rockafellar-Uryasev form on torch.quantile 
 
 Epoch: a training of some epochs less one of a single epoch (784-512-256-10 and mirror, batch 256; MNIST where
 RISKVAE_DATA is set, else random rows), against risk="neutral" in the same round; with n_subsamples, against the
-neutral model of as many draws. Contenders take turns, each round begins with another; medians over rounds.
+neutral model of as many draws. Contenders take turns, each round begins with another; medians over rounds. Where few
+losses weigh, only these have a graph, which makes an epoch cheaper than the neutral one; --whole trains without that.
 """
 
 import argparse
@@ -25,7 +26,8 @@ from pathlib import Path
 import torch
 from training import BATCH, LATENT, LR, WIDTHS, load_rows
 
-from riskvae import RiskAwareVAE, risk
+from riskvae import RiskAwareVAE, nets, risk
+from riskvae.training._sparing import Sparing
 
 EPS = 0.1
 SIZES = (256, 4096, 100_000, 1_000_000, 10_000_000)
@@ -47,6 +49,7 @@ DRAWS = 8
 MODES = {
     "batch": {},
     "batch, eps=0.05": {"eps": 0.05},
+    "batch, eps=0.5": {"eps": 0.5},
     "batch, seeking": {"risk": "seeking"},
     "batch, on the evidence bound": {"risk_on": "elbo"},
     "threshold ema": {"threshold": "ema"},
@@ -58,9 +61,16 @@ MODES = {
     "mean-semideviation": {"measure": risk.MeanSemideviation(0.5)},
     f"subsamples, {DRAWS} draws": {"risk_over": "subsamples", "n_subsamples": DRAWS},
     f"nested, {DRAWS} draws": {"risk_over": "nested", "n_subsamples": DRAWS},
+    f"nested, 0.2 of 0.5, {DRAWS} draws": {
+        "risk_over": "nested",
+        "n_subsamples": DRAWS,
+        "eps": 0.2,
+        "eps_subsamples": 0.5,
+    },
     f"joint, {DRAWS} draws": {"risk_over": "joint", "n_subsamples": DRAWS},
 }
-BAR = 0.03  # what batch CVaR may cost of an epoch
+# What modes may cost beyond the neutral epoch.
+BARS = {"batch": -0.15, f"nested, 0.2 of 0.5, {DRAWS} draws": -0.45}
 
 
 def cvar_by_quantile(losses):
@@ -121,27 +131,28 @@ def print_alone(table):
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
+NETWORKS = {"mlp": {"hidden_layer_sizes": WIDTHS}, "conv": {"encoder": nets.conv_encoder, "decoder": nets.conv_decoder}}
+
+
 def epoch_seconds(options, X, epochs):
     def fit(n):
         start = time.perf_counter()
-        RiskAwareVAE(
-            LATENT, hidden_layer_sizes=WIDTHS, batch_size=BATCH, lr=LR, max_epochs=n, device="cpu", random_state=0,
-            **options,
-        ).fit(X)  # fmt: skip
+        RiskAwareVAE(LATENT, batch_size=BATCH, lr=LR, max_epochs=n, device="cpu", random_state=0, **options).fit(X)
         return time.perf_counter() - start
 
     first = fit(1)
     return (fit(epochs) - first) / (epochs - 1)
 
 
-def epochs(X, rounds, n_epochs):
+def epochs(X, rounds, n_epochs, network, modes):
     """Cost of each mode in each round, sorted, as a share of the neutral epoch with as many draws."""
-    neutral = {1: {"risk": "neutral"}, DRAWS: {"risk": "neutral", "n_subsamples": DRAWS}}
-    costs = {name: [] for name in MODES}
+    network = NETWORKS[network]
+    neutral = {n: {"risk": "neutral", "n_subsamples": n, **network} for n in (1, DRAWS)}
+    costs = {name: [] for name in modes}
     for turn in range(rounds + 1):
-        names = list(MODES)
+        names = list(modes)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            options = MODES[name]
+            options = {**MODES[name], **network}
             draws = options.get("n_subsamples", 1)
             few = n_epochs if draws == 1 else 2
             # Before and after: what drifts in the machine's speed cancels.
@@ -158,7 +169,7 @@ def print_epochs(costs, rounds):
     print(f"\n| mode of RiskAwareVAE | cost, share of an epoch (quartiles of {rounds} rounds) |\n|---|---|")
     for name, values in costs.items():
         low, middle, high = (values[round(q * (len(values) - 1))] for q in (0.25, 0.5, 0.75))
-        bar = f", asked for {BAR:.0%}" if name == "batch" else ""
+        bar = f", asked for {BARS[name]:+.0%}" if name in BARS else ""
         print(f"| {name} | {middle:+.1%} ({low:+.1%} to {high:+.1%}){bar} |")
 
 
@@ -169,10 +180,15 @@ def main():
     parser.add_argument("--rows", type=int, default=15360)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="mlp")
+    parser.add_argument("--whole", action="store_true", help="always with the graph of all losses")
+    parser.add_argument("--modes", nargs="+", choices=tuple(MODES), default=list(MODES), metavar="NAME")
     parser.add_argument("--part", choices=("alone", "epoch"))
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.whole:
+        Sparing.choose = lambda *given: None
     document = {**vars(args), "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"}
     document["torch"] = torch.__version__
     print(f"{document['machine']}, {args.threads} threads, torch {torch.__version__}, {args.rounds} rounds")
@@ -180,7 +196,7 @@ def main():
         document["alone"] = {n: alone(n, args.rounds) for n in SIZES if n <= args.max_n}
         print_alone(document["alone"])
     if args.part != "alone":
-        document["epoch"] = epochs(load_rows(args.rows), args.rounds, args.epochs)
+        document["epoch"] = epochs(load_rows(args.rows), args.rounds, args.epochs, args.network, args.modes)
         print_epochs(document["epoch"], args.rounds)
     if args.json:
         Path(args.json).write_text(json.dumps(document, indent=1))

@@ -7,16 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from riskvae.estimators import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, explain
+    from riskvae.estimators import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, batched_fits, explain
     from riskvae.persistence import load
     from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack, verdict_margin
 
     from . import datasets, estimators, likelihoods, losses, metrics, nets, plotting, risk, robustness, training
 
 __all__ = [
-    "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "datasets", "estimators", "explain",
-    "likelihoods", "load", "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk", "robustness",
-    "robustness_margin", "targeted_attack", "training", "verdict_margin",
+    "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "batched_fits", "datasets", "estimators",
+    "explain", "likelihoods", "load", "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk",
+    "robustness", "robustness_margin", "targeted_attack", "training", "verdict_margin",
 ]  # fmt: skip
 __version__ = "0.2.0"
 
@@ -25,6 +25,7 @@ _HOMES = {
     "BetaVAE": "riskvae.estimators",
     "QuantileVAE": "riskvae.estimators",
     "RiskAwareVAE": "riskvae.estimators",
+    "batched_fits": "riskvae.estimators",
     "explain": "riskvae.estimators",
     "load": "riskvae.persistence",
     "max_damage_attack": "riskvae.robustness",

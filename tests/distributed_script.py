@@ -63,6 +63,8 @@ CASES = {
     "joint, learned": lambda: risk(risk_over="joint", n_subsamples=4, threshold="learned"),
     "moving": lambda: risk(threshold="ema", eps_warmup=2),
     "elbo": lambda: risk(risk_on="elbo", beta_warmup=2),
+    "wide": lambda: risk(hidden_layer_sizes=(400, 400)),
+    "wide, elbo": lambda: risk(hidden_layer_sizes=(400, 400), risk_on="elbo"),
     "groups": lambda: risk(risk_over="groups", eps=0.4),
     "seeking": lambda: risk(risk="seeking", eps=0.8),
     "smoothed": lambda: risk(measure=SmoothedCVaR(smoothing=0.5)),

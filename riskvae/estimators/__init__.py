@@ -5,6 +5,7 @@ In the house: the one room that knows scikit-learn's contract. Users import the 
 """
 
 from riskvae.estimators._base import BaseVAE
+from riskvae.estimators._batched_fits import batched_fits
 from riskvae.estimators._beta_tcvae import BetaTCVAE
 from riskvae.estimators._beta_vae import BetaVAE
 from riskvae.estimators._explain import explain
@@ -12,4 +13,4 @@ from riskvae.estimators._pyod import PyODAdapter
 from riskvae.estimators._quantile_vae import QuantileVAE
 from riskvae.estimators._risk_aware_vae import RiskAwareVAE
 
-__all__ = ["BaseVAE", "BetaTCVAE", "BetaVAE", "PyODAdapter", "QuantileVAE", "RiskAwareVAE", "explain"]
+__all__ = ["BaseVAE", "BetaTCVAE", "BetaVAE", "PyODAdapter", "QuantileVAE", "RiskAwareVAE", "batched_fits", "explain"]

@@ -92,4 +92,4 @@ class Gaussian(ScaledLikelihood):
 
     def log_gap(self, nll: Tensor) -> Tensor:
         ratio = 2.0 * (nll / self.n_features - self.log_scale) - LOG_2PI
-        return 0.5 * ratio.clamp_(min=1e-4).log_()
+        return 0.5 * ratio.clamp(min=1e-4).log()

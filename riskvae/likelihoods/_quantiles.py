@@ -200,4 +200,4 @@ class Quantiles(ScaledLikelihood):
         return self.at(self.quantiles(raw), torch.randn(shape, generator=generator, dtype=raw.dtype))
 
     def log_gap(self, nll: Tensor) -> Tensor:
-        return (nll / self.n_features - self.log_scale + self.log_peak).clamp_(min=1e-4).log_()
+        return (nll / self.n_features - self.log_scale + self.log_peak).clamp(min=1e-4).log()

@@ -157,4 +157,5 @@ class ScaledLikelihood(Likelihood):
     @torch.no_grad()
     def update_scale(self, nll: Tensor) -> None:
         if self.learned:
-            self.log_scale.add_(self.log_gap(nll), alpha=self.RATE).clamp_(min=self.log_floor)
+            moved = torch.add(self.log_scale, self.log_gap(nll), alpha=self.RATE)
+            self.log_scale.copy_(torch.maximum(moved, self.log_floor))

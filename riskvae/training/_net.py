@@ -10,6 +10,7 @@ import math
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,11 @@ from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
 from riskvae.training._chance import Chance
 from riskvae.training._draws import RowDraws
+from riskvae.training._gathering import gathering
 from riskvae.training._objective import told_of
+from riskvae.training._own_terms import spared_loss
 from riskvae.training._shared_loss import SharedLoss, add_gradients, agree_on_the_end, same_weights, shared_loss
+from riskvae.training._sparing import Sparing
 from riskvae.training._world import World
 
 __all__ = ["Net", "StopTraining"]
@@ -80,6 +84,8 @@ class Net(NeuralNet):
         self.stop_requested = False
         self.best_epoch: int | None = None  # whose weights early stopping kept
         self.copies: dict[Any, Any] = {}  # of the module, for inference
+        self.sparing: Sparing | None = None  # what is known of the networks, in a training
+        self.spare: str | None = None  # whose graph waits, in an epoch
         self.world: World | None = None  # processes that train together, while they do
         self.chances: dict[str, Chance] = {}  # what modules and the objective draw from, while they do
 
@@ -144,17 +150,20 @@ class Net(NeuralNet):
         order, modules = (derive_seed(self.seed, purpose, epoch if training else 0) for purpose in ("order", "modules"))
         if self.world is not None:
             modules = self._share_chance(modules, device)
-        generator = torch.Generator().manual_seed(order) if training else None
+        shuffled = partial(torch.Generator().manual_seed, order)
         draw = self.draws(epoch if training else 0)
         self._set_training(training)
         if training:
             for name, value in self.criterion_.begin_epoch(epoch - 1).items():
                 self.history.record(name, value)
+            self.spare = self._what_to_spare(device)
         self._hooked = hooked = self._has_batch_callbacks()
-        log: list[Tensor] = []
-        means, sizes = [], []
+        company = gathering() if training else None
+        found = company and company.epoch(self, iterator, lambda: iterator.batches(self.batch_size, shuffled(), draw))
+        log, sizes = found or ([], [])
+        means = []
         with isolated_rng(modules, device) if self.isolate_rng else nullcontext():
-            for batch in iterator.batches(self.batch_size, generator, draw):
+            for batch in () if found else iterator.batches(self.batch_size, shuffled() if training else None, draw):
                 if hooked:
                     self.notify("on_batch_begin", batch=batch.pair, training=training)
                 step = step_fn(batch)
@@ -233,8 +242,11 @@ class Net(NeuralNet):
         """Gradient step on one batch; None where it has no rows in any process."""
         self.optimizer_.zero_grad(set_to_none=True)
         if self.world is None:
-            loss, parts, counted = self._differentiable_loss(batch)
-            loss.backward()
+            if self.spare is None:
+                loss, parts, counted = self._differentiable_loss(batch)
+                loss.backward()
+            else:
+                loss, parts, counted = spared_loss(self, batch)
             n_rows = batch.n_rows
         else:
             shared = shared_loss(self, batch)
@@ -249,6 +261,14 @@ class Net(NeuralNet):
         self.optimizer_.step()
         self.module_.likelihood.update_scale(counted)
         return {"loss": loss.detach(), "y_pred": None, "parts": parts, "n_rows": n_rows}
+
+    def _what_to_spare(self, device: torch.device) -> str | None:
+        """Whose graph waits in this epoch until it is known which losses weigh."""
+        if self.compile_step or self.criterion_.weighing(self.n_draws)[0] == 1:
+            return None
+        if self.sparing is None:
+            self.sparing = Sparing(self.module_, device)
+        return self.sparing.choose(self.criterion_, self.batch_size, self.n_draws)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
@@ -299,9 +319,8 @@ class Net(NeuralNet):
             state.update(zip(names, parts, strict=True))
             taken = take_off(module, criterion)
         # Callbacks may hold data, weights or open files; the other two are there already.
-        state.update(
-            progress=noop, callbacks=None, callbacks_=[], copies={}, chances={}, module=None, criterion=None, world=None
-        )
+        state |= {"progress": noop, "callbacks_": [], "copies": {}, "chances": {}}
+        state |= dict.fromkeys(("callbacks", "module", "criterion", "world", "sparing", "spare"))
         return {"taken": taken, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

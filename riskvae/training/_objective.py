@@ -65,6 +65,13 @@ class Objective(nn.Module):
         """Mean ``nll`` of the rows that a learned noise is fitted to, without a graph; None means all."""
         return None
 
+    def weighing(self, n_draws: int) -> tuple[float, float]:
+        """Shares that are expected to weigh in the loss: of the losses of rows' draws, and of the rows' KL terms.
+
+        Where few of them do, their graph is made once it is known which (:class:`~riskvae.training._sparing.Sparing`).
+        """
+        return 1.0, 1.0
+
     def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""
         return {}

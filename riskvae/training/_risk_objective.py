@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riskvae.risk import Measure, Threshold, group_means
+from riskvae.risk import CVaR, Measure, Threshold, group_means
 from riskvae.training._batch import Batch
 from riskvae.training._objective import WeightedELBO
 from riskvae.training._vae import Terms
@@ -87,6 +87,14 @@ class RiskObjective(WeightedELBO):
         self.current = tuple(_eased(measure, share) for measure in self.final)
         rows, draws = self.current
         return {**told, "eps": draws.eps if self.over == "subsamples" else rows.eps}
+
+    def weighing(self, n_draws: int) -> tuple[float, float]:
+        rows, draws = (float(measure.eps or 1.0) if isinstance(measure, CVaR) else 1.0 for measure in self.current)
+        share = {"subsamples": draws, "nested": rows * draws}.get(self.over, rows)
+        some_pay = self.on == "elbo" or (self.tail == "best" and not self.all_pay)
+        if not some_pay or self.over == "subsamples":
+            return share, 1.0
+        return share, min(1.0, rows * n_draws) if self.over == "joint" else rows
 
     def continues(self, other: nn.Module) -> bool:
         """Whether the other loss's threshold is of the same losses."""

@@ -3,18 +3,13 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from riskvae._validation import is_ours
-from riskvae.nets import Posterior
 from riskvae.training._batch import Batch
 from riskvae.training._objective import told_of
-from riskvae.training._vae import Terms
+from riskvae.training._own_terms import ROWS, OwnTerms, looked_at, terms_of
 
 __all__ = ["SharedLoss", "add_gradients", "agree_on_the_end", "same_weights", "shared_loss"]
-
-# Dimension of the rows, in the fields of Terms that are tensors.
-_ROWS = {"nll": 1, "kl": 0, "z": 1}
 
 
 class SharedLoss(NamedTuple):
@@ -26,8 +21,8 @@ class SharedLoss(NamedTuple):
         As of a batch in one process.
     n_rows : int
         Rows of all processes.
-    own : dict of str to Tensor
-        Terms of this process's rows, with their graph; none where it has no rows.
+    own : OwnTerms
+        Terms of this process's rows; None where it has no rows.
     leaves : dict of str to (Tensor, slice)
         The same terms of all rows, at which the loss was computed, and where the own ones are.
     """
@@ -36,7 +31,7 @@ class SharedLoss(NamedTuple):
     parts: Tensor
     counted: Tensor
     n_rows: int
-    own: dict[str, Tensor]
+    own: OwnTerms | None
     leaves: dict[str, tuple[Tensor, slice]]
 
     def backward(self) -> None:
@@ -51,30 +46,29 @@ class SharedLoss(NamedTuple):
         ranks, thresholds or groups, or compare each row with all.
         """
         self.loss.backward()  # to the terms, and to parameters of the objective, which are the same for all
-        at, slopes = [], []
-        for name, (leaf, here) in self.leaves.items():
-            own = self.own.get(name)
-            if own is not None and own.requires_grad and leaf.grad is not None:
-                at.append(own)
-                slopes.append(leaf.grad.narrow(_ROWS.get(name, 0), here.start, here.stop - here.start))
-        if at:
-            torch.autograd.backward(at, slopes)
+        if self.own is not None:
+            self.own.backward(
+                {
+                    name: leaf.grad.narrow(ROWS.get(name, 0), here.start, here.stop - here.start)
+                    for name, (leaf, here) in self.leaves.items()
+                    if leaf.grad is not None
+                }
+            )
 
 
 def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     """Loss of a batch, of which this process has some rows; None where nobody has any."""
-    own, world, criterion = {}, net.world, net.criterion_
+    own, values, world, criterion = None, {}, net.world, net.criterion_
     if batch.n_rows:
         with net.drawing("module"):
-            terms = net.module_(batch, batch.noise.transpose(0, 1))  # type: ignore[union-attr]  # drawn for every epoch
-        own = {"nll": terms.nll, "kl": terms.kl, "z": terms.z, "mean": terms.posterior.mean,
-               "scale": terms.posterior.scale}  # fmt: skip
+            own = OwnTerms(net.module_, batch, net.spare if torch.is_grad_enabled() else None)
+        values = dict(own.values)
         if net.module_.holes:
-            own["known"] = torch.ones_like(terms.kl) if terms.known is None else terms.known
-        own = {name: term.to(batch.x.dtype) for name, term in own.items()}  # all processes send the same kind
-    read, known = _looked_at(criterion, batch)
+            values["known"] = torch.ones_like(values["kl"]) if own.known is None else own.known
+        values = {name: value.detach().to(batch.x.dtype) for name, value in values.items()}  # all send the same kind
+    read, known = looked_at(criterion, batch)
     read += ("known",) if net.module_.holes else ()
-    given = {name: _rows_first(name, own[name]) if own else _none(net, name, batch) for name in read}
+    given = {name: _rows_first(name, values[name]) if values else _none(net, name, batch) for name in read}
     given |= {name: getattr(batch, name) for name in known}
     shares = world.rows(list(given.values()), world.most(net.batch_size))
     sizes = [len(part) for part in shares[0]]
@@ -84,13 +78,11 @@ def shared_loss(net: Any, batch: Batch) -> SharedLoss | None:
     whole = {name: torch.cat(part) for name, part in zip(given, shares, strict=True)}
     leaves = {}
     for name in read:
-        leaf = whole[name].movedim(0, _ROWS.get(name, 0)).contiguous()
+        leaf = whole[name].movedim(0, ROWS.get(name, 0)).contiguous()
         leaves[name] = (leaf.requires_grad_(torch.is_grad_enabled()), here)
     at = {name: leaf for name, (leaf, _) in leaves.items()}
-    posterior = Posterior(at.get("mean"), at.get("scale"))  # None where nobody looks
     everything = Batch(*map(whole.get, Batch._fields))  # type: ignore[arg-type]
-    share = at["known"].detach() if "known" in at else None
-    terms = Terms(at["nll"], at["kl"], at.get("z"), posterior, everything, share)  # type: ignore[arg-type]
+    terms = terms_of(at, everything, at["known"].detach() if "known" in at else None)
     with net.drawing("objective"):
         loss = criterion(terms)
         parts, counted = told_of(criterion, terms, loss)
@@ -145,16 +137,8 @@ def agree_on_the_end(net: Any) -> None:
     net.history[-1]["dur"] = told[0][1]
 
 
-def _looked_at(criterion: nn.Module, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Terms and fields of a batch that an objective reads: its own word for it where it is ours, else all."""
-    there = tuple(name for name in Batch._fields if getattr(batch, name) is not None)
-    if is_ours(criterion):
-        return criterion.reads, tuple(name for name in criterion.needs if name in there)  # type: ignore[union-attr,return-value]
-    return ("nll", "kl", "z", "mean", "scale"), there
-
-
 def _rows_first(name: str, term: Tensor) -> Tensor:
-    return term.movedim(_ROWS.get(name, 0), 0)
+    return term.movedim(ROWS.get(name, 0), 0)
 
 
 def _none(net: Any, name: str, batch: Batch) -> Tensor:

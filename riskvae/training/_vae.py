@@ -157,6 +157,10 @@ class VAE(nn.Module):
         missing = self.missing(x)
         return self.likelihood.nll(x, raw) if missing is None else self.likelihood.known_nll(x, raw)
 
+    def nll_at(self, x: Tensor, z: Tensor) -> Tensor:
+        """Reconstruction losses (..., n) of rows at latent points (..., n, n_components)."""
+        return self.nll(x, self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1]))
+
     def known(self, x: Tensor) -> Tensor | None:
         """Share of each row's values that are known; None where rows are whole."""
         missing = self.missing(x)
@@ -174,8 +178,7 @@ class VAE(nn.Module):
         """Terms of the evidence bound of a batch of n rows at the standard normal draws ``noise`` (n_draws, n, k)."""
         posterior = self.encode(batch.x)
         z = posterior.mean + posterior.scale * noise
-        raw = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
-        nll, known = self.nll(batch.x, raw), self.known(batch.x)
+        nll, known = self.nll_at(batch.x, z), self.known(batch.x)
         return Terms(nll, kl_divergence(*posterior), z, posterior, batch, known)
 
 

@@ -1,0 +1,94 @@
+"""Whether a graph may wait until it is known which losses of a batch weigh, and whether that pays."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from riskvae._validation import is_ours, isolated_rng
+from riskvae.training._objective import Objective
+from riskvae.training._vae import VAE
+
+__all__ = ["Sparing"]
+
+# Above this share of losses that weigh, what is saved is within the noise of an epoch.
+_MOST = 0.6
+
+# Floating-point operations in the time that another pass costs beside its products.
+_WORTH = {"cpu": 2e7}
+_WORTH_ELSEWHERE = 3e9  # on a GPU, the host waits until it is known which losses weigh
+
+_ROWS = 6  # that networks are tried on
+
+
+class Sparing:
+    """What is known of a model's networks in a training: whether they treat rows apart, and what they cost.
+
+    Nothing hangs on a stopwatch. With and without their graph, sums are rounded differently, and a training must be the
+    same in every run.
+
+    Parameters
+    ----------
+    vae : VAE
+        The model, on its device.
+    device : torch.device
+        That device.
+    """
+
+    def __init__(self, vae: VAE, device: torch.device) -> None:
+        self.device = device
+        self.may_wait: dict[str, bool] = {}
+        self.costs: dict[str, int] = {}
+        marks = vae.likelihood.n_features if vae.told == "places" else 0
+        widths = {"encoder": vae.likelihood.n_inputs + marks, "decoder": vae.n_components}
+        for name, width in widths.items():
+            rows = torch.randn(_ROWS, width, generator=torch.Generator().manual_seed(0)).to(device)
+            part = getattr(vae, name)
+            self.may_wait[name] = rows_are_apart(part, rows)
+            self.costs[name] = flops(part, rows[:1]) if self.may_wait[name] else 0
+
+    def choose(self, objective: Objective, n_rows: int, n_draws: int) -> str | None:
+        """Whose graph waits, as :class:`OwnTerms` takes it, in an epoch with batches of some rows and draws."""
+        draws, rows = objective.weighing(n_draws)
+        if draws > _MOST or not self.may_wait["decoder"]:
+            return None
+        saved = n_rows * n_draws * self.costs["decoder"] * (2.0 - 3.0 * draws)
+        spare = "decoder"
+        if rows <= _MOST and self.may_wait["encoder"] and is_ours(objective):
+            saved += n_rows * self.costs["encoder"] * (2.0 - 3.0 * rows)
+            spare = "rows"
+        return spare if saved > _WORTH.get(self.device.type, _WORTH_ELSEWHERE) else None
+
+
+@torch.no_grad()
+def rows_are_apart(module: nn.Module, rows: Tensor) -> bool:
+    """Whether in training a module gives a row the same answer in any company and every time, and keeps no record."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(part, hook, None) for part in module.modules() for hook in hooks):
+        return False
+    twin = copy.deepcopy(module).train()
+    before = [value.clone() for value in twin.state_dict().values() if isinstance(value, Tensor)]
+    with isolated_rng(0, rows.device):
+        states = _states(rows.device)
+        answers = [twin(rows.clone()) for _ in range(2)]
+        some = twin(rows[::2].clone())
+        drawn = not all(torch.equal(a, b) for a, b in zip(states, _states(rows.device), strict=True))
+    after = [value for value in twin.state_dict().values() if isinstance(value, Tensor)]
+    kept = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    alike = torch.equal(*answers) and torch.allclose(answers[0][::2], some, rtol=1e-4, atol=1e-5)
+    return not drawn and kept and alike
+
+
+@torch.no_grad()
+def flops(module: nn.Module, rows: Tensor) -> int:
+    """Floating-point operations of the products in a forward pass, for each of some rows."""
+    twin = copy.deepcopy(module).eval()
+    with FlopCounterMode(display=False) as counter:
+        twin(rows)
+    return counter.get_total_flops() // len(rows)
+
+
+def _states(device: torch.device) -> list[Tensor]:
+    """States of the generators that a module on a device may draw from."""
+    return [torch.get_rng_state(), *([] if device.type == "cpu" else [getattr(torch, device.type).get_rng_state()])]

@@ -1,0 +1,178 @@
+"""Several models of one structure as one: their weights in stacked tensors, their steps in batched products."""
+
+import copy
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riskvae._value import key_of
+from riskvae.training._batch import Batch
+from riskvae.training._rows import Rows
+from riskvae.training._stacked_loss import StackedLoss, kind_of
+from riskvae.training._vae import VAE
+
+__all__ = ["Stack", "structure_of"]
+
+
+def structure_of(net: Any, rows: Any) -> Hashable | None:
+    """What nets must have in common to train as one, or None where one trains alone.
+
+    Alone train models with parts of the user's, which may draw from torch's global generators, rows with missing
+    values, and what looks at single batches.
+    """
+    vae, kind = net.module_, kind_of(net.criterion_)
+    alone = net.isolate_rng or net.compile_step or net.world is not None or vae.holes or net._has_batch_callbacks()
+    if kind is None or alone or type(rows) is not Rows or rows.missing or len(net.optimizer_.param_groups) > 1:
+        return None
+    state = tuple((name, value.shape, value.requires_grad) for name, value in named_state(vae))
+    group = tuple((name, value) for name, value in net.optimizer_.param_groups[0].items() if name != "params")
+    networks = repr(vae.encoder), repr(vae.decoder), key_of(vae.likelihood), vae.scale_offset
+    n_batches = math.ceil(len(rows) / net.batch_size)
+    return net.device, kind, state, group, networks, net.n_draws, n_batches, _n_steps(net)
+
+
+def named_state(vae: VAE) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers of a model."""
+    yield from vae.named_parameters()
+    yield from vae.named_buffers()
+
+
+def _n_steps(net: Any) -> float:
+    """Gradient steps that an optimizer has taken."""
+    return max((float(state["step"]) for state in net.optimizer_.state.values()), default=0.0)
+
+
+class Stack:
+    """Models of one structure that take their gradient steps together, each on its own rows by its own loss.
+
+    Parameters
+    ----------
+    nets : sequence of Net
+        Which have one structure, learning rate and number of steps behind them.
+    """
+
+    def __init__(self, nets: Sequence[Any]) -> None:
+        self.nets = nets
+        self.device = torch.device(nets[0].device)
+        template = copy.deepcopy(nets[0].module_).eval()  # in training, layers may take products that do not stack
+        trained = [name for name, p in template.named_parameters() if p.requires_grad]
+        self.states = [dict(named_state(net.module_)) for net in nets]
+        stacked = {name: torch.stack([state[name].detach() for state in self.states]) for name in self.states[0]}
+        self.parameters = {name: stacked.pop(name).requires_grad_() for name in trained}
+        self.buffers = stacked
+        group = nets[0].optimizer_.param_groups[0]
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=group["lr"], betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
+            fused=bool(group["fused"]),
+        )  # fmt: skip
+        self.n_steps = 0.0
+        self._forward, self._update = _stacked(_Forward(template)), _stacked(_Update(template))
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Take the models' present weights, and what their optimizers know if these took steps elsewhere."""
+        for name, values in (self.parameters | self.buffers).items():
+            torch._foreach_copy_(list(values.unbind()), [state[name] for state in self.states])
+        group = self.nets[0].optimizer_.param_groups[0]  # whose learning rate a callback may have changed
+        self.optimizer.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
+        if self.n_steps != _n_steps(self.nets[0]):
+            self._take_state()
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Give the models their weights, and the state of the optimizer."""
+        for name, values in (self.parameters | self.buffers).items():
+            torch._foreach_copy_([state[name] for state in self.states], list(values.unbind()))
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                parts = [value.clone() for _ in self.nets] if key == "step" else value.unbind()
+                for net, state, part in zip(self.nets, self.states, parts, strict=True):
+                    own = net.optimizer_.state[state[name]]
+                    if key == "step" or key not in own:
+                        own[key] = part.clone()
+                    else:
+                        own[key].copy_(part)
+
+    def _take_state(self) -> None:
+        self.n_steps = _n_steps(self.nets[0])
+        for name, parameter in self.parameters.items():
+            found = [
+                net.optimizer_.state.get(state[name], {}) for net, state in zip(self.nets, self.states, strict=True)
+            ]
+            for key, value in found[0].items():
+                parts = [own[key] for own in found]
+                self.optimizer.state[parameter][key] = value.clone() if key == "step" else torch.stack(parts)
+
+    def steps(self, batches: Iterator[Sequence[Batch]]) -> tuple[Tensor, list[list[int]]]:
+        """Gradient steps on the models' batches; what histories tell (batches, models, 3), and the batches' sizes."""
+        told, sizes, losses = [], [], {}
+        objectives = [net.criterion_ for net in self.nets]
+        for batch in batches:
+            size = [part.n_rows for part in batch]
+            if tuple(size) not in losses:
+                losses[tuple(size)] = StackedLoss(objectives, size, self.device)
+            told.append(self._step(batch, losses[tuple(size)]))
+            sizes.append(size)
+        return torch.stack(told), sizes
+
+    def _step(self, batch: Sequence[Batch], loss_of: StackedLoss) -> Tensor:
+        x = _padded([part.x for part in batch])
+        noise = _padded([part.noise for part in batch])  # type: ignore[misc]  # drawn for every epoch
+        self.optimizer.zero_grad(set_to_none=True)
+        nll, kl = self._forward(self.parameters, self.buffers, x, noise.transpose(1, 2))
+        losses, parts, counted = loss_of(nll, kl)
+        losses.sum().backward()  # apart, as no model's loss hangs on another's weights
+        self.optimizer.step()
+        self.n_steps += 1
+        with torch.no_grad():
+            self._update({}, self.buffers, counted)
+        return parts
+
+
+class _Forward(nn.Module):
+    """Terms of whole rows."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        terms = self.vae(Batch(x), noise)
+        return terms.nll, terms.kl
+
+
+class _Update(nn.Module):
+    """Moves a learned noise scale, in place."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, counted: Tensor) -> Tensor:
+        self.vae.likelihood.update_scale(counted)
+        return counted
+
+
+def _stacked(module: nn.Module) -> Any:
+    """Function of stacked parameters, buffers and inputs, by one pass for all models."""
+
+    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], *inputs: Tensor) -> Any:
+        state = {f"vae.{name}": value for name, value in (parameters | buffers).items()}
+        return torch.func.functional_call(module, state, inputs)
+
+    return torch.vmap(one)
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """Stacked, with zeros below those that are shorter."""
+    n = max(map(len, parts))
+    if all(len(part) == n for part in parts):
+        return torch.stack(list(parts))
+    found = parts[0].new_zeros(len(parts), n, *parts[0].shape[1:])
+    for place, part in zip(found, parts, strict=True):
+        place[: len(part)] = part
+    return found
