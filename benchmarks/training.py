@@ -288,7 +288,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--compile", action="store_true", help="also time compile=True")
-    parser.add_argument("--plain", action="store_true", help="without oneDNN, as on processors without AVX-512")
+    parser.add_argument("--plain", action="store_true", help="without oneDNN, as on processors that gain nothing by it")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -319,7 +319,7 @@ def main():
     share = product_share(X)
     machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {args.threads} threads"
     print(f"\n{len(X)} rows of {X.shape[1]} values ({X.nbytes / 2**20:.0f} MiB), {args.rounds} rounds, {machine},")
-    backend = "oneDNN" if nets._linear._ONEDNN else "torch"
+    backend = f"oneDNN from {nets._linear._LEAST:,} multiplications on" if nets._linear._ONEDNN else "torch"
     print(f"torch {torch.__version__}; matrix products of our layers by {backend}, of all others by torch.")
     print(f"Matrix products are {share:.0%} of an epoch of {OURS}.")
     if args.json:

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from riskvae._versions import show_versions
     from riskvae.estimators import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, batched_fits, explain
     from riskvae.persistence import load
     from riskvae.robustness import max_damage_attack, robustness_margin, targeted_attack, verdict_margin
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BetaTCVAE", "BetaVAE", "QuantileVAE", "RiskAwareVAE", "__version__", "batched_fits", "datasets", "estimators",
     "explain", "likelihoods", "load", "losses", "max_damage_attack", "metrics", "nets", "plotting", "risk",
-    "robustness", "robustness_margin", "targeted_attack", "training", "verdict_margin",
+    "robustness", "robustness_margin", "show_versions", "targeted_attack", "training", "verdict_margin",
 ]  # fmt: skip
 __version__ = "0.2.0"
 
@@ -30,6 +31,7 @@ _HOMES = {
     "load": "riskvae.persistence",
     "max_damage_attack": "riskvae.robustness",
     "robustness_margin": "riskvae.robustness",
+    "show_versions": "riskvae._versions",
     "targeted_attack": "riskvae.robustness",
     "verdict_margin": "riskvae.robustness",
 }

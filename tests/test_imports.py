@@ -14,15 +14,17 @@ import riskvae
 
 ROOT = Path(riskvae.__file__).parent
 # The plan of the house: each room, and whose names it may import.
-GROUND = {"losses", "nets", "risk", "_machine", "_sklearn", "_validation", "_value"}
+GROUND = {"losses", "nets", "risk", "_machine", "_processor", "_sklearn", "_validation", "_value"}
 MODEL = GROUND | {"likelihoods"}
 HOUSE = {
     "_machine": set(),
+    "_processor": set(),
+    "_versions": {"_processor", "nets"},
     "_validation": set(),
     "_sklearn": set(),
     "_value": {"_sklearn"},
     "losses": set(),
-    "nets": set(),
+    "nets": {"_processor"},
     "risk": {"_value"},
     "likelihoods": {"losses", "nets", "_sklearn", "_validation", "_value"},
     "training": MODEL,

@@ -68,9 +68,10 @@ def test_convolutions_in_an_estimator(X):
 
 @pytest.fixture(params=[True, False], ids=["onednn", "plain"])
 def onednn(request, monkeypatch):
-    if request.param and not nets._linear._ONEDNN:
-        pytest.skip("no AVX-512 here, or a torch without oneDNN")
+    if request.param and not nets._linear._AVAILABLE:
+        pytest.skip("a torch without oneDNN")
     monkeypatch.setattr(nets._linear, "_ONEDNN", request.param)
+    monkeypatch.setattr(nets._linear, "_LEAST", 0)
     return request.param
 
 
@@ -104,13 +105,32 @@ def test_linear_is_plain_where_more_is_asked_of_it(onednn):
 
 
 def test_training_is_the_same_either_way(X, monkeypatch):
-    if not nets._linear._ONEDNN:
-        pytest.skip("no AVX-512 here, or a torch without oneDNN")
+    if not nets._linear._AVAILABLE:
+        pytest.skip("a torch without oneDNN")
+    monkeypatch.setattr(nets._linear, "_ONEDNN", True)
+    monkeypatch.setattr(nets._linear, "_LEAST", 0)
     fast = small(BetaVAE).fit(X)
     monkeypatch.setattr(nets._linear, "_ONEDNN", False)
     torch.testing.assert_close(
         torch.tensor(small(BetaVAE).fit(X).transform(X)), torch.tensor(fast.transform(X)), rtol=1e-3, atol=1e-4
     )
+
+
+def test_small_products_go_to_torch_in_training(monkeypatch):
+    """The size of a product, rows x inputs x outputs, decides in training; in inference there is less to pay."""
+    if not nets._linear._AVAILABLE:
+        pytest.skip("a torch without oneDNN")
+    monkeypatch.setattr(nets._linear, "_ONEDNN", True)
+    monkeypatch.setattr(nets._linear, "_LEAST", 4 * 5 * 3)
+    by, plain = [], nets._linear._onednn
+    monkeypatch.setattr(nets._linear, "_onednn", lambda *given: by.append(len(given[0])) or plain(*given))
+    layer = Linear(5, 3)
+    for n in (3, 4):
+        layer.train()(torch.ones(n, 5))
+    assert by == [4]
+    with torch.inference_mode():
+        layer.eval()(torch.ones(2, 5))
+    assert by == [4, 2]
 
 
 def test_a_frozen_layer_passes_the_gradient_on():

@@ -10,7 +10,7 @@ can size them once it has seen the data. :func:`mlp` is what estimators use by d
 
 An encoder's ``n_out`` is twice the number of latent dimensions (means, then unconstrained scales).
 
-In the house: this room knows torch alone, and every other room may import its public names.
+In the house: this room knows torch and the processor alone, and every other room may import its public names.
 """
 
 from riskvae.nets._convolutions import conv_decoder, conv_encoder

@@ -1,20 +1,29 @@
 """The affine layer of our networks, by the faster of torch's matrix products on the CPU."""
 
+import os
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from riskvae._processor import Processor, processor
+
 
 class Linear(nn.Linear):
     """Affine map ``x W^T + b`` with Xavier-uniform weights, zero bias, and faster float32 training on CPU.
 
     Torch hands float32 matrix products on x86 to MKL, which keeps to AVX2 on processors of other makers;
-    oneDNN, which torch also carries, uses AVX-512 wherever the processor has it (about twice the speed on
-    AMD Zen 5). So on such processors this layer calls oneDNN where that is transparent: in training and
-    under :class:`torch.inference_mode`. Everywhere else, in models that are exported too, it is a plain
-    :class:`torch.nn.Linear`.
+    oneDNN, which torch also carries, uses AVX-512. That is about twice the speed where cores compute 512 bits at a
+    time, as AMD's do since Zen 5, and nothing is gained on Intel's, or on Zen 4, which takes two steps for them. So
+    this layer calls oneDNN on AMD's processors since Zen 5, where that is transparent: in training, for products
+    large enough to pay for the call, and under :class:`torch.inference_mode`. Everywhere else, in models that are
+    exported too, it is a plain :class:`torch.nn.Linear`.
+
+    The choice hangs on what is known of the processor, never on a stopwatch, so that the same fit gives the same
+    digits in every process. The environment variable ``RISKVAE_MATMUL``, read at import, overrides it: "torch" or
+    "onednn" instead of "auto". :func:`riskvae.show_versions` tells what was chosen, and why.
     """
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -25,9 +34,13 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if (
             _ONEDNN
-            and (self.training or (torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()))
-            and self.bias is not None
             and x.dim() == 2
+            and (
+                x.shape[0] * self.weight.numel() >= _LEAST
+                if self.training
+                else torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+            )
+            and self.bias is not None
             and x.dtype == self.weight.dtype == torch.float32
             and x.device.type == "cpu"
             and not torch.is_autocast_enabled("cpu")
@@ -38,15 +51,64 @@ class Linear(nn.Linear):
         return super().forward(x)
 
 
-def _has_fast_onednn() -> bool:
-    return (
-        torch.backends.mkldnn.is_available()
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+# In training, products of fewer multiplications (rows x inputs x outputs) go to torch everywhere: what Python adds to a
+# layer, forward and backward, is the time in which oneDNN saves as much on about 4 million of them.
+_LEAST = 2**22
+
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-_ONEDNN = _has_fast_onednn()
+def choose(asked: str, machine: Processor, *, available: bool, avx512: bool) -> tuple[bool, str]:
+    """Whether float32 products of layers go to oneDNN, and why.
+
+    Parameters
+    ----------
+    asked : str
+        The value of RISKVAE_MATMUL: "auto", "torch" or "onednn".
+    machine : Processor
+        What is known of it.
+    available, avx512 : bool
+        Whether this torch has oneDNN's product, and uses AVX-512.
+
+    Raises
+    ------
+    ValueError
+        For another value of RISKVAE_MATMUL.
+    """
+    if asked not in ("auto", "torch", "onednn"):
+        raise ValueError(
+            f"RISKVAE_MATMUL must be 'auto', 'torch' or 'onednn'; got {asked!r}. Set the environment variable to one "
+            "of them, or unset it, before riskvae is imported."
+        )
+    if asked == "torch":
+        return False, "asked for by RISKVAE_MATMUL"
+    if not available:
+        if asked == "onednn":
+            warnings.warn(
+                "RISKVAE_MATMUL='onednn': this torch has no oneDNN for its products, so its own are used. Set 'auto', "
+                "or install a torch for x86.",
+                stacklevel=2,
+            )
+        return False, "this torch has no other"
+    if asked == "onednn":
+        return True, "asked for by RISKVAE_MATMUL"
+    if not avx512:
+        return False, "without AVX-512 oneDNN has no advantage"
+    if machine.vendor == "AMD" and (machine.family or 0) >= 26:
+        return True, "AMD since Zen 5 computes 512 bits at a time, which torch's own products do not use"
+    if machine.vendor == "AMD":
+        return False, "AMD before Zen 5 computes 256 bits at a time, which torch's own products use"
+    if machine.vendor == "Intel":
+        return False, "on Intel torch's own products use AVX-512"
+    return False, "nothing is known of this processor's AVX-512"
+
+
+_ONEDNN, _WHY = choose(
+    os.environ.get("RISKVAE_MATMUL", "auto"),
+    processor(),
+    available=_AVAILABLE,
+    avx512=torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+)
 
 
 def _onednn(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -54,7 +116,7 @@ def _onednn(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, w, bias, "none", [], "")
 
 
-if _ONEDNN and not hasattr(torch.ops.riskvae, "linear"):  # once, also when this module is reloaded
+if _AVAILABLE and not hasattr(torch.ops.riskvae, "linear"):  # once, also when this module is reloaded
     # Inductor rewrites the oneDNN operator for frozen weights only, and fails on trainable ones; an operator
     # of our own stays opaque to it.
     _library = torch.library.Library("riskvae", "DEF")
