@@ -289,7 +289,8 @@ def test_where_a_stack_fails_models_train_one_by_one(X, monkeypatch):
         assert [row["train_loss"] for row in a.history_] == [row["train_loss"] for row in e.fit(X).history_]
 
 
-def test_a_slow_task_is_not_waited_for(X, stacks):
+def test_a_slow_task_is_not_waited_for(X, stacks, monkeypatch):
+    monkeypatch.setattr("riskvae.training._gathering._MORE_PATIENCE", 1.5)
     done = threading.Event()
 
     def work(i):

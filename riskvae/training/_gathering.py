@@ -14,8 +14,10 @@ from riskvae.training._stack import Stack, structure_of
 
 __all__ = ["Gathering", "gathering"]
 
-# Seconds after which nobody waits for a task that does something else, and in which others may still be handed in.
-_PATIENCE, _SETTLED = 1.0, 0.02
+# Seconds without a change after which nobody waits for a task that does something else, and for one that has not come
+# to an epoch yet: it may be reading its data, and whoever goes on without it has no company in it later.
+_PATIENCE, _MORE_PATIENCE = 1.0, 10.0
+_SETTLED = 0.02  # seconds in which others may still be handed in
 
 Told = tuple[list[Tensor], list[int]]  # what a history tells of each batch, and the batches' sizes
 
@@ -34,6 +36,7 @@ class _Task:
     def __init__(self, gathering: "Gathering", *, expected: bool) -> None:
         self.gathering = gathering
         self.expected = expected  # whether others wait for it
+        self.came = False
 
 
 class _Epoch:
@@ -51,8 +54,8 @@ class Gathering:
 
     Epochs wait until every task that is expected has come to one, or is done; then one thread trains all of them, those
     of one structure as a :class:`Stack`. What is between epochs, such as callbacks, validation and scoring, goes on in
-    each task's own thread, of a few tasks at a time. A task that does something else for a second is not waited for,
-    until it comes to an epoch again.
+    each task's own thread, of a few tasks at a time. A task that does something else for a second (of ten, before its
+    first) is not waited for, until it comes to an epoch again.
 
     Parameters
     ----------
@@ -101,6 +104,7 @@ class Gathering:
         """End what waits: nobody asks for it any longer."""
         with self._changed:
             self._closed = True
+            self._stacks = {}
             self._changed.notify_all()
 
     def _move(self) -> None:
@@ -123,7 +127,7 @@ class Gathering:
         self._free.release()
         try:
             with self._changed:
-                epoch.task.expected = True
+                epoch.task.expected = epoch.task.came = True
                 self._waiting.append(epoch)
                 self._move()
                 while not (epoch.done or epoch.all or self._closed):
@@ -142,10 +146,8 @@ class Gathering:
         quiet = time.monotonic() - self._moved
         if not self._waiting or quiet < _SETTLED:
             return False
-        if quiet >= _PATIENCE:
-            there = {epoch.task for epoch in self._waiting}
-            for task in self._tasks - there:
-                task.expected = False
+        for task in self._tasks - {epoch.task for epoch in self._waiting} if quiet >= _PATIENCE else ():
+            task.expected &= not task.came and quiet < _MORE_PATIENCE
         if len(self._waiting) < sum(task.expected for task in self._tasks):
             return False
         self._waiting[0].all, self._waiting = self._waiting, []

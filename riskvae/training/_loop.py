@@ -85,7 +85,7 @@ def train(
 def _let_go(net: Net, bar: "Progress") -> None:
     bar.close()
     net.progress, net.callbacks, net.callbacks_, net.world, net.chances = noop, None, [], None, {}
-    net.sparing = net.spare = None
+    net.sparing = net.spare = net.structure = None
 
 
 def exchange_objective(net: Net, objective: Objective) -> None:

@@ -85,6 +85,7 @@ class Net(NeuralNet):
         self.best_epoch: int | None = None  # whose weights early stopping kept
         self.copies: dict[Any, Any] = {}  # of the module, for inference
         self.sparing: Sparing | None = None  # what is known of the networks, in a training
+        self.structure: Any = None  # what others must have in common with it to train beside it, in a training
         self.spare: str | None = None  # whose graph waits, in an epoch
         self.world: World | None = None  # processes that train together, while they do
         self.chances: dict[str, Chance] = {}  # what modules and the objective draw from, while they do
@@ -320,7 +321,7 @@ class Net(NeuralNet):
             taken = take_off(module, criterion)
         # Callbacks may hold data, weights or open files; the other two are there already.
         state |= {"progress": noop, "callbacks_": [], "copies": {}, "chances": {}}
-        state |= dict.fromkeys(("callbacks", "module", "criterion", "world", "sparing", "spare"))
+        state |= dict.fromkeys(("callbacks", "module", "criterion", "world", "sparing", "spare", "structure"))
         return {"taken": taken, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

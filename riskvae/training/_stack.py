@@ -23,15 +23,24 @@ def structure_of(net: Any, rows: Any) -> Hashable | None:
     Alone train models with parts of the user's, which may draw from torch's global generators, rows with missing
     values, and what looks at single batches.
     """
+    if net.structure is None:
+        net.structure = (_lasting(net, rows),)
+    (lasting,) = net.structure
+    if lasting is None:
+        return None
+    group = tuple((name, value) for name, value in net.optimizer_.param_groups[0].items() if name != "params")
+    return lasting, group, _n_steps(net)
+
+
+def _lasting(net: Any, rows: Any) -> Hashable | None:
+    """What of it stays in a training."""
     vae, kind = net.module_, kind_of(net.criterion_)
     alone = net.isolate_rng or net.compile_step or net.world is not None or vae.holes or net._has_batch_callbacks()
     if kind is None or alone or type(rows) is not Rows or rows.missing or len(net.optimizer_.param_groups) > 1:
         return None
     state = tuple((name, value.shape, value.requires_grad) for name, value in named_state(vae))
-    group = tuple((name, value) for name, value in net.optimizer_.param_groups[0].items() if name != "params")
     networks = repr(vae.encoder), repr(vae.decoder), key_of(vae.likelihood), vae.scale_offset
-    n_batches = math.ceil(len(rows) / net.batch_size)
-    return net.device, kind, state, group, networks, net.n_draws, n_batches, _n_steps(net)
+    return net.device, kind, state, networks, net.n_draws, math.ceil(len(rows) / net.batch_size)
 
 
 def named_state(vae: VAE) -> Iterator[tuple[str, Tensor]]:
