@@ -243,8 +243,9 @@ def others(folder, rank):
     kept = kept.set_params(max_epochs=3).fit(X)
     drawn = PermutedVAE(3, encoder=dropping, distributed="replicated", **KW).fit(Shuffled(X))
     start = risk(encoder=own_start, distributed="replicated").fit(X)
+    low = risk(precision="bfloat16", distributed="replicated").fit(X)
     few = BetaVAE(3, likelihood=Double(), distributed="sharded", **KW).fit(X[:2] if rank else X[2:])
-    made = {"free": free, "ended": ended, "kept": kept, "drawn": drawn, "start": start, "few": few}
+    made = {"free": free, "ended": ended, "kept": kept, "drawn": drawn, "start": start, "few": few, "low": low}
     for name, estimator in made.items():
         np.savez(folder / f"{name} {rank}.npz", **answers(estimator))
     n_different = len(set(drawn.net_.criterion_.seen[-N:]))

@@ -217,6 +217,7 @@ def holes(X):
         (OwnVAE, {}, None),
         (BetaTCVAE, {}, None),
         (RiskAwareVAE, {"threshold": "ema"}, None),
+        (BetaVAE, {"precision": "bfloat16"}, None),
         (RiskAwareVAE, {"measure": risk.Entropic(0.1)}, None),
     ],
 )

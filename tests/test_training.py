@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from riskvae import BetaVAE, RiskAwareVAE
 from riskvae._sklearn import HAS_CALLBACKS
+from riskvae.nets import _linear
 from riskvae.training import Batch, WeightedELBO
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
@@ -365,7 +366,10 @@ def test_verbose_shows_progress(X, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch by torch, while it compiles
-def test_compiled_training_agrees(X):
+@pytest.mark.parametrize("onednn", [False, True] if _linear._AVAILABLE else [False])
+def test_compiled_training_agrees(X, onednn, monkeypatch):
+    monkeypatch.setattr(_linear, "_ONEDNN", onednn)
+    monkeypatch.setattr(_linear, "_LEAST", 0)
     eager = small(BetaVAE, max_epochs=2).fit(X)
     compiled = small(BetaVAE, max_epochs=2, compile=True).fit(X)
     np.testing.assert_allclose(compiled.transform(X), eager.transform(X), rtol=1e-3, atol=1e-4)

@@ -14,7 +14,13 @@ from riskvae._machine import prepare_process, resolve_device, torch_as_usual
 from riskvae._sklearn import HAS_CALLBACKS, CallbackSupportMixin, with_callbacks
 from riskvae._validation import check_parameters, derive_seed, is_ours
 from riskvae.estimators._diagnosis import warn_of_failure, warn_of_other_units
-from riskvae.estimators._fit_checks import check_batch_norm, check_epochs, check_needs, known_arguments
+from riskvae.estimators._fit_checks import (
+    check_batch_norm,
+    check_epochs,
+    check_needs,
+    known_arguments,
+    warn_of_precision,
+)
 from riskvae.estimators._imputation import ImputationMixin
 from riskvae.estimators._in_parts import is_source
 from riskvae.estimators._loading import load_rows
@@ -195,6 +201,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin)
             self._check_parameters()
             prepare_process()
             device = resolve_device(own_device(self.device, world))
+            warn_of_precision(self, device)
             go_on = self.__sklearn_is_fitted__() and (epochs is not None or self.warm_start)
             with torch_as_usual(device), self._all_or_nothing(go_on):
                 rows = self._train_on(X, groups, device, go_on, epochs, world)
@@ -211,7 +218,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin)
         rows = shared(self, own, world, go_on=go_on, call="partial_fit" if partial_fit else "fit")
         if not go_on:
             self._has_missing = rows.missing if isinstance(rows, Rows) else bool(rows.head().isnan().any())
-        kept, seed = agreed_start(self, own, world, keeps=not partial_fit and self.checkpoint is not None)
+        kept, seed = agreed_start(self, own, device, world, keeps=not partial_fit and self.checkpoint is not None)
         net, seed = go_on_with(self, device) if go_on else begin(self, device, seed)
         net.module_.holes |= self._has_missing or rows.missing
         check_needs(self, net.criterion_, rows, groups)

@@ -29,7 +29,7 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
     on who trains together; where that must be the same bit for bit, fit without it.
 
     A model trains alone where it has networks, a likelihood, a measure or an objective of your own, missing values,
-    ``compile=True``, callbacks that look at batches, a threshold or groups; so do models of other structures than all
+    ``compile=True``, another ``precision``, callbacks that look at batches, a threshold or groups; so do models of other structures than all
     others.
 
     Parameters

@@ -1,19 +1,22 @@
 """What must go together in a fit, beyond single parameters: rows, networks, objective and callbacks."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import nn
 
 from riskvae.training import Objective
 from riskvae.training._checkpoint import Checkpoint
 from riskvae.training._net import Net
+from riskvae.training._precision import precision_on
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
-__all__ = ["check_batch_norm", "check_epochs", "check_needs", "known_arguments"]
+__all__ = ["check_batch_norm", "check_epochs", "check_needs", "known_arguments", "warn_of_precision"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +84,17 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
             f"{type(estimator).__name__}: {type(layers[0]).__name__} compares the rows of a batch, and in several "
             "processes it would see those of one. Use a layer that keeps rows apart, such as LayerNorm, or set "
             "distributed=None."
+        )
+
+
+def warn_of_precision(estimator: Any, device: torch.device) -> None:
+    """Warn where the precision that was asked for gains nothing on a device, so that training is in float32."""
+    found, why = precision_on(estimator.precision, device)
+    if why:
+        warnings.warn(
+            f"{type(estimator).__name__}: precision={estimator.precision!r} is not used on device {str(device)!r} "
+            f"({why}), and training goes on in {found}. Set precision={found!r}, or another device.",
+            stacklevel=2,
         )
 
 

@@ -16,6 +16,7 @@ from riskvae._sklearn import BaseEstimator
 from riskvae._validation import Rule, boolean, check_parameters, choice, integer, real
 from riskvae._value import key_of
 from riskvae.likelihoods import Likelihood
+from riskvae.training._precision import PRECISIONS
 
 __all__ = ["ParametersMixin"]
 
@@ -100,6 +101,7 @@ class ParametersMixin(BaseEstimator):
         ),
         "verbose": integer(0) | boolean,
         "distributed": Rule(lambda value: value is None, "None") | choice("replicated", "sharded"),
+        "precision": choice(*PRECISIONS),
         "compile": boolean,
     }
 
@@ -130,6 +132,7 @@ class ParametersMixin(BaseEstimator):
     verbose: int
     device: str | torch.device
     distributed: str | None
+    precision: str
     compile: bool
 
     _structure: dict[str, tuple[Any, str]]

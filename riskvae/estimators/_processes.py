@@ -80,13 +80,13 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
 
 
 def agreed_start(
-    estimator: Any, own: Rows | Stream, world: World | None, *, keeps: bool
+    estimator: Any, own: Rows | Stream, device: torch.device, world: World | None, *, keeps: bool
 ) -> tuple[Checkpoint | None, int | None]:
     """Checkpoint, if there is to be one, and the seed, if that does not draw it: those of the first process for all."""
     kept = None
     data = _data_of_all(own, world) if keeps else ("", "")
     if keeps and (world is None or world.rank == 0):
-        kept = open_checkpoint(estimator, data, estimator._checked_objective())
+        kept = open_checkpoint(estimator, data, estimator._checked_objective(), device)
     if world is not None and keeps:
         kept = world.from_first(kept)
     if kept is not None:

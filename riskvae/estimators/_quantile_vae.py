@@ -15,7 +15,7 @@ from riskvae.estimators._base import BaseVAE
 from riskvae.estimators._explanation import ExplanationMixin
 from riskvae.estimators._judged_fit import JudgedFit
 from riskvae.estimators._risk_parameters import Risk, RiskParametersMixin
-from riskvae.estimators._types import Activation, Auto, Device, Distributed, Network, RandomState
+from riskvae.estimators._types import Activation, Auto, Device, Distributed, Network, Precision, RandomState
 from riskvae.likelihoods import Likelihood, Mixed, Quantiles
 from riskvae.likelihoods._mixed_quantiles import MixedQuantiles
 from riskvae.likelihoods._quantiles import LEVELS
@@ -166,6 +166,10 @@ class QuantileVAE(OutlierMixin, ExplanationMixin, JudgedFit):
         Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
         its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
         are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
+    precision : {"float32", "tf32", "bfloat16"}, default="float32"
+        In which the networks compute in training; losses, weights and all answers of the fitted model stay in float32
+        or better. "bfloat16" suits NVIDIA's GPUs since Ampere, and processors with AMX or AVX-512 for it; "tf32" those
+        GPUs alone. Elsewhere a warning says so, and training goes on in float32.
     compile : bool, default=False
         Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
 
@@ -283,6 +287,7 @@ class QuantileVAE(OutlierMixin, ExplanationMixin, JudgedFit):
         verbose: int = 0,
         device: Device = "auto",
         distributed: Distributed | None = None,
+        precision: Precision = "float32",
         compile: bool = False,
     ) -> None:
         self._remember(locals())

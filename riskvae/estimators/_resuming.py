@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from riskvae._validation import draw_seed
 from riskvae._value import key_of
 from riskvae.training import Objective
 from riskvae.training._checkpoint import Checkpoint, Part, made_part
+from riskvae.training._precision import precision_on
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 
@@ -19,12 +21,12 @@ __all__ = ["data_part", "open_checkpoint", "parameter_parts"]
 # What a training may change on the way without becoming another one.
 _FREE = frozenset(
     {"callbacks", "checkpoint", "compile", "contamination", "device", "distributed", "max_epochs", "n_score_samples",
-     "verbose", "warm_start", "random_state"}
+     "precision", "verbose", "warm_start", "random_state"}
 )  # fmt: skip
 
 
-def open_checkpoint(estimator: Any, data: Part, objective: Objective) -> Checkpoint:
-    """Checkpoint of a fit to some data, in the file that ``checkpoint`` names, or in the folder."""
+def open_checkpoint(estimator: Any, data: Part, objective: Objective, device: torch.device) -> Checkpoint:
+    """Checkpoint of a fit to some data on a device, in the file that ``checkpoint`` names, or in the folder."""
     kind = type(estimator)
     name = kind.__name__
     if estimator.warm_start:
@@ -39,6 +41,9 @@ def open_checkpoint(estimator: Any, data: Part, objective: Objective) -> Checkpo
         **parameter_parts(estimator, seed),
         "X": data,
     }
+    precision = precision_on(estimator.precision, device)[0]
+    if precision != "float32":  # files of earlier versions know no other
+        made_of["precision"] = made_part(precision, repr(precision))
     given = os.fspath(estimator.checkpoint)
     path = Path(os.path.expanduser(given))
     where = f"{name}: checkpoint={given!r}"

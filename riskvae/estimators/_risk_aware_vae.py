@@ -16,6 +16,7 @@ from riskvae.estimators._types import (
     LikelihoodLike,
     Network,
     OutputActivation,
+    Precision,
     RandomState,
 )
 from riskvae.training import Objective, RiskObjective
@@ -166,6 +167,10 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
         its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
         are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
+    precision : {"float32", "tf32", "bfloat16"}, default="float32"
+        In which the networks compute in training; losses, weights and all answers of the fitted model stay in float32
+        or better. "bfloat16" suits NVIDIA's GPUs since Ampere, and processors with AMX or AVX-512 for it; "tf32" those
+        GPUs alone. Elsewhere a warning says so, and training goes on in float32.
     compile : bool, default=False
         Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
 
@@ -258,6 +263,7 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         verbose: int = 0,
         device: Device = "auto",
         distributed: Distributed | None = None,
+        precision: Precision = "float32",
         compile: bool = False,
     ) -> None:
         self._remember(locals())

@@ -10,6 +10,7 @@ from riskvae import nets
 from riskvae._validation import derive_seed, draw_seed, isolated_rng
 from riskvae.training._loop import exchange_objective, make_net
 from riskvae.training._net import Net
+from riskvae.training._precision import precision_on
 from riskvae.training._vae import build_vae
 
 __all__ = ["begin", "go_on_with"]
@@ -47,6 +48,7 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
         seed=seed,
         n_draws=estimator._n_draws(),
         compile_step=estimator.compile,
+        precision=precision_on(estimator.precision, device)[0],
     )
     return net, seed
 
@@ -64,5 +66,6 @@ def go_on_with(estimator: Any, device: torch.device) -> tuple[Net, int]:
     exchange_objective(net, estimator._checked_objective())
     net.set_params(lr=estimator.lr, optimizer__weight_decay=estimator.weight_decay, batch_size=estimator.batch_size)
     net.n_draws, net.compile_step = estimator._n_draws(), estimator.compile
+    net.precision = precision_on(estimator.precision, device)[0]
     net.move_to(device)
     return net, estimator._seed

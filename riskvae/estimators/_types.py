@@ -18,6 +18,7 @@ __all__ = [
     "LikelihoodLike",
     "Network",
     "OutputActivation",
+    "Precision",
     "RandomState",
 ]
 
@@ -29,4 +30,5 @@ Learned = Literal["learned"]
 LikelihoodLike = Literal["gaussian", "bernoulli"] | Likelihood
 Network = Callable[[int, int], nn.Module]
 OutputActivation = Literal["auto", "identity", "sigmoid"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 RandomState = int | np.random.RandomState | None

@@ -76,6 +76,7 @@ class Checkpoint(Callback):
                 f"version reads up to format {FORMAT}. Upgrade riskvae, or name another file."
             )
         now, before, missing = self.made_of, state["made_of"], ("", "None")
+        now, before = ({"precision": made_part("float32", "'float32'")} | parts for parts in (now, before))
         names = [*now, *(name for name in before if name not in now)]
         changed = [name for name in names if now.get(name, missing)[0] != before.get(name, missing)[0]]
         if changed:

@@ -28,8 +28,9 @@ from riskvae.training._draws import RowDraws
 from riskvae.training._gathering import gathering
 from riskvae.training._objective import told_of
 from riskvae.training._own_terms import spared_loss
+from riskvae.training._precision import computed_in
 from riskvae.training._shared_loss import SharedLoss, add_gradients, agree_on_the_end, same_weights, shared_loss
-from riskvae.training._sparing import Sparing
+from riskvae.training._sparing import Sparing, what_to_spare
 from riskvae.training._world import World
 
 __all__ = ["Net", "StopTraining"]
@@ -60,9 +61,13 @@ class Net(NeuralNet):
     isolate_rng : bool
         Seed torch's global generators during an epoch, for layers such as dropout that draw from them, and
         restore them after it.
+    precision : {"float32", "tf32", "bfloat16"}
+        In which the networks compute in training.
     progress : callable
         Called with the number of rows after some batches.
     """
+
+    precision = "float32"  # also of nets that were pickled before there was another
 
     def __init__(
         self,
@@ -72,6 +77,7 @@ class Net(NeuralNet):
         n_draws: int = 1,
         compile_step: bool = False,
         isolate_rng: bool = False,
+        precision: str = "float32",
         progress: Callable[[int], None] = noop,
         **kwargs: Any,
     ) -> None:
@@ -80,6 +86,7 @@ class Net(NeuralNet):
         self.n_draws = n_draws
         self.compile_step = compile_step
         self.isolate_rng = isolate_rng
+        self.precision = precision
         self.progress = progress
         self.stop_requested = False
         self.best_epoch: int | None = None  # whose weights early stopping kept
@@ -157,13 +164,14 @@ class Net(NeuralNet):
         if training:
             for name, value in self.criterion_.begin_epoch(epoch - 1).items():
                 self.history.record(name, value)
-            self.spare = self._what_to_spare(device)
+            self.spare = what_to_spare(self)
         self._hooked = hooked = self._has_batch_callbacks()
         company = gathering() if training else None
         found = company and company.epoch(self, iterator, lambda: iterator.batches(self.batch_size, shuffled(), draw))
         log, sizes = found or ([], [])
         means = []
-        with isolated_rng(modules, device) if self.isolate_rng else nullcontext():
+        isolated = isolated_rng(modules, device) if self.isolate_rng else nullcontext()
+        with isolated, computed_in(self.module_, self.precision if training else "float32"):
             for batch in () if found else iterator.batches(self.batch_size, shuffled() if training else None, draw):
                 if hooked:
                     self.notify("on_batch_begin", batch=batch.pair, training=training)
@@ -262,14 +270,6 @@ class Net(NeuralNet):
         self.optimizer_.step()
         self.module_.likelihood.update_scale(counted)
         return {"loss": loss.detach(), "y_pred": None, "parts": parts, "n_rows": n_rows}
-
-    def _what_to_spare(self, device: torch.device) -> str | None:
-        """Whose graph waits in this epoch until it is known which losses weigh."""
-        if self.compile_step or self.criterion_.weighing(self.n_draws)[0] == 1:
-            return None
-        if self.sparing is None:
-            self.sparing = Sparing(self.module_, device)
-        return self.sparing.choose(self.criterion_, self.batch_size, self.n_draws)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:

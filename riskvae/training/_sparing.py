@@ -1,6 +1,7 @@
 """Whether a graph may wait until it is known which losses of a batch weigh, and whether that pays."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from riskvae._validation import is_ours, isolated_rng
 from riskvae.training._objective import Objective
 from riskvae.training._vae import VAE
 
-__all__ = ["Sparing"]
+__all__ = ["Sparing", "what_to_spare"]
 
 # Above this share of losses that weigh, what is saved is within the noise of an epoch.
 _MOST = 0.6
@@ -59,6 +60,15 @@ class Sparing:
             saved += n_rows * self.costs["encoder"] * (2.0 - 3.0 * rows)
             spare = "rows"
         return spare if saved > _WORTH.get(self.device.type, _WORTH_ELSEWHERE) else None
+
+
+def what_to_spare(net: Any) -> str | None:
+    """Whose graph waits in an epoch of a net until it is known which losses weigh."""
+    if net.compile_step or net.criterion_.weighing(net.n_draws)[0] == 1:
+        return None
+    if net.sparing is None:
+        net.sparing = Sparing(net.module_, torch.device(net.device))
+    return net.sparing.choose(net.criterion_, net.batch_size, net.n_draws)
 
 
 @torch.no_grad()

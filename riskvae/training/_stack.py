@@ -36,6 +36,7 @@ def _lasting(net: Any, rows: Any) -> Hashable | None:
     """What of it stays in a training."""
     vae, kind = net.module_, kind_of(net.criterion_)
     alone = net.isolate_rng or net.compile_step or net.world is not None or vae.holes or net._has_batch_callbacks()
+    alone = alone or net.precision != "float32"
     if kind is None or alone or type(rows) is not Rows or rows.missing or len(net.optimizer_.param_groups) > 1:
         return None
     state = tuple((name, value.shape, value.requires_grad) for name, value in named_state(vae))

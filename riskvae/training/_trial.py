@@ -9,7 +9,9 @@ from torch import Tensor
 from riskvae._validation import is_ours, isolated_rng
 from riskvae.likelihoods import Likelihood
 from riskvae.losses import kl_divergence
+from riskvae.nets import Posterior
 from riskvae.training._batch import Batch
+from riskvae.training._precision import computed_in
 from riskvae.training._vae import Terms
 
 __all__ = ["try_model"]
@@ -25,16 +27,29 @@ def try_model(net: Any, batch: Batch) -> None:
     module.eval()
     objective.eval()  # thresholds learn nothing here
     try:
-        with isolated_rng(0, torch.device(net.device)):
-            posterior = module.encode(batch.x)
-            z = posterior.mean + posterior.scale * batch.noise.transpose(0, 1)  # type: ignore[union-attr]
-            raw = module.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        with isolated_rng(0, torch.device(net.device)), computed_in(module, net.precision):
+            posterior, z, raw = _try_networks(net, batch)
             nll = _try_likelihood(module, batch.x, raw)
             known = module.known(batch.x)
             _try_objective(objective, Terms(nll, kl_divergence(*posterior), z, posterior, batch, known))
     finally:
         module.train(modes[0])
         objective.train(modes[1])
+
+
+def _try_networks(net: Any, batch: Batch) -> tuple[Posterior, Tensor, Tensor]:
+    module = net.module_
+    try:
+        posterior = module.encode(batch.x)
+        z = posterior.mean + posterior.scale * batch.noise.transpose(0, 1)  # type: ignore[union-attr]
+        return posterior, z, module.through(module.decoder, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    except Exception as error:
+        if net.precision == "float32":
+            raise
+        raise ValueError(
+            f"precision={net.precision!r}: the encoder or the decoder fails in it on the first rows of X: "
+            f"{type(error).__name__}: {error}. Set precision='float32', or let its layers take operands of this type."
+        ) from error
 
 
 def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ class VAE(nn.Module):
 
     ROUNDS = 5  # in which a model that was trained on whole rows fills in others
 
+    lower: torch.dtype | None = None  # in which the networks compute, while a training of lower precision does
+
     holes: bool  # whether rows may have missing values
     fill: Tensor
     mark: Tensor  # what says that a value is missing: the features' spread, so that it is heard beside them
@@ -101,8 +103,18 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> Posterior:
         """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite."""
         missing, seen = self.missing(x), self.likelihood.inputs(x)
-        mean, raw = self.encoder(seen if missing is None else self._filled(seen, missing)).chunk(2, dim=-1)
+        given = self.through(self.encoder, seen if missing is None else self._filled(seen, missing))
+        mean, raw = given.chunk(2, dim=-1)
         return Posterior(mean, self.scales(raw))
+
+    def through(self, network: nn.Module, x: Tensor) -> Tensor:
+        """What the encoder or the decoder gives, in the precision of the training; told in that of its input."""
+        if self.lower is None:
+            return network(x)
+        # A cache of cast weights would outlive the step inside a caller's autocast.
+        with torch.autocast(x.device.type, dtype=self.lower, cache_enabled=False):
+            given = network(x)
+        return given.to(x.dtype)
 
     def missing(self, x: Tensor) -> Tensor | None:
         """Where values of rows are missing, or None where rows are whole."""
@@ -119,12 +131,12 @@ class VAE(nn.Module):
             return torch.cat((filled, missing * self.mark), -1) if self.told == "places" else filled
         rows = torch.where(lacking, self._expected(seen.new_zeros(1, self.n_components)).detach(), seen)
         for _ in range(0 if self.training else self.ROUNDS):
-            rows = torch.where(lacking, self._expected(self.encoder(rows).chunk(2, dim=-1)[0]), seen)
+            rows = torch.where(lacking, self._expected(self.through(self.encoder, rows).chunk(2, dim=-1)[0]), seen)
         return rows
 
     def _expected(self, z: Tensor) -> Tensor:
         """What the encoder is expected to see of rows with latent points."""
-        return self.likelihood.expected_inputs(self.decoder(z))
+        return self.likelihood.expected_inputs(self.through(self.decoder, z))
 
     @torch.no_grad()
     def fit_fill(self, x: Tensor) -> None:
@@ -159,7 +171,7 @@ class VAE(nn.Module):
 
     def nll_at(self, x: Tensor, z: Tensor) -> Tensor:
         """Reconstruction losses (..., n) of rows at latent points (..., n, n_components)."""
-        return self.nll(x, self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1]))
+        return self.nll(x, self.through(self.decoder, z.flatten(0, -2)).unflatten(0, z.shape[:-1]))
 
     def known(self, x: Tensor) -> Tensor | None:
         """Share of each row's values that are known; None where rows are whole."""
