@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
-from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, batched_fits, risk
+from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, batched_fits, nets, risk
 from riskvae.likelihoods import StudentT
 from riskvae.nets import Posterior
 from riskvae.training import Batch, RiskObjective, Terms, WeightedELBO
@@ -65,11 +65,25 @@ def agree(found, alone, rtol=2e-4):
     assert (away > 2e-4).float().mean() < 0.02
 
 
+def layers(a, b):
+    return torch.nn.Sequential(torch.nn.Linear(a, 8), torch.nn.LayerNorm(8), torch.nn.SiLU(), torch.nn.Linear(8, b))
+
+
+def normed(a, b):
+    return torch.nn.Sequential(torch.nn.Linear(a, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, b))
+
+
+CONVOLUTIONS = {"encoder": nets.conv_encoder, "decoder": nets.conv_decoder}
 FAMILIES = {
     "beta": [BetaVAE, [{"beta": 0.5}, {"beta": 2.0}, {"beta": 1.0, "random_state": 1}]],
     "beta warm-up": [BetaVAE, [{"beta": 0.5, "beta_warmup": 2}, {"beta": 2.0}]],
     "bernoulli": [BetaVAE, [{"beta": 0.5, "likelihood": "bernoulli"}, {"beta": 2.0, "likelihood": "bernoulli"}]],
     "trained noise": [BetaVAE, [{"beta": 0.5, "likelihood": StudentT()}, {"beta": 2.0, "likelihood": StudentT()}]],
+    "convolutions": [
+        BetaVAE,
+        [{"beta": b, "encoder": nets.conv_encoder, "decoder": nets.conv_decoder} for b in (1, 3)],
+    ],
+    "own layers": [BetaVAE, [{"beta": b, "encoder": layers, "decoder": layers} for b in (1.0, 3.0)]],
     "tails": [RiskAwareVAE, [{"eps": 0.2}, {"eps": 0.5, "beta": 3.0}, {"eps": 1.0}]],
     "warm-up": [RiskAwareVAE, [{"eps": 0.2, "eps_warmup": 2}, {"eps": 0.5, "eps_warmup": 3}]],
     "seeking": [RiskAwareVAE, [{"eps": 0.4, "risk": "seeking"}, {"eps": 0.8, "risk": "seeking"}]],
@@ -87,6 +101,8 @@ def test_models_are_those_of_fits_one_by_one(X, family, stacks):
     make, variants = FAMILIES[family]
     if family == "bernoulli":
         X = (X - X.min()) / (X.max() - X.min())
+    if family == "convolutions":
+        X = np.concatenate([X, X[:, :3]], 1)  # nine pixels
     # Folds of 149, 148 and 147 rows: batches differ by a row.
     estimators = [small(make, batch_size=50, max_epochs=4, **v) for v in variants]
     parts = [X[i:] for i in range(len(estimators))]
@@ -214,6 +230,7 @@ def holes(X):
         (BetaVAE, {"callbacks": [PerBatch()]}, None),
         (BetaVAE, {}, holes),
         (BetaVAE, {"encoder": lambda a, b: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(a, b))}, None),
+        (BetaVAE, {"encoder": normed}, None),
         (OwnVAE, {}, None),
         (BetaTCVAE, {}, None),
         (RiskAwareVAE, {"threshold": "ema"}, None),

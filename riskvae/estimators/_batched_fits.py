@@ -28,9 +28,10 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
     which says how many of them compute between epochs. Models are those of fits one by one up to rounding, which hangs
     on who trains together; where that must be the same bit for bit, fit without it.
 
-    A model trains alone where it has networks, a likelihood, a measure or an objective of your own, missing values,
-    ``compile=True``, another ``precision``, callbacks that look at batches, a threshold or groups; so do models of other structures than all
-    others.
+    A model trains alone where it has a likelihood, a measure or an objective of your own, networks with other layers
+    than affine maps, convolutions, layer or group norms and activations, missing values, a threshold or groups,
+    ``compile=True``, another ``precision``, or callbacks that look at batches; so does one of another structure than
+    all others.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from riskvae._validation import is_ours, isolated_rng
 from riskvae.training._objective import Objective
 from riskvae.training._vae import VAE
 
-__all__ = ["Sparing", "what_to_spare"]
+__all__ = ["Sparing", "has_hooks", "what_to_spare"]
 
 # Above this share of losses that weigh, what is saved is within the noise of an epoch.
 _MOST = 0.6
@@ -74,8 +74,7 @@ def what_to_spare(net: Any) -> str | None:
 @torch.no_grad()
 def rows_are_apart(module: nn.Module, rows: Tensor) -> bool:
     """Whether in training a module gives a row the same answer in any company and every time, and keeps no record."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(part, hook, None) for part in module.modules() for hook in hooks):
+    if has_hooks(module):
         return False
     twin = copy.deepcopy(module).train()
     before = [value.clone() for value in twin.state_dict().values() if isinstance(value, Tensor)]
@@ -88,6 +87,12 @@ def rows_are_apart(module: nn.Module, rows: Tensor) -> bool:
     kept = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     alike = torch.equal(*answers) and torch.allclose(answers[0][::2], some, rtol=1e-4, atol=1e-5)
     return not drawn and kept and alike
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody looks at the passes of a part of a module."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, name, None) for part in module.modules() for name in names)
 
 
 @torch.no_grad()

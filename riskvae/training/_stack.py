@@ -8,20 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from riskvae._validation import is_ours
 from riskvae._value import key_of
 from riskvae.training._batch import Batch
 from riskvae.training._rows import Rows
+from riskvae.training._sparing import has_hooks
 from riskvae.training._stacked_loss import StackedLoss, kind_of
 from riskvae.training._vae import VAE
 
 __all__ = ["Stack", "structure_of"]
 
 
+# Layers whose rows are apart, and that draw nothing and keep nothing, so that those of several models are one.
+_LAYERS = {
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.Bilinear,
+    nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.LayerNorm, nn.GroupNorm,
+    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus,
+}  # fmt: skip
+
+
 def structure_of(net: Any, rows: Any) -> Hashable | None:
     """What nets must have in common to train as one, or None where one trains alone.
 
-    Alone train models with parts of the user's, which may draw from torch's global generators, rows with missing
-    values, and what looks at single batches.
+    Alone train models with layers or losses that are not known here, rows with missing values, and what looks at single
+    batches.
     """
     if net.structure is None:
         net.structure = (_lasting(net, rows),)
@@ -35,8 +45,13 @@ def structure_of(net: Any, rows: Any) -> Hashable | None:
 def _lasting(net: Any, rows: Any) -> Hashable | None:
     """What of it stays in a training."""
     vae, kind = net.module_, kind_of(net.criterion_)
-    alone = net.isolate_rng or net.compile_step or net.world is not None or vae.holes or net._has_batch_callbacks()
-    alone = alone or net.precision != "float32"
+    alone = net.compile_step or net.precision != "float32" or net.world is not None or net._has_batch_callbacks()
+    alone = (
+        alone
+        or vae.holes
+        or has_hooks(vae)
+        or not all(type(part) in _LAYERS or is_ours(part) for part in vae.modules())
+    )
     if kind is None or alone or type(rows) is not Rows or rows.missing or len(net.optimizer_.param_groups) > 1:
         return None
     state = tuple((name, value.shape, value.requires_grad) for name, value in named_state(vae))
