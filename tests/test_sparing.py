@@ -156,6 +156,13 @@ class Centred(nn.Module):
         return x - x.mean(0)
 
 
+class Picky(nn.Module):
+    def forward(self, x):
+        if (x < 0).any():
+            raise ValueError("numbers above 0, please")
+        return x
+
+
 class Noisy(nn.Module):
     def forward(self, x):
         return x + 1e-9 * torch.rand(())
@@ -169,7 +176,7 @@ def hooked():
 
 @pytest.mark.parametrize(
     "layer", [nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Dropout(1e-6), spectral_norm(nn.Linear(4, 4)), Memory(), Centred(),
-              Noisy(), hooked()], ids=lambda layer: type(layer).__name__,
+              Picky(), Noisy(), hooked()], ids=lambda layer: type(layer).__name__,
 )  # fmt: skip
 def test_networks_whose_rows_meet_are_found(layer):
     before = {name: value.clone() for name, value in layer.state_dict().items()}
