@@ -45,9 +45,13 @@ def run_blocks(path, alone=False, compare=True):
     """Run a page's python blocks as pasted, one after another in one session, or each in its own if ``alone``.
 
     Where a text block directly follows a python block, it must agree with what that block printed (`disagreement`).
-    Models are trained on the CPU, as for the page: other devices draw other random numbers.
+    Models are trained on the CPU, as for the page: other devices draw other random numbers. Where there is AVX-512,
+    oneDNN makes the products of layers, as for the page: its digits are those of all such processors, torch's own hang
+    on the maker, and training amplifies that.
     """
     import matplotlib  # other tests do without it
+
+    from riskvae.nets import _linear
 
     matplotlib.use("Agg")
     ran, names = [], {}
@@ -57,6 +61,8 @@ def run_blocks(path, alone=False, compare=True):
             contextlib.redirect_stdout(io.StringIO()) as out,
             mock.patch("torch.cuda.device_count", return_value=0),
             mock.patch("torch.backends.mps.is_available", return_value=False),
+            mock.patch.object(_linear, "_ONEDNN", _linear._AVAILABLE and _linear._AVX512),
+            mock.patch.object(_linear, "_LEAST", 0),
         ):
             exec(compile(code, str(path), "exec"), names)
         ran.append(Block(names, out.getvalue()))

@@ -56,6 +56,7 @@ class Linear(nn.Linear):
 _LEAST = 2**22
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def choose(asked: str, machine: Processor, *, available: bool, avx512: bool) -> tuple[bool, str]:
@@ -107,7 +108,7 @@ _ONEDNN, _WHY = choose(
     os.environ.get("RISKVAE_MATMUL", "auto"),
     processor(),
     available=_AVAILABLE,
-    avx512=torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+    avx512=_AVX512,
 )
 
 
