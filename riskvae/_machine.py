@@ -103,13 +103,13 @@ def _repeatable_cudnn() -> Iterator[None]:
 
 
 @contextmanager
-def in_one_thread() -> Iterator[None]:
+def in_one_thread(needed: bool = True) -> Iterator[None]:
     """Compute in one thread: small products are cut by the number of threads, which moves their last digits.
 
     It takes less than a microsecond, and the number is of the thread that calls.
     """
     before = torch.get_num_threads()
-    if before == 1:
+    if before == 1 or not needed:
         yield
         return
     torch.set_num_threads(1)

@@ -170,7 +170,8 @@ def test_a_grid_in_a_pipeline_finds_what_it_finds_without(X, stacks):
     alone = clone(search).fit(X)
     with batched_fits():
         found = clone(search).fit(X)
-    assert stacks == [18] * 5  # all candidates and folds; the last fit is alone
+    assert sum(stacks) == 18 * 5  # all candidates and folds; the last fit is alone
+    assert min(stacks) >= 8
     assert np.allclose(found.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-3)
     assert found.best_params_ == alone.best_params_
 

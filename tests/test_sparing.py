@@ -225,8 +225,8 @@ def chosen(X, **parameters):
     ("parameters", "spare"),
     [
         ({"eps": 0.1}, "decoder"),
-        ({"eps": 0.5, "hidden_layer_sizes": (500, 500)}, "decoder"),
-        ({"eps": 0.8, "hidden_layer_sizes": (500, 500)}, None),
+        ({"eps": 0.4, "hidden_layer_sizes": (500, 500)}, "decoder"),
+        ({"eps": 0.5, "hidden_layer_sizes": (500, 500)}, None),
         ({"eps": 1.0}, None),
         ({"risk": "neutral"}, None),
         ({"eps": 0.1, "hidden_layer_sizes": (16,)}, None),

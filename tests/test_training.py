@@ -11,9 +11,10 @@ import pytest
 import torch
 from helpers import small
 from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormClipping, LRScheduler, TrainEndCheckpoint
+from torch import nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from riskvae import BetaVAE, RiskAwareVAE
+from riskvae import BetaVAE, RiskAwareVAE, likelihoods, nets
 from riskvae._sklearn import HAS_CALLBACKS
 from riskvae.nets import _linear
 from riskvae.training import Batch, WeightedELBO
@@ -374,6 +375,49 @@ def test_compiled_training_agrees(X, onednn, monkeypatch):
     compiled = small(BetaVAE, max_epochs=2, compile=True).fit(X)
     np.testing.assert_allclose(compiled.transform(X), eager.transform(X), rtol=1e-3, atol=1e-4)
     pickle.loads(pickle.dumps(compiled)).partial_fit(X)
+
+
+class Threads(Callback):
+    """Notes in how many threads an epoch is trained."""
+
+    def on_epoch_end(self, net, **kwargs):
+        self.seen.append(torch.get_num_threads())
+
+    def __init__(self):
+        self.seen = []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "threads"),
+    [
+        ({"hidden_layer_sizes": (64, 32)}, 1),
+        ({"hidden_layer_sizes": (512, 256)}, 3),  # 512 x 256 x 256 rows are 2^25
+        ({"hidden_layer_sizes": (512, 256), "batch_size": 64}, 1),
+        ({"encoder": nets.conv_encoder, "decoder": nets.conv_decoder}, 3),
+        ({"encoder": lambda a, b: nn.Sequential(nn.Linear(a, 9), nn.LayerNorm(9), nn.Linear(9, b))}, 1),
+        ({"encoder": lambda a, b: nn.Sequential(nn.Linear(a, 9), nn.PReLU(), nn.Linear(9, b))}, 3),  # who knows
+        ({"likelihood": likelihoods.Gaussian(per_feature=True)}, 1),
+    ],
+)
+def test_small_networks_train_in_one_thread(X, parameters, threads):
+    """A second thread gains them little, and beside other processes costs many times the work."""
+    before, note = torch.get_num_threads(), Threads()
+    X = np.concatenate([X, X, X], 1)[:, :9]
+    try:
+        torch.set_num_threads(3)
+        small(BetaVAE, max_epochs=1, callbacks=[note], **parameters).fit(X)
+        assert note.seen == [threads]
+        assert torch.get_num_threads() == 3
+        with pytest.raises(RuntimeError, match="mine"):
+            small(BetaVAE, callbacks=[Failing()]).fit(X)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+class Failing(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        raise RuntimeError("mine")
 
 
 def test_long_epochs_are_read_back_in_parts(X, monkeypatch):

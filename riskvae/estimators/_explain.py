@@ -1,5 +1,6 @@
 """Explanations of a pipeline's detector, in the units of the table that the pipeline takes."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,7 @@ def _undone(steps: list[Any], rows: Array) -> Array:
 def _inverse(step: Any, rows: Array) -> Array:
     """Rows before a step; infinite values stay infinite, and those beyond what it can give are NaN."""
     known = np.where(np.isinf(rows), np.nan, rows).astype(np.float64)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")  # by scikit-learn before 1.7
         back = np.asarray(step.inverse_transform(known), dtype=np.float64)
     return np.where(np.isinf(rows), rows, back)

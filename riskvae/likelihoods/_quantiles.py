@@ -125,7 +125,7 @@ class Quantiles(ScaledLikelihood):
         """Medians: a level of its own, which needs no other, or between two by :meth:`at`."""
         if self.levels[self.middle] == 0.5:
             median = raw.unflatten(-1, (self.values_per_feature, self.n_features))[..., self.middle, :]
-            return torch.addcmul(self.center, self.unit, median)
+            return self.center + self.unit * median  # no addcmul: the exporter of torch 2.6 cannot broadcast it
         return self.at(self.quantiles(raw), raw.new_zeros(()))
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ __all__ = ["Gathering", "gathering"]
 _PATIENCE, _MORE_PATIENCE = 1.0, 10.0
 _SETTLED = 0.02  # seconds in which others may still be handed in
 
+# Of a group on several cores: more stacks than these would wait for Python's lock, smaller ones gain less.
+_MOST_STACKS, _LEAST_IN_STACK = 4, 8
+
 Told = tuple[list[Tensor], list[int]]  # what a history tells of each batch, and the batches' sizes
 
 _here = threading.local()
@@ -33,8 +37,8 @@ def gathering() -> "Gathering | None":
 class _Task:
     """A piece of work in a thread of its own, which may fit models."""
 
-    def __init__(self, gathering: "Gathering", *, expected: bool) -> None:
-        self.gathering = gathering
+    def __init__(self, gathering: "Gathering", number: int, *, expected: bool) -> None:
+        self.gathering, self.number = gathering, number
         self.expected = expected  # whether others wait for it
         self.came = False
 
@@ -44,18 +48,26 @@ class _Epoch:
 
     def __init__(self, net: Any, key: object, batches: Callable[[], Iterator[Batch]], task: _Task) -> None:
         self.net, self.key, self.batches, self.task = net, key, batches, task
-        self.all: list[_Epoch] | None = None  # those that this thread is to train
+        self.first = not task.came
+        self.turn = threading.Event()  # it is trained, or to be trained by this thread
+        self.leads: list[_Epoch] = []  # those that this thread is to train
+        self.threads = 1  # by so many threads of torch
         self.done = False
         self.found: Told | None = None
+
+    def end(self) -> None:
+        """Let its thread go on."""
+        self.done = True
+        self.turn.set()
 
 
 class Gathering:
     """Tasks in threads, whose models train epochs together where their structure allows it.
 
-    Epochs wait until every task that is expected has come to one, or is done; then one thread trains all of them, those
-    of one structure as a :class:`Stack`. What is between epochs, such as callbacks, validation and scoring, goes on in
-    each task's own thread, of a few tasks at a time. A task that does something else for a second (of ten, before its
-    first) is not waited for, until it comes to an epoch again.
+    Epochs wait until every task that is expected has come to one, or is done; then those of one structure are trained
+    as a :class:`Stack`, by the thread of one of them, or on several cores as a few stacks. What is between epochs, such
+    as callbacks, validation and scoring, goes on in each task's own thread, of a few tasks at a time. A task that does
+    something else for a second (of ten, before its first) is not waited for, until it comes to an epoch again.
 
     Parameters
     ----------
@@ -67,11 +79,13 @@ class Gathering:
 
     def __init__(self, n_threads: int, most_at_once: int) -> None:
         self._n_threads = n_threads
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._free = threading.Semaphore(most_at_once)
-        self._share = max(1, torch.get_num_threads() // most_at_once)  # threads of torch, of each of them
+        self._most_at_once = most_at_once
         self._all_threads = torch.get_num_threads()
+        self._share = max(1, self._all_threads // most_at_once)  # threads of torch, of each task that computes
         self._tasks: set[_Task] = set()
+        self._n_tasks = 0  # ever handed in
         self._waiting: list[_Epoch] = []
         self._moved = time.monotonic()
         self._stacks: dict[tuple[int, ...], Stack] = {}
@@ -81,10 +95,11 @@ class Gathering:
 
     def hand_in(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """Work that others wait for from now on, to be called in a thread of its own."""
-        with self._changed:
-            task = _Task(self, expected=len(self._tasks) < self._n_threads)
+        with self._lock:
+            task = _Task(self, self._n_tasks, expected=len(self._tasks) < self._n_threads)
+            self._n_tasks += 1
             self._tasks.add(task)
-            self._move()
+            self._moved = time.monotonic()
 
         def run() -> Any:
             _here.task, task.expected = task, True
@@ -94,22 +109,19 @@ class Gathering:
                     return work()
             finally:
                 _here.task = None
-                with self._changed:
+                with self._lock:
                     self._tasks.discard(task)
-                    self._move()
+                    self._moved = time.monotonic()
+                    self._begin()
 
         return run
 
     def close(self) -> None:
         """End what waits: nobody asks for it any longer."""
-        with self._changed:
-            self._closed = True
-            self._stacks = {}
-            self._changed.notify_all()
-
-    def _move(self) -> None:
-        self._moved = time.monotonic()
-        self._changed.notify_all()
+        with self._lock:
+            self._closed, self._stacks = True, {}
+            for epoch in self._waiting:
+                epoch.turn.set()
 
     # ---------------------------------------------------------------------------------------- epochs
 
@@ -126,63 +138,76 @@ class Gathering:
         epoch = _Epoch(net, key, batches, _here.task)
         self._free.release()
         try:
-            with self._changed:
+            with self._lock:
                 epoch.task.expected = epoch.task.came = True
                 self._waiting.append(epoch)
-                self._move()
-                while not (epoch.done or epoch.all or self._closed):
-                    if not self._begin():
-                        self._changed.wait(_SETTLED)
+                looks_after = len(self._waiting) == 1  # whether nobody comes any more
+                self._moved = time.monotonic()
+                self._begin()
+            while not (epoch.turn.wait(_SETTLED if looks_after else None) or self._closed):
+                with self._lock:
+                    self._begin()
         finally:
             self._free.acquire()
-        if epoch.all:
-            self._train(epoch.all)
-        elif self._closed and not epoch.done:
+        if epoch.leads:
+            self._train(epoch.leads, epoch.threads)
+        if self._closed and not epoch.done:
             raise RuntimeError("batched_fits has ended while this model was in training, as after an error in another.")
         return epoch.found
 
-    def _begin(self) -> bool:
-        """Let the first of the epochs that wait train all of them, if nobody is waited for."""
+    def _begin(self) -> None:
+        """Choose who trains the epochs that wait, if nobody is waited for."""
         quiet = time.monotonic() - self._moved
-        if not self._waiting or quiet < _SETTLED:
-            return False
+        if not self._waiting or (quiet < _SETTLED and any(epoch.first for epoch in self._waiting)):
+            return
         for task in self._tasks - {epoch.task for epoch in self._waiting} if quiet >= _PATIENCE else ():
             task.expected &= not task.came and quiet < _MORE_PATIENCE
         if len(self._waiting) < sum(task.expected for task in self._tasks):
-            return False
-        self._waiting[0].all, self._waiting = self._waiting, []
-        self._changed.notify_all()
-        return True
-
-    def _train(self, epochs: list[_Epoch]) -> None:
-        """Train those of one structure together; leave to themselves those that have no company, or fail in it."""
+            return
         groups: dict[object, list[_Epoch]] = {}
-        for epoch in epochs:
+        for epoch in sorted(self._waiting, key=lambda epoch: epoch.task.number):
             groups.setdefault(epoch.key, []).append(epoch)
-        stacks = {}
-        torch.set_num_threads(self._all_threads)
+        self._waiting = []
+        for group in groups.values():
+            for part in self._parts(group):
+                if len(part) == 1:  # without company
+                    part[0].end()
+                else:
+                    part[0].leads = part
+                    part[0].turn.set()
+
+    def _parts(self, group: list[_Epoch]) -> list[list[_Epoch]]:
+        """Those that are trained as one: on several cores a few stacks, whose threads do not wait for each other."""
+        n = 1
+        if torch.device(group[0].net.device).type == "cpu":
+            n = max(1, min(self._most_at_once, _MOST_STACKS, len(group) // _LEAST_IN_STACK))
+        ends = [len(group) * i // n for i in range(n + 1)]
+        for epoch in group:
+            epoch.threads = max(1, self._all_threads // n)
+        return [group[a:b] for a, b in pairwise(ends)]
+
+    def _train(self, epochs: list[_Epoch], threads: int) -> None:
+        """Train models together, or leave them to themselves if they fail in company."""
+        nets = tuple(id(epoch.net) for epoch in epochs)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
         try:
-            for group in groups.values():
-                if len(group) > 1:
-                    nets = tuple(id(epoch.net) for epoch in group)
-                    stacks[nets] = self._stacks.get(nets) or Stack([epoch.net for epoch in group])
-                    self._train_stack(stacks[nets], group)
+            stack = self._stacks.pop(nets, None) or Stack([epoch.net for epoch in epochs])
+            stack.load()
+            told, sizes = stack.steps(zip(*(epoch.batches() for epoch in epochs), strict=True))
+            stack.store()
+            for i, epoch in enumerate(epochs):
+                epoch.found = list(told[:, i].unbind()), [size[i] for size in sizes]
+            with self._lock:
+                members = set(nets)
+                others = {key: other for key, other in self._stacks.items() if not members & set(key)}
+                self._stacks = {} if self._closed else others | {nets: stack}
         except Exception as error:
             warnings.warn(
                 f"batched_fits: models train one by one, as together they fail ({type(error).__name__}: {error}).",
                 stacklevel=2,
             )
         finally:
-            torch.set_num_threads(self._share)
-            self._stacks = stacks
-            with self._changed:
-                for epoch in epochs:
-                    epoch.done = True
-                self._move()
-
-    def _train_stack(self, stack: Stack, group: list[_Epoch]) -> None:
-        stack.load()
-        told, sizes = stack.steps(zip(*(epoch.batches() for epoch in group), strict=True))
-        stack.store()
-        for i, epoch in enumerate(group):
-            epoch.found = list(told[:, i].unbind()), [size[i] for size in sizes]
+            torch.set_num_threads(before)
+            for epoch in epochs:
+                epoch.end()

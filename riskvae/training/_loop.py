@@ -9,6 +9,9 @@ import torch
 from skorch.utils import noop
 from torch import nn
 
+from riskvae._machine import in_one_thread
+from riskvae.likelihoods._scaled import FeatureScales
+from riskvae.nets._linear import Linear
 from riskvae.training._callbacks import Progress
 from riskvae.training._checkpoint import Checkpoint
 from riskvae.training._net import Net, StopTraining
@@ -17,7 +20,7 @@ from riskvae.training._rows import Rows
 from riskvae.training._shared_loss import same_weights
 from riskvae.training._stream import Stream
 
-__all__ = ["exchange_objective", "make_net", "restored_on_failure", "train"]
+__all__ = ["exchange_objective", "is_small", "make_net", "restored_on_failure", "train"]
 
 
 def make_net(
@@ -64,6 +67,7 @@ def train(
     net.stop_requested, net.best_epoch = False, None
     with ExitStack() as stack:
         stack.callback(_let_go, net, bar)
+        stack.enter_context(in_one_thread(is_small(net)))
         # Whatever the caller's modes, gradients are needed here.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -80,6 +84,22 @@ def train(
         if net.world is not None:  # callbacks may have changed them, or failed in one process
             same_weights(net)
         net._set_training(False)
+
+
+# Multiplications of the largest product of a training step from which on a second thread pays.
+_LARGE = 2**24
+
+
+def is_small(net: Net) -> bool:
+    """Whether a second thread would gain nothing, or a fifth at best, and waste much where other processes compute.
+
+    Threads wait for each other at the end of each product, and spin meanwhile; if one of them has lost its core to
+    another process, the rest spins until it has it back.
+    """
+    layers = [part for part in net.module_.modules() if any(True for _ in part.parameters(recurse=False))]
+    known = all(type(part) in (Linear, nn.Linear, nn.LayerNorm, FeatureScales) for part in layers)
+    widest = max((part.weight.numel() for part in layers if isinstance(part, nn.Linear)), default=0)
+    return known and net.batch_size * net.n_draws * widest < _LARGE
 
 
 def _let_go(net: Net, bar: "Progress") -> None:
