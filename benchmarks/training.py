@@ -62,13 +62,17 @@ def plain_mlp(*widths):
     return nn.Sequential(*layers[:-1])
 
 
+def default_networks(d):
+    """Encoder and decoder of the default network, as torch has them."""
+    return plain_mlp(d, *WIDTHS, 2 * LATENT), plain_mlp(LATENT, *WIDTHS[::-1], d)
+
+
 class HandVAE(nn.Module):
     """What one writes from memory: Gaussian encoder with log-variances, mean decoder."""
 
-    def __init__(self, d=784):
+    def __init__(self, d=784, networks=default_networks):
         super().__init__()
-        self.encoder = plain_mlp(d, *WIDTHS, 2 * LATENT)
-        self.decoder = plain_mlp(LATENT, *WIDTHS[::-1], d)
+        self.encoder, self.decoder = networks(d)
 
     def forward(self, x):
         mean, log_var = self.encoder(x).chunk(2, dim=-1)
@@ -82,21 +86,25 @@ def elbo(output, x):
     return squared_error - 0.5 * (1 + log_var - mean.square() - log_var.exp()).sum(-1).mean()
 
 
-def hand(X, epochs):
+def hand(X, epochs, networks=default_networks):
     """The careful loop: rows in one tensor, a permutation per epoch, fused Adam, no read-back."""
-    x, model = torch.from_numpy(X), HandVAE(X.shape[1])
+    model = HandVAE(X.shape[1], networks)
+    careful_loop(torch.from_numpy(X), epochs, model, lambda batch: elbo(model(batch), batch))
+
+
+def careful_loop(x, epochs, model, loss_of):
     optimizer = torch.optim.Adam(model.parameters(), LR, fused=True)
     for _ in range(epochs):
         order = torch.randperm(len(x))
         for i in range(0, len(x), BATCH):
             batch = x[order[i : i + BATCH]]
-            loss = elbo(model(batch), batch)
+            loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
 
 
-def skorch_plain(X, epochs):
+def skorch_plain(X, epochs, networks=default_networks):
     from skorch import NeuralNet
 
     class Criterion(nn.Module):
@@ -104,12 +112,12 @@ def skorch_plain(X, epochs):
             return elbo(output, x)
 
     NeuralNet(
-        HandVAE, criterion=Criterion, optimizer=torch.optim.Adam, lr=LR, batch_size=BATCH, max_epochs=epochs,
-        train_split=None, iterator_train__shuffle=True, verbose=0,
+        HandVAE, module__d=X.shape[1], module__networks=networks, criterion=Criterion, optimizer=torch.optim.Adam,
+        lr=LR, batch_size=BATCH, max_epochs=epochs, train_split=None, iterator_train__shuffle=True, verbose=0,
     ).fit(X, X)  # fmt: skip
 
 
-def pythae(X, epochs):
+def pythae(X, epochs, networks=default_networks):
     import logging
 
     from pythae.models import VAE, VAEConfig
@@ -119,11 +127,12 @@ def pythae(X, epochs):
     from pythae.trainers import BaseTrainerConfig
 
     logging.disable(logging.CRITICAL)
+    encoder, decoder = networks(X.shape[1])
 
     class Encoder(BaseEncoder):
         def __init__(self):
             super().__init__()
-            self.net = plain_mlp(784, *WIDTHS, 2 * LATENT)
+            self.net = encoder
 
         def forward(self, x):
             mean, log_var = self.net(x.flatten(1)).chunk(2, dim=-1)
@@ -132,7 +141,7 @@ def pythae(X, epochs):
     class Decoder(BaseDecoder):
         def __init__(self):
             super().__init__()
-            self.net = plain_mlp(LATENT, *WIDTHS[::-1], 784)
+            self.net = decoder
 
         def forward(self, z):
             return ModelOutput(reconstruction=self.net(z))
@@ -141,16 +150,17 @@ def pythae(X, epochs):
         config = BaseTrainerConfig(
             output_dir=folder, num_epochs=epochs, learning_rate=LR, per_device_train_batch_size=BATCH, no_cuda=True
         )
-        model = VAE(VAEConfig(input_dim=(784,), latent_dim=LATENT), encoder=Encoder(), decoder=Decoder())
+        shape = VAEConfig(input_dim=(X.shape[1],), latent_dim=encoder(torch.from_numpy(X[:2])).shape[1] // 2)
+        model = VAE(shape, encoder=Encoder(), decoder=Decoder())
         TrainingPipeline(model=model, training_config=config)(train_data=X)
 
 
-def pyod(batch_size):
+def pyod(batch_size, widths=WIDTHS, latent=LATENT):
     def fit(X, epochs):
         from pyod.models.vae import VAE
 
         VAE(
-            latent_dim=LATENT, encoder_neuron_list=list(WIDTHS), decoder_neuron_list=list(WIDTHS[::-1]),
+            latent_dim=latent, encoder_neuron_list=list(widths), decoder_neuron_list=list(widths[::-1]),
             batch_size=batch_size, epoch_num=epochs, lr=LR, dropout_rate=0.0, verbose=0, device="cpu",
         ).fit(X)  # fmt: skip
 
@@ -158,13 +168,13 @@ def pyod(batch_size):
 
 
 def estimator(name, **parameters):
+    parameters = {"n_components": LATENT, "hidden_layer_sizes": WIDTHS, **parameters}
+
     def fit(X, epochs):
         import riskvae
 
-        getattr(riskvae, name)(
-            n_components=LATENT, hidden_layer_sizes=WIDTHS, batch_size=BATCH, max_epochs=epochs, device="cpu",
-            random_state=0, **parameters,
-        ).fit(X)  # fmt: skip
+        model = getattr(riskvae, name)(batch_size=BATCH, device="cpu", random_state=0, **parameters)
+        model.set_params(max_epochs=epochs).fit(X)
 
     return fit
 
