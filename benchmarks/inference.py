@@ -43,11 +43,11 @@ def methods_of(name):
 
 
 def fitted(name, n_features):
-    rows = np.random.default_rng(0).random((2000, n_features), dtype=np.float32)
+    rows = np.random.default_rng(0).random((3000, n_features), dtype=np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vae = getattr(riskvae, name)(max_epochs=1, random_state=0, device="cpu").fit(rows)
-    return vae.conformalize(rows[:1000]) if name == "QuantileVAE" else vae
+        vae = getattr(riskvae, name)(max_epochs=1, random_state=0, device="cpu").fit(rows[:2000])
+    return vae.conformalize(rows[2000:]) if name == "QuantileVAE" else vae
 
 
 def call(vae, method, rows):
@@ -104,8 +104,8 @@ def bare(vae, method, dtype):
     if method == "reconstruct":
         return lambda x: module.decode(module.encode(x).mean)
     if isinstance(vae, riskvae.QuantileVAE):
-        density = copy.deepcopy(vae._density).to(dtype)
-        return lambda x: density.bound(module, x)
+        score, *vaes = copy.deepcopy(vae._scoring()["module"]).to(dtype).eval()
+        return lambda x: score(vaes, x)
     return lambda x: module(Batch(x), bank)
 
 
