@@ -2,8 +2,8 @@
 
     python benchmarks/anomaly.py [--json FILE] [--epochs 30] [--threads 2] [--sets 21]
 
-On the tables of the folder "adbench" in RISKVAE_DATA (split as in ``riskvae.studies.anomalies``, seed 0): seconds
-to fit, which includes scores of training rows for the threshold, seconds to score the test rows, and the area
+On the tables of the folder "adbench" in RISKVAE_DATA (the protocol of halves of ``riskvae.studies.anomalies``, seed 0):
+seconds to fit, which includes scores of training rows for the threshold, seconds to score the test rows, and the area
 under the curve. The three autoencoders have the same widths (256 and 128), latent coordinates (as many as
 features, at most 64) and epochs; PyOD's at its default batch of 32 and at our 256. They take turns on each set;
 ratios are of that set. Peers come with the extra "bench".
@@ -24,7 +24,7 @@ from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 
 from riskvae import QuantileVAE
-from riskvae.studies.anomalies import split
+from riskvae.studies._anomaly_tables import load
 
 WIDTHS = [256, 128]
 OURS = "QuantileVAE"
@@ -81,7 +81,7 @@ def measure(make, train, test, truth, epochs):
 def run(files, epochs):
     table = {}
     for i, file in enumerate(files):
-        data = split(file, 0)
+        data = load(file, "halves", 0)
         names = list(CONTENDERS)
         for name in names[i % len(names) :] + names[: i % len(names)]:
             table.setdefault(file.stem, {})[name] = measure(CONTENDERS[name], *data, epochs)
