@@ -1,6 +1,6 @@
 """What a fit costs beside busy processes, by number of threads and by how threads wait for each other.
 
-    python benchmarks/neighbours.py [--json FILE] [--rounds 3] [--busy 0 2 10] [--quick]
+    python benchmarks/neighbours.py [--json FILE] [--rounds 3] [--busy 0 2 10] [--sizes] [--quick]
 
 A process of its own fits BetaVAE and tells its processor time (of all its threads) and the time that passed, after a
 first fit of one epoch, so that imports and the first calls do not count. Beside it, some processes do nothing but
@@ -8,7 +8,8 @@ count. Work is a table (5,000 rows of 20 columns, hidden layers 64 and 32), a wi
 images (8,192 rows of 784 pixels, the default network, 512 and 256, 20 latent coordinates). Threads of OpenMP that wait
 spin for a while before they sleep; OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT (libgomp's, 300,000 by default) ask them
 to sleep at once, or sooner, and are read when the library is loaded. All take turns; ratios are those of medians over
-the rounds. Linux and macOS alone tell processor times.
+the rounds. --sizes fits networks of many widths instead, alone unless --busy says otherwise, to see from which size on
+a second thread pays. Linux and macOS alone tell processor times.
 """
 
 import argparse
@@ -31,6 +32,17 @@ WORK = {
     "wider table": (5_000, 100, (256, 128), 10, 30),
     "images": (8_192, 784, (512, 256), 20, 4),
 }
+# Of --sizes.
+SIZES = {
+    "20-64-32": (5_000, 20, (64, 32), 4, 60),
+    "10-16": (5_000, 10, (16,), 2, 80),
+    "64-128": (5_000, 64, (128,), 8, 50),
+    "100-256-128": (5_000, 100, (256, 128), 10, 30),
+    "200-256-128": (5_000, 200, (256, 128), 10, 20),
+    "300-512-256": (5_000, 300, (512, 256), 10, 12),
+    "784-512-256": (5_000, 784, (512, 256), 10, 6),
+    "784-1024-512": (5_000, 784, (1024, 512), 10, 4),
+}
 WAITING = {
     "as it comes": {},
     "passive": {"OMP_WAIT_POLICY": "passive"},
@@ -48,7 +60,7 @@ def work(kind, epochs):
     from riskvae import BetaVAE
 
     warnings.simplefilter("ignore")  # of so few epochs nobody expects much
-    n, d, widths, latent, _ = WORK[kind]
+    n, d, widths, latent, _ = {**WORK, **SIZES}[kind]
     X = np.random.default_rng(0).random((n, d), dtype=np.float32)
     vae = BetaVAE(n_components=latent, hidden_layer_sizes=widths, max_epochs=1, random_state=0, device="cpu").fit(X)
     vae.set_params(max_epochs=epochs)
@@ -91,7 +103,7 @@ def measure(options):
     for turn in range(options.rounds):
         for n in options.busy:
             with busy(n):
-                for kind, (*_, epochs) in WORK.items():
+                for kind, (*_, epochs) in (SIZES if options.sizes else WORK).items():
                     cases = CASES[turn % len(CASES) :] + CASES[: turn % len(CASES)]
                     for threads, waiting in cases:
                         taken = fit(kind, threads, waiting, 2 if options.quick else epochs)
@@ -117,8 +129,12 @@ def summarize(times):
 def print_table(rows):
     times = " | ".join(f"{what} time, s (min-max) | to alone" for what in ("processor", "wall"))
     print(f"| work | threads | waiting | busy | {times} |\n|{8 * '---|'}")
-    cases = [(threads, waiting) for threads, waiting in CASES]
-    for row in sorted(rows, key=lambda r: (r["work"], cases.index((str(r["threads"]), r["waiting"])), r["busy"])):
+    kinds = [*WORK, *SIZES]
+
+    def place(row):
+        return kinds.index(row["work"]), CASES.index((str(row["threads"]), row["waiting"])), row["busy"]
+
+    for row in sorted(rows, key=place):
         cells = [row["work"], row["threads"], row["waiting"], row["busy"]]
         for what in ("processor", "wall"):
             every = row[f"{what}_all"]
@@ -129,10 +145,11 @@ def print_table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--busy", type=int, nargs="+", default=[0, 2, 10], help="numbers of busy processes; 0 is alone")
+    parser.add_argument("--busy", type=int, nargs="+", help="numbers of busy processes; 0 is alone")
+    parser.add_argument("--sizes", action="store_true", help="networks of many widths instead")
     parser.add_argument("--quick", action="store_true", help="one round of two epochs, to see that it works")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--work", choices=WORK, help=argparse.SUPPRESS)
+    parser.add_argument("--work", choices=[*WORK, *SIZES], help=argparse.SUPPRESS)
     parser.add_argument("--epochs", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -141,6 +158,7 @@ def main():
     from machine import load, machine
 
     options.rounds = 1 if options.quick else options.rounds
+    options.busy = options.busy or ([0] if options.sizes else [0, 2, 10])
     before = load()
     times, pools = measure(options)
     rows = summarize(times)
