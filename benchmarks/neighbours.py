@@ -28,13 +28,13 @@ import numpy as np
 
 # Rows, columns, hidden layers, latent coordinates, epochs.
 WORK = {
-    "table": (5_000, 20, (64, 32), 4, 60),
-    "wider table": (5_000, 100, (256, 128), 10, 30),
-    "images": (8_192, 784, (512, 256), 20, 4),
+    "table": (5_000, 20, (64, 32), 4, 30),
+    "wider table": (5_000, 100, (256, 128), 10, 15),
+    "images": (8_192, 784, (512, 256), 20, 2),
 }
 # Of --sizes.
 SIZES = {
-    "20-64-32": (5_000, 20, (64, 32), 4, 60),
+    "20-64-32": (5_000, 20, (64, 32), 4, 40),
     "10-16": (5_000, 10, (16,), 2, 80),
     "64-128": (5_000, 64, (128,), 8, 50),
     "100-256-128": (5_000, 100, (256, 128), 10, 30),
@@ -89,11 +89,13 @@ def busy(n):
             process.wait()
 
 
-def fit(kind, threads, waiting, epochs):
+def fit_beside(n, kind, threads, waiting, epochs):
+    """What a process of its own tells of a fit, beside n busy ones."""
     free = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")}
     command = [sys.executable, __file__, "--work", kind, "--epochs", str(epochs)]
     environment = {**free, "OMP_NUM_THREADS": threads, **WAITING[waiting]}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    with busy(n):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -102,14 +104,12 @@ def measure(options):
     times, pools = {}, None
     for turn in range(options.rounds):
         for n in options.busy:
-            with busy(n):
-                for kind, (*_, epochs) in (SIZES if options.sizes else WORK).items():
-                    cases = CASES[turn % len(CASES) :] + CASES[: turn % len(CASES)]
-                    for threads, waiting in cases:
-                        taken = fit(kind, threads, waiting, 2 if options.quick else epochs)
-                        pools = taken.pop("pools")
-                        times.setdefault((kind, threads, waiting, n), []).append(taken)
-                        print(f"round {turn + 1}: {kind}, {threads}, {waiting}, {n} busy: {taken}", file=sys.stderr)
+            for kind, (*_, epochs) in (SIZES if options.sizes else WORK).items():
+                for threads, waiting in CASES[turn % len(CASES) :] + CASES[: turn % len(CASES)]:
+                    taken = fit_beside(n, kind, threads, waiting, 2 if options.quick else epochs)
+                    pools = taken.pop("pools")
+                    times.setdefault((kind, threads, waiting, n), []).append(taken)
+                    print(f"round {turn + 1}: {kind}, {threads}, {waiting}, {n} busy: {taken}", file=sys.stderr)
     return times, pools
 
 
