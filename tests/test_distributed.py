@@ -38,7 +38,7 @@ def start(what, folder, size):
 def finish(processes):
     """Their exit codes, and what they said; none of them outlives a test."""
     try:
-        told = [process.communicate(timeout=240)[1] for process in processes]
+        told = [process.communicate(timeout=600)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
