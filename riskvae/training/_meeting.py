@@ -21,6 +21,7 @@ __all__ = ["joined"]
 _PATIENCE = timedelta(minutes=10)
 _SOON = 30  # seconds, after which one that waits for others to begin says so
 _failed: list[Any] = []  # groups with messages that nobody answers
+_parted: list[Any] = []  # the last group that was closed
 
 
 @contextmanager
@@ -45,6 +46,10 @@ def joined(mode: str | None) -> Iterator[World | None]:
         raise
     with suppress(Exception):
         dist.destroy_process_group(group)
+    # Its threads may still be putting away the last message, for which they need Python's lock; where the end of the
+    # group waits for them and holds that lock, as in torch 2.6, both would wait for ever. By the next fit they are
+    # idle.
+    _parted[:] = [group]
 
 
 def _meet(mode: str) -> Any:
