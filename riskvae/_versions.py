@@ -7,7 +7,7 @@ from importlib.metadata import version
 import torch
 
 from riskvae._processor import processor
-from riskvae.nets._linear import _LEAST, _ONEDNN, _WHY
+from riskvae.nets._linear import _IN_INFERENCE, _LEAST, _ONEDNN, _WHY
 
 __all__ = ["show_versions"]
 
@@ -45,6 +45,7 @@ def show_versions() -> None:
         "cores": _cores(),
         "threads": torch.get_num_threads(),
         "matrix products": f"{products}: {_WHY}",
+        "in inference": "oneDNN" if _IN_INFERENCE else "torch's own",
         "bfloat16": f"{low} on the CPU",
         "devices": ", ".join(_devices()),
     }

@@ -71,6 +71,7 @@ def onednn(request, monkeypatch):
     if request.param and not nets._linear._AVAILABLE:
         pytest.skip("a torch without oneDNN")
     monkeypatch.setattr(nets._linear, "_ONEDNN", request.param)
+    monkeypatch.setattr(nets._linear, "_IN_INFERENCE", request.param)
     monkeypatch.setattr(nets._linear, "_LEAST", 0)
     return request.param
 

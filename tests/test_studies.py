@@ -249,15 +249,18 @@ def test_held_out_images_do_not_train(monkeypatch):
 
 def test_tails(tmp_path, toy_images):
     result = tails.run(Config(out=tmp_path, seeds=1))
-    assert len(result.records) == 2 * 33  # each once: 17 published ones, 14 more along beta, 2 combined risks
+    assert (
+        len(result.records) == 2 * 39
+    )  # each once: 17 published, 14 more along beta, 2 combined risks, 6 of candidates
     for record in result.records:
         assert (np.diff(record["worst"]) <= 1e-6).all()
         assert (np.diff(record["best"]) >= -1e-6).all()
         assert record["worst"][-1] == pytest.approx(record["mean"], abs=1e-6)
         assert record["worst 10 %"] > record["worst 50 %"] > record["mean"] > record["best 10 %"]
     curves = [record["worst"] for record in result.records]
-    assert curves[:33] == curves[33:]  # the toy stands for both sets of images
-    assert len({tuple(curve) for curve in curves}) == 33
+    assert curves[:33] == curves[33:66]  # the toy stands for both sets of images
+    assert curves[66:72] == curves[72:]
+    assert len({tuple(curve) for curve in curves[:66]}) == 33
     result.save(Config(out=tmp_path))
 
 

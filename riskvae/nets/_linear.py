@@ -17,9 +17,10 @@ class Linear(nn.Linear):
     Torch hands float32 matrix products on x86 to MKL, which keeps to AVX2 on processors of other makers;
     oneDNN, which torch also carries, uses AVX-512. That is about twice the speed where cores compute 512 bits at a
     time, as AMD's do since Zen 5, and nothing is gained on Intel's, or on Zen 4, which takes two steps for them. So
-    this layer calls oneDNN on AMD's processors since Zen 5, where that is transparent: in training, for products
-    large enough to pay for the call, and under :class:`torch.inference_mode`. Everywhere else, in models that are
-    exported too, it is a plain :class:`torch.nn.Linear`.
+    this layer calls oneDNN on AMD's processors since Zen 5 in training, for products large enough to pay for the call.
+    Under :class:`torch.inference_mode` it does so wherever there is AVX-512: there a row has the same digits in any
+    company and on any number of threads. Everywhere else, in models that are exported too, it is a plain
+    :class:`torch.nn.Linear`.
 
     The choice hangs on what is known of the processor, never on a stopwatch, so that the same fit gives the same
     digits in every process. The environment variable ``RISKVAE_MATMUL``, read at import, overrides it: "torch" or
@@ -33,12 +34,11 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            _ONEDNN
-            and x.dim() == 2
+            x.dim() == 2
             and (
-                x.shape[0] * self.weight.numel() >= _LEAST
+                _ONEDNN and x.shape[0] * self.weight.numel() >= _LEAST
                 if self.training
-                else torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
+                else _IN_INFERENCE and torch.is_inference_mode_enabled() and not torch.compiler.is_compiling()
             )
             and self.bias is not None
             and x.dtype == self.weight.dtype == torch.float32
@@ -110,6 +110,11 @@ _ONEDNN, _WHY = choose(
     available=_AVAILABLE,
     avx512=_AVX512,
 )
+
+
+# In inference oneDNN makes them on all processors with AVX-512: of its products a row has the same digits in any company
+# and on any number of threads.
+_IN_INFERENCE = _AVAILABLE and _AVX512 and os.environ.get("RISKVAE_MATMUL") != "torch"
 
 
 def _onednn(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -51,7 +51,7 @@ COMBINED = {
 # through two of them; of a tail of eps, 4 + 3 eps where all rows pay for their KL terms, and 2 + 6 eps where those that
 # weigh do: the graph of the others is not made. What is saved buys epochs, or batches of more candidates.
 _SMALL: dict[str, Any] = {"risk": "averse", "eps": 0.05, "beta": 1.0}
-CANDIDATES = {
+CANDIDATES: dict[str, tuple[dict[str, Any], float]] = {
     f"{told}, {size} candidates": ({**_SMALL, **options, "batch_size": size}, 6.0 / passes)
     for told, options, passes in (
         ("errors", {}, 4.0 + 3 * 0.05),

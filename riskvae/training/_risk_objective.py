@@ -73,7 +73,7 @@ class RiskObjective(WeightedELBO):
         self.on = on
         self.per = per
         self.eps_warmup = eps_warmup
-        self.warmup = max(eps_warmup, beta_warmup)
+        self.warmup: int = max(eps_warmup, beta_warmup)
         self.all_pay = all_pay
         self._known: tuple[Tensor, Tensor] | None = None  # losses of a batch, and what they count
         self.needs: tuple[str, ...] = ("group",) if over == "groups" else ()
