@@ -249,9 +249,8 @@ def test_held_out_images_do_not_train(monkeypatch):
 
 def test_tails(tmp_path, toy_images):
     result = tails.run(Config(out=tmp_path, seeds=1))
-    assert (
-        len(result.records) == 2 * 39
-    )  # each once: 17 published, 14 more along beta, 2 combined risks, 6 of candidates
+    # Each once: 17 published ones, 14 more along beta, 2 combined risks, and 6 of candidates.
+    assert len(result.records) == 2 * 39
     for record in result.records:
         assert (np.diff(record["worst"]) <= 1e-6).all()
         assert (np.diff(record["best"]) >= -1e-6).all()

@@ -112,8 +112,8 @@ _ONEDNN, _WHY = choose(
 )
 
 
-# In inference oneDNN makes them on all processors with AVX-512: of its products a row has the same digits in any company
-# and on any number of threads.
+# In inference oneDNN makes products on all processors with AVX-512: of its products a row has the same digits in any
+# company and on any number of threads.
 _IN_INFERENCE = _AVAILABLE and _AVX512 and os.environ.get("RISKVAE_MATMUL") != "torch"
 
 
