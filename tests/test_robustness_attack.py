@@ -185,8 +185,9 @@ def test_a_row_is_attacked_alike_in_any_company(X, vae, dtype):
     rows = X[:40].astype(dtype)
     whole = quick(vae, rows, max_norm=1.0)
     parts = [quick(vae, part, max_norm=1.0) for part in (rows[:1], rows[1:7], rows[7:])]
-    # Products of other numbers of rows round differently, and in single precision the ascent amplifies that.
-    rtol, atol = (1e-5, 1e-6) if dtype == np.float64 else (1e-4, 1e-4)
+    # Products of other numbers of rows round differently, and in single precision the ascent amplifies that. Near its
+    # maximum the damage hardly moves: a share of 1e-5 of it is a way of some 3e-3.
+    rtol, atol = (1e-5, 1e-6) if dtype == np.float64 else (1e-4, 3e-3)
     np.testing.assert_allclose(np.concatenate([part.damage for part in parts]), whole.damage, rtol=rtol)
     np.testing.assert_allclose(np.concatenate([part.X_adv for part in parts]), whole.X_adv, atol=atol)
 
