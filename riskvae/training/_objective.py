@@ -68,7 +68,7 @@ class Objective(nn.Module):
     def weighing(self, n_draws: int) -> tuple[float, float]:
         """Shares that are expected to weigh in the loss: of the losses of rows' draws, and of the rows' KL terms.
 
-        Where few of them do, their graph is made once it is known which (:class:`~riskvae.training._sparing.Sparing`).
+        Where few of them do, their graph is made once it is known which.
         """
         return 1.0, 1.0
 
