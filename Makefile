@@ -24,7 +24,7 @@ demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, 
 	@echo "== demo: from a CSV file to a decision, twenty seconds"
 	$(RUN) examples/plot_table.py
 
-test: unit lint ## doctests, tests, style and types; some ten minutes
+test: unit lint ## doctests, tests, style and types; some twenty minutes
 
 lint: $(VENV)/.installed
 	@echo "== style"

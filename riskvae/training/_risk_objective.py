@@ -88,11 +88,15 @@ class RiskObjective(WeightedELBO):
         rows, draws = self.current
         return {**told, "eps": draws.eps if self.over == "subsamples" else rows.eps}
 
+    @property
+    def some_pay(self) -> bool:
+        """Whether rows without weight in the risk pay nothing for their KL terms."""
+        return self.on == "elbo" or (self.tail == "best" and not self.all_pay)
+
     def weighing(self, n_draws: int) -> tuple[float, float]:
         rows, draws = (float(measure.eps or 1.0) if isinstance(measure, CVaR) else 1.0 for measure in self.current)
         share = {"subsamples": draws, "nested": rows * draws}.get(self.over, rows)
-        some_pay = self.on == "elbo" or (self.tail == "best" and not self.all_pay)
-        if not some_pay or self.over == "subsamples":
+        if not self.some_pay or self.over == "subsamples":
             return share, 1.0
         return share, min(1.0, rows * n_draws) if self.over == "joint" else rows
 
@@ -109,7 +113,7 @@ class RiskObjective(WeightedELBO):
         if self.on == "elbo":
             return self._risk(self._losses(terms) + self.weighted(terms.kl), terms.batch)
         kl = terms.kl
-        if self.tail == "best" and not self.all_pay:
+        if self.some_pay:
             weights = self._weights(terms)
             self._known = (terms.nll, weights) if self.training else None
             kl = (weights.sum(0) * kl).sum()

@@ -71,8 +71,7 @@ class StackedLoss:
         if isinstance(first, RiskObjective):
             losses = nll + (self.beta * kl)[:, None] if first.on == "elbo" else nll
             q = self._tail(losses, first)
-            some_pay = first.on == "elbo" or (first.tail == "best" and not first.all_pay)
-            return q, self.beta * (q.sum(1) if some_pay else self.even[:, 0])
+            return q, self.beta * (q.sum(1) if first.some_pay else self.even[:, 0])
         even = self.even.expand_as(nll) / nll.shape[1]
         if not isinstance(first, NearELBO):
             return even, self.beta * self.even[:, 0]
