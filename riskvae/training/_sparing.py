@@ -76,7 +76,10 @@ def rows_are_apart(module: nn.Module, rows: Tensor) -> bool:
     """Whether in training a module gives a row the same answer in any company and every time, and keeps no record."""
     if has_hooks(module):
         return False
-    twin = copy.deepcopy(module).train()
+    twin, generator = copy.deepcopy(module).train(), torch.Generator().manual_seed(1)
+    for weights in twin.parameters():  # away from where a power iteration stands still, as it does not in training
+        step = torch.randn(weights.shape, generator=generator, dtype=torch.float32).to(weights)
+        weights.add_(0.1 * step * weights.abs().mean())
     before = [value.clone() for value in twin.state_dict().values() if isinstance(value, Tensor)]
     with isolated_rng(0, rows.device):
         states = _states(rows.device)
