@@ -1,15 +1,26 @@
 """What a machine has, and what a process and its torch are set to: devices, forks, autocast, cuDNN."""
 
+import ctypes
 import difflib
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 
-__all__ = ["device_for", "in_one_thread", "is_available", "prepare_process", "resolve_device", "torch_as_usual"]
+__all__ = [
+    "device_for",
+    "in_one_thread",
+    "is_available",
+    "keep_freed_memory",
+    "prepare_process",
+    "resolve_device",
+    "torch_as_usual",
+]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def _devices() -> list[str]:
@@ -129,3 +140,14 @@ def prepare_process() -> None:
     if pid != _IMPORTED_BY and pid not in _prepared:
         _prepared.add(pid)
         torch.set_num_threads(1)
+
+
+def keep_freed_memory() -> None:
+    """Let this process use again what it frees, up to half a gigabyte, where glibc gives it back to the system.
+
+    A stack of models needs tens of megabytes in each step, which it would take anew, page by page.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        library = ctypes.CDLL(None)
+        for parameter, value in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**29)):
+            library.mallopt(parameter, value)

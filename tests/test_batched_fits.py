@@ -1,5 +1,6 @@
 """Many fits at once: the same models as one by one, whatever trains beside them, and an end where one fails."""
 
+import os
 import threading
 import time
 import warnings
@@ -15,11 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
-from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, batched_fits, nets, risk
+from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, _machine, batched_fits, nets, risk
 from riskvae.likelihoods import StudentT
 from riskvae.nets import Posterior
 from riskvae.training import Batch, RiskObjective, Terms, WeightedELBO
-from riskvae.training._gathering import Gathering
+from riskvae.training._gathering import Gathering, gathering
 from riskvae.training._objective import NearELBO, told_of
 from riskvae.training._stack import Stack
 from riskvae.training._stacked_loss import StackedLoss, kind_of, tail_weights
@@ -34,7 +35,13 @@ def X():
 
 
 @pytest.fixture
-def stacks(monkeypatch):
+def threads(monkeypatch):
+    """Fits stay in this process, as where there is a GPU."""
+    monkeypatch.setattr("riskvae.estimators._batched_fits.resolve_device", lambda device: torch.device("cuda"))
+
+
+@pytest.fixture
+def stacks(monkeypatch, threads):
     """How many models were trained in each stacked epoch."""
     sizes = []
 
@@ -184,6 +191,44 @@ def test_any_number_of_jobs_will_do_and_few_fits_at_a_time(X, n_jobs, stacks):
     assert max(stacks) == 2
 
 
+@pytest.mark.parametrize("max_fits", [64, 4])
+def test_processes_share_the_fits_and_train_their_own_in_company(X, max_fits):
+    estimators = [small(BetaVAE, beta=beta) for beta in (0.2, 0.5, 1.0, 1.5, 2.0, 3.0)]
+
+    def work(estimator):
+        fitted = estimator.fit(X)
+        return fitted, os.getpid(), max(map(len, gathering()._stacks))
+
+    with batched_fits(max_fits):
+        found = Parallel(n_jobs=2)(delayed(work)(clone(e)) for e in estimators)
+    assert {company for _, _, company in found} == {3 if max_fits == 64 else 2}
+    processes = [process for _, process, _ in found]
+    assert len(set(processes)) == 2
+    assert os.getpid() not in processes
+    for (a, _, _), e in zip(found, estimators, strict=True):
+        agree(a, e.fit(X))
+
+
+def test_no_jobs_are_refused(X):
+    with batched_fits(), pytest.raises(ValueError, match="n_jobs == 0"):
+        Parallel(n_jobs=0)([delayed(abs)(1)])
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    _machine.keep_freed_memory()
+    calls = []
+
+    class Library:
+        def mallopt(self, *setting):
+            calls.append(setting)
+
+    monkeypatch.setattr(_machine.ctypes, "CDLL", lambda name: Library())
+    _machine.keep_freed_memory()
+    assert calls == [(-3, 2**25), (-1, 2**29)]  # M_MMAP_THRESHOLD at its maximum, M_TRIM_THRESHOLD
+    monkeypatch.setattr(_machine.ctypes, "CDLL", lambda name: object())
+    _machine.keep_freed_memory()
+
+
 def test_outside_and_in_other_threads_fits_are_alone(X, stacks):
     with batched_fits():
         small(BetaVAE).fit(X)
@@ -282,7 +327,11 @@ def test_a_model_that_diverges_fails_alone(X, stacks):
     agree(found[2], estimators[2].fit(X))
 
 
-def test_an_error_in_a_task_ends_all(X):
+@pytest.mark.parametrize("where", ["threads", "processes"])
+def test_an_error_in_a_task_ends_all(X, where, request):
+    if where == "threads":
+        request.getfixturevalue(where)
+
     def work(i):
         if i == 0:
             time.sleep(0.3)
@@ -296,7 +345,7 @@ def test_an_error_in_a_task_ends_all(X):
     assert not any(thread.name.startswith("ThreadPool") and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_where_a_stack_fails_models_train_one_by_one(X, monkeypatch):
+def test_where_a_stack_fails_models_train_one_by_one(X, monkeypatch, threads):
     def fail(self, batches):
         raise MemoryError("too many")
 
@@ -334,7 +383,7 @@ def test_bad_numbers_are_refused(given, error):
         pass
 
 
-def test_filters_of_warnings_are_as_before(X):
+def test_filters_of_warnings_are_as_before(X, threads):
     before = list(warnings.filters)
     fit_all([small(BetaVAE, random_state=i) for i in range(4)], [X] * 4)
     assert warnings.filters == before

@@ -1,18 +1,26 @@
 """A context in which concurrent fits train as one model: whole grids at once."""
 
-import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from joblib import parallel_config
-from joblib.parallel import SequentialBackend, ThreadingBackend
+from joblib import Parallel, delayed, parallel_config
+from joblib.parallel import FallbackToBackend, LokyBackend, ParallelBackendBase, SequentialBackend, ThreadingBackend
 
+from riskvae._machine import keep_freed_memory, resolve_device
 from riskvae._validation import check_parameters, integer
 from riskvae.training._gathering import Gathering
 
 __all__ = ["batched_fits"]
+
+_SETTLED = 0.1  # seconds without a further task after which those at hand are handed out
+
+_Work = Callable[[], Any]
 
 
 @contextmanager
@@ -20,13 +28,14 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
     """Train the models of a grid search as one, in the block of a ``with`` statement.
 
     A grid over ``eps``, ``beta`` or seeds is many small models of one structure, each of which spends its time between
-    small products. Here they are fitted in as many threads, and meet at each epoch: those of one structure train it as
-    one stacked model, by batched products and one optimizer, each on its own rows and by its own loss, seed and
-    early stopping. All else stays with scikit-learn: pipelines, folds, scoring.
+    small products. Here fits go on side by side and meet at each epoch: those of one structure train it as one stacked
+    model, by batched products and one optimizer, each on its own rows and by its own loss, seed and early stopping.
+    All else stays with scikit-learn: pipelines, folds, scoring.
 
-    It serves whatever fits estimators by joblib, such as ``GridSearchCV`` and ``cross_validate``, with any ``n_jobs``,
-    which says how many of them compute between epochs. Models are those of fits one by one up to rounding, which hangs
-    on who trains together; where that must be the same bit for bit, fit without it.
+    It serves whatever fits estimators by joblib, such as ``GridSearchCV`` and ``cross_validate``. On a CPU, ``n_jobs``
+    processes share the fits, and each trains its part in company; by one job, and where there is a GPU, all are in
+    threads of this process. Models are those of fits one by one up to rounding, which hangs on who trains together;
+    where that must be the same bit for bit, fit without it.
 
     A model trains alone where it has a likelihood, a measure or an objective of your own, networks with other layers
     than affine maps, convolutions, layer or group norms and activations, missing values, a threshold or groups,
@@ -36,7 +45,7 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
     Parameters
     ----------
     max_fits : int, default=64
-        Fits that go on at a time, each with its rows in memory.
+        Fits that go on at a time, in all processes, each with its rows in memory.
 
     Raises
     ------
@@ -58,8 +67,105 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
     """
     check_parameters("batched_fits", {"max_fits": max_fits}, {"max_fits": integer(1)})
     # Threads that set and restore filters of warnings cross each other's ways: what was there comes back at the end.
-    with warnings.catch_warnings(), parallel_config(backend=_Gathered(max_fits)):
+    with warnings.catch_warnings(), parallel_config(backend=_Parted(max_fits)):
         yield
+
+
+class _Parted(ParallelBackendBase):
+    """Joblib's processes, each of which has a part of the tasks in its threads; threads alone by one job or a GPU.
+
+    Stacks in threads of one process would wait for each other at each operation, as Python has one lock; a GPU gains
+    more from one large stack.
+    """
+
+    supports_retrieve_callback = True
+
+    def __init__(self, max_fits: int = 64, **options: Any) -> None:
+        super().__init__(**options)
+        self.max_fits = max_fits
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[_Work, Future[Any]]] = []
+        self._moved = 0.0
+        self._processes: LokyBackend | None = None
+        self._n_processes = 1
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Tasks that go on at a time, whatever the number of jobs that is asked for."""
+        LokyBackend().effective_n_jobs(n_jobs)  # refuses 0
+        return self.max_fits
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        processes = LokyBackend(nesting_level=self.nesting_level)
+        self._n_processes = min(processes.effective_n_jobs(n_jobs), self.max_fits)
+        if self._n_processes == 1 or resolve_device("auto").type != "cpu":
+            raise FallbackToBackend(_Gathered(self.max_fits, nesting_level=self.nesting_level))
+        self._n_processes = processes.configure(self._n_processes, parallel, **options)
+        self.parallel, self._processes = parallel, processes
+        return self.max_fits
+
+    def submit(self, func: _Work, callback: Callable[[Any], Any] | None = None) -> Future[Any]:
+        """Keep a task until nothing more comes, as tasks of one part meet from the beginning."""
+        future: Future[Any] = Future()
+        if callback is not None:
+            future.add_done_callback(callback)
+        with self._lock:
+            self._waiting.append((func, future))
+            self._moved = time.monotonic()
+            first = len(self._waiting) == 1
+        if first:
+            threading.Thread(target=self._hand_out, daemon=True).start()
+        return future
+
+    apply_async = submit  # as joblib before 1.5 calls it
+
+    def _hand_out(self) -> None:
+        while (quiet := time.monotonic() - self._moved) < _SETTLED:
+            time.sleep(_SETTLED - quiet)
+        with self._lock:
+            tasks, self._waiting = self._waiting, []
+        most = max(1, self.max_fits // self._n_processes)
+        for part in (tasks[i :: self._n_processes] for i in range(min(self._n_processes, len(tasks)))):
+            works, futures = zip(*part, strict=True)
+            try:
+                self._processes.submit(partial(_fit_together, works, most), partial(_hand_back, futures))  # type: ignore[union-attr]
+            except Exception as error:  # a pool that has broken
+                for future in futures:
+                    future.set_exception(error)
+
+    def retrieve_result_callback(self, future: Future[Any]) -> Any:
+        """What a task gave, or its error."""
+        return future.result()
+
+    def terminate(self) -> None:
+        if self._processes is not None:
+            self._processes.terminate()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """End the processes with their tasks."""
+        with self._lock:
+            self._waiting = []
+        if self._processes is not None:
+            self._processes.abort_everything(ensure_ready)
+
+    def get_nested_backend(self) -> tuple[Any, None]:
+        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+
+def _fit_together(works: tuple[_Work, ...], most: int) -> list[Any]:
+    """What tasks give, in a process of their own, some at a time."""
+    keep_freed_memory()
+    with batched_fits(most):
+        return list(Parallel(n_jobs=1)(delayed(work)() for work in works))
+
+
+def _hand_back(futures: tuple[Future[Any], ...], part: Future[Any]) -> None:
+    """Give each task its own result, or all of them the error of one."""
+    error = part.exception()
+    for i, future in enumerate(futures):
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(part.result()[i])
 
 
 class _Gathered(ThreadingBackend):
@@ -77,7 +183,7 @@ class _Gathered(ThreadingBackend):
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         asked = super().effective_n_jobs(n_jobs)
-        self._gathering = Gathering(self.max_fits, max(1, min(asked, os.cpu_count() or 1)))
+        self._gathering = Gathering(self.max_fits, asked)
         return int(super().configure(n_jobs, parallel, **options))
 
     def submit(self, func: Callable[[], Any], callback: Any = None) -> Any:

@@ -3,8 +3,8 @@
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,8 +20,7 @@ __all__ = ["Gathering", "gathering"]
 _PATIENCE, _MORE_PATIENCE = 1.0, 10.0
 _SETTLED = 0.02  # seconds in which others may still be handed in
 
-# Of a group on several cores: more stacks than these would wait for Python's lock, smaller ones gain less.
-_MOST_STACKS, _LEAST_IN_STACK = 4, 8
+_ENDED = "batched_fits has ended while this model was in training, as after an error in another."
 
 Told = tuple[list[Tensor], list[int]]  # what a history tells of each batch, and the batches' sizes
 
@@ -43,31 +42,64 @@ class _Task:
         self.came = False
 
 
+class _Turns:
+    """A few tasks compute at a time, and each hands on to one that waits: to wake all of them costs more."""
+
+    def __init__(self, most_at_once: int) -> None:
+        self._lock = threading.Lock()
+        self._free = most_at_once
+        self._queue: deque[threading.Lock] = deque()
+
+    def call(self, turn: threading.Lock) -> None:
+        """Let a task go on that waits for a locked turn, as soon as another leaves off."""
+        with self._lock:
+            if not self._free:
+                self._queue.append(turn)
+                return
+            self._free -= 1
+        turn.release()
+
+    def take(self) -> None:
+        """Wait for a turn."""
+        turn = _locked()
+        self.call(turn)
+        turn.acquire()
+
+    def give(self) -> None:
+        """Leave off."""
+        with self._lock:
+            if not self._queue:
+                self._free += 1
+                return
+            turn = self._queue.popleft()
+        turn.release()
+
+
+def _locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class _Epoch:
     """An epoch of one model that waits for company, and then what came of it."""
 
     def __init__(self, net: Any, key: object, batches: Callable[[], Iterator[Batch]], task: _Task) -> None:
         self.net, self.key, self.batches, self.task = net, key, batches, task
         self.first = not task.came
-        self.turn = threading.Event()  # it is trained, or to be trained by this thread
-        self.leads: list[_Epoch] = []  # those that this thread is to train
-        self.threads = 1  # by so many threads of torch
+        self.turn = _locked()  # released when it is trained, or to be trained by this thread
+        self.leads: list[_Epoch] = []  # others that this thread is to train with its own
         self.done = False
         self.found: Told | None = None
-
-    def end(self) -> None:
-        """Let its thread go on."""
-        self.done = True
-        self.turn.set()
 
 
 class Gathering:
     """Tasks in threads, whose models train epochs together where their structure allows it.
 
     Epochs wait until every task that is expected has come to one, or is done; then those of one structure are trained
-    as a :class:`Stack`, by the thread of one of them, or on several cores as a few stacks. What is between epochs, such
-    as callbacks, validation and scoring, goes on in each task's own thread, of a few tasks at a time. A task that does
-    something else for a second (of ten, before its first) is not waited for, until it comes to an epoch again.
+    as a :class:`Stack`, by the thread of one of them. What is between epochs, such as callbacks, validation and
+    scoring, goes on in each task's own thread, of a few tasks at a time. A task that does something else for a second
+    (of ten, before its first) is not waited for, until it comes to an epoch again.
 
     Parameters
     ----------
@@ -80,8 +112,7 @@ class Gathering:
     def __init__(self, n_threads: int, most_at_once: int) -> None:
         self._n_threads = n_threads
         self._lock = threading.Lock()
-        self._free = threading.Semaphore(most_at_once)
-        self._most_at_once = most_at_once
+        self._turns = _Turns(most_at_once)
         self._all_threads = torch.get_num_threads()
         self._share = max(1, self._all_threads // most_at_once)  # threads of torch, of each task that computes
         self._tasks: set[_Task] = set()
@@ -104,10 +135,11 @@ class Gathering:
         def run() -> Any:
             _here.task, task.expected = task, True
             torch.set_num_threads(self._share)
+            self._turns.take()
             try:
-                with self._free:
-                    return work()
+                return work()
             finally:
+                self._turns.give()
                 _here.task = None
                 with self._lock:
                     self._tasks.discard(task)
@@ -121,7 +153,8 @@ class Gathering:
         with self._lock:
             self._closed, self._stacks = True, {}
             for epoch in self._waiting:
-                epoch.turn.set()
+                self._turns.call(epoch.turn)
+            self._waiting = []
 
     # ---------------------------------------------------------------------------------------- epochs
 
@@ -136,23 +169,22 @@ class Gathering:
         if key is None:
             return None
         epoch = _Epoch(net, key, batches, _here.task)
-        self._free.release()
-        try:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(_ENDED)
+            epoch.task.expected = epoch.task.came = True
+            self._waiting.append(epoch)
+            looks_after = len(self._waiting) == 1  # whether nobody comes any more
+            self._moved = time.monotonic()
+            self._begin()
+        self._turns.give()
+        while not epoch.turn.acquire(timeout=_SETTLED if looks_after else -1):
             with self._lock:
-                epoch.task.expected = epoch.task.came = True
-                self._waiting.append(epoch)
-                looks_after = len(self._waiting) == 1  # whether nobody comes any more
-                self._moved = time.monotonic()
                 self._begin()
-            while not (epoch.turn.wait(_SETTLED if looks_after else None) or self._closed):
-                with self._lock:
-                    self._begin()
-        finally:
-            self._free.acquire()
         if epoch.leads:
-            self._train(epoch.leads, epoch.threads)
-        if self._closed and not epoch.done:
-            raise RuntimeError("batched_fits has ended while this model was in training, as after an error in another.")
+            self._train(epoch)
+        if not epoch.done:
+            raise RuntimeError(_ENDED)
         return epoch.found
 
     def _begin(self) -> None:
@@ -169,28 +201,16 @@ class Gathering:
             groups.setdefault(epoch.key, []).append(epoch)
         self._waiting = []
         for group in groups.values():
-            for part in self._parts(group):
-                if len(part) == 1:  # without company
-                    part[0].end()
-                else:
-                    part[0].leads = part
-                    part[0].turn.set()
+            first = group[0]
+            first.leads, first.done = group[1:], len(group) == 1  # without company it trains alone
+            self._turns.call(first.turn)
 
-    def _parts(self, group: list[_Epoch]) -> list[list[_Epoch]]:
-        """Those that are trained as one: on several cores a few stacks, whose threads do not wait for each other."""
-        n = 1
-        if torch.device(group[0].net.device).type == "cpu":
-            n = max(1, min(self._most_at_once, _MOST_STACKS, len(group) // _LEAST_IN_STACK))
-        ends = [len(group) * i // n for i in range(n + 1)]
-        for epoch in group:
-            epoch.threads = max(1, self._all_threads // n)
-        return [group[a:b] for a, b in pairwise(ends)]
-
-    def _train(self, epochs: list[_Epoch], threads: int) -> None:
+    def _train(self, first: _Epoch) -> None:
         """Train models together, or leave them to themselves if they fail in company."""
+        epochs = [first, *first.leads]
         nets = tuple(id(epoch.net) for epoch in epochs)
         before = torch.get_num_threads()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self._all_threads)
         try:
             stack = self._stacks.pop(nets, None) or Stack([epoch.net for epoch in epochs])
             stack.load()
@@ -209,5 +229,7 @@ class Gathering:
             )
         finally:
             torch.set_num_threads(before)
-            for epoch in epochs:
-                epoch.end()
+            first.done = True
+            for epoch in first.leads:
+                epoch.done = True
+                self._turns.call(epoch.turn)

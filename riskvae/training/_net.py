@@ -164,12 +164,13 @@ class Net(NeuralNet):
         if training:
             for name, value in self.criterion_.begin_epoch(epoch - 1).items():
                 self.history.record(name, value)
-            self.spare = what_to_spare(self)
         self._hooked = hooked = self._has_batch_callbacks()
         company = gathering() if training else None
         found = company and company.epoch(self, iterator, lambda: iterator.batches(self.batch_size, shuffled(), draw))
         log, sizes = found or ([], [])
         means = []
+        if training and not found:
+            self.spare = what_to_spare(self)
         isolated = isolated_rng(modules, device) if self.isolate_rng else nullcontext()
         with isolated, computed_in(self.module_, self.precision if training else "float32"):
             for batch in () if found else iterator.batches(self.batch_size, shuffled() if training else None, draw):
@@ -229,16 +230,17 @@ class Net(NeuralNet):
     def _record(self, prefix: str, values: Tensor, sizes: list[int]) -> None:
         weights = torch.tensor(sizes, dtype=torch.float64)
         loss, nll, kl = ((weights @ values) / weights.sum()).tolist()
-        earlier = [row[prefix + "_loss"] for row in self.history[:-1] if prefix + "_loss" in row]
+        best = next((row[prefix + "_loss"] for row in self.history[-2::-1] if row.get(prefix + "_loss_best")), math.inf)
         if not self._hooked:  # skorch's checkpoints look for a batch
             self.history.new_batch()
             self.history.record_batch(prefix + "_loss", loss)
         self.history.record(prefix + "_loss", loss)
-        self.history.record(prefix + "_loss_best", loss < min(earlier, default=math.inf))
+        self.history.record(prefix + "_loss_best", loss < best)
         self.history.record(prefix + "_reconstruction", nll)
         self.history.record(prefix + "_kl", kl)
         self.history.record(prefix + "_batch_count", len(sizes))
-        if prefix == "train" and not math.isfinite(sum(float(p.detach().sum()) for p in self.module_.parameters())):
+        sums = torch.stack([p.detach().sum() for p in self.module_.parameters()])
+        if prefix == "train" and not sums.isfinite().all():
             raise _divergence("a weight became infinite or NaN", len(self.history), len(sizes), self.lr)
 
     def _has_batch_callbacks(self) -> bool:

@@ -113,14 +113,15 @@ class Stack:
         for name, values in (self.parameters | self.buffers).items():
             torch._foreach_copy_([state[name] for state in self.states], list(values.unbind()))
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                parts = [value.clone() for _ in self.nets] if key == "step" else value.unbind()
-                for net, state, part in zip(self.nets, self.states, parts, strict=True):
-                    own = net.optimizer_.state[state[name]]
-                    if key == "step" or key not in own:
-                        own[key] = part.clone()
-                    else:
-                        own[key].copy_(part)
+            kept = self.optimizer.state[parameter]
+            own = [net.optimizer_.state[state[name]] for net, state in zip(self.nets, self.states, strict=True)]
+            for key, value in kept.items():
+                parts = [value] * len(own) if key == "step" else list(value.unbind())
+                if any(key not in known for known in own):
+                    for known, part in zip(own, parts, strict=True):
+                        known[key] = part.clone()
+                else:
+                    torch._foreach_copy_([known[key] for known in own], parts)
 
     def _take_state(self) -> None:
         self.n_steps = _n_steps(self.nets[0])
