@@ -126,8 +126,9 @@ class _Parted(ParallelBackendBase):
         most = max(1, self.max_fits // self._n_processes)
         for part in (tasks[i :: self._n_processes] for i in range(min(self._n_processes, len(tasks)))):
             works, futures = zip(*part, strict=True)
+            submit = getattr(self._processes, "submit", None) or self._processes.apply_async  # type: ignore[union-attr]
             try:
-                self._processes.submit(partial(_fit_together, works, most), partial(_hand_back, futures))  # type: ignore[union-attr]
+                submit(partial(_fit_together, works, most), partial(_hand_back, futures))
             except Exception as error:  # a pool that has broken
                 for future in futures:
                     future.set_exception(error)
