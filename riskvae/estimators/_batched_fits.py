@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.parallel import FallbackToBackend, LokyBackend, ParallelBackendBase, SequentialBackend, ThreadingBackend
 
 from riskvae._machine import keep_freed_memory, resolve_device
@@ -71,7 +71,23 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
         yield
 
 
-class _Parted(ParallelBackendBase):
+class _ManyAtOnce(ParallelBackendBase):
+    """A backend that takes many tasks at a time, whatever the number of jobs, so that their fits can meet."""
+
+    def __init__(self, max_fits: int = 64, **options: Any) -> None:
+        super().__init__(**options)
+        self.max_fits = max_fits
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Tasks that go on at a time."""
+        ThreadingBackend().effective_n_jobs(n_jobs)  # refuses 0
+        return self.max_fits
+
+    def get_nested_backend(self) -> tuple[Any, None]:
+        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+
+class _Parted(_ManyAtOnce):
     """Joblib's processes, each of which has a part of the tasks in its threads; threads alone by one job or a GPU.
 
     Stacks in threads of one process would wait for each other at each operation, as Python has one lock; a GPU gains
@@ -81,18 +97,12 @@ class _Parted(ParallelBackendBase):
     supports_retrieve_callback = True
 
     def __init__(self, max_fits: int = 64, **options: Any) -> None:
-        super().__init__(**options)
-        self.max_fits = max_fits
+        super().__init__(max_fits, **options)
         self._lock = threading.Lock()
         self._waiting: list[tuple[_Work, Future[Any]]] = []
         self._moved = 0.0
         self._processes: LokyBackend | None = None
         self._n_processes = 1
-
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Tasks that go on at a time, whatever the number of jobs that is asked for."""
-        LokyBackend().effective_n_jobs(n_jobs)  # refuses 0
-        return self.max_fits
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         processes = LokyBackend(nesting_level=self.nesting_level)
@@ -148,9 +158,6 @@ class _Parted(ParallelBackendBase):
         if self._processes is not None:
             self._processes.abort_everything(ensure_ready)
 
-    def get_nested_backend(self) -> tuple[Any, None]:
-        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
-
 
 def _fit_together(works: tuple[_Work, ...], most: int) -> list[Any]:
     """What tasks give, in a process of their own, some at a time."""
@@ -169,22 +176,16 @@ def _hand_back(futures: tuple[Future[Any], ...], part: Future[Any]) -> None:
             future.set_result(part.result()[i])
 
 
-class _Gathered(ThreadingBackend):
+class _Gathered(_ManyAtOnce, ThreadingBackend):
     """Joblib's threads, as many as there are fits, whose tasks a :class:`Gathering` knows of."""
 
     def __init__(self, max_fits: int = 64, **options: Any) -> None:
-        super().__init__(**options)
-        self.max_fits = max_fits
+        super().__init__(max_fits, **options)
         self._gathering: Gathering | None = None
 
-    def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Threads, whatever the number of jobs that is asked for."""
-        super().effective_n_jobs(n_jobs)  # refuses 0
-        return self.max_fits
-
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
-        asked = super().effective_n_jobs(n_jobs)
-        self._gathering = Gathering(self.max_fits, asked)
+        asked = ThreadingBackend.effective_n_jobs(self, n_jobs)
+        self._gathering = Gathering(self.max_fits, min(asked, cpu_count()))
         return int(super().configure(n_jobs, parallel, **options))
 
     def submit(self, func: Callable[[], Any], callback: Any = None) -> Any:
@@ -197,6 +198,3 @@ class _Gathered(ThreadingBackend):
         if self._gathering is not None:
             self._gathering.close()  # the pool waits for its threads
         super().terminate()
-
-    def get_nested_backend(self) -> tuple[Any, None]:
-        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None

@@ -239,8 +239,10 @@ class Net(NeuralNet):
         self.history.record(prefix + "_reconstruction", nll)
         self.history.record(prefix + "_kl", kl)
         self.history.record(prefix + "_batch_count", len(sizes))
-        sums = torch.stack([p.detach().sum() for p in self.module_.parameters()])
-        if prefix == "train" and not sums.isfinite().all():
+        if (
+            prefix == "train"
+            and not torch.stack([p.detach().sum() for p in self.module_.parameters()]).isfinite().all()
+        ):
             raise _divergence("a weight became infinite or NaN", len(self.history), len(sizes), self.lr)
 
     def _has_batch_callbacks(self) -> bool:
