@@ -239,10 +239,8 @@ class Net(NeuralNet):
         self.history.record(prefix + "_reconstruction", nll)
         self.history.record(prefix + "_kl", kl)
         self.history.record(prefix + "_batch_count", len(sizes))
-        if (
-            prefix == "train"
-            and not torch.stack([p.detach().sum() for p in self.module_.parameters()]).isfinite().all()
-        ):
+        sums = (p.detach().sum() for p in self.module_.parameters())
+        if prefix == "train" and not torch.stack(tuple(sums)).isfinite().all():
             raise _divergence("a weight became infinite or NaN", len(self.history), len(sizes), self.lr)
 
     def _has_batch_callbacks(self) -> bool:
