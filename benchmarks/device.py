@@ -4,8 +4,9 @@
 
 Checks come first, at small size. Models that were fitted on the CPU are put on the device, and must give the CPU's
 answers in both dtypes: every method on rows, margins, attacks and proofs. Fits on the device must repeat themselves
-bit for bit, also where they went on (warm_start, checkpoint), and agree with the CPU's. A pickle must open without
-the device, and memory must not grow. The exit status is 1 where a check fails.
+bit for bit, also where they went on (warm_start, checkpoint), and agree with the CPU's. On NVIDIA's, steps that are
+recorded as a graph must do what they do without. A pickle must open without the device, and memory must not grow. The
+exit status is 1 where a check fails.
 
 Times follow, each round after a synchronization of the device and beside its rivals, as medians: an epoch against a
 hand-written torch loop and `compile=True`, margins, attacks, scores in both dtypes, and what it costs that cuDNN
@@ -72,6 +73,7 @@ OPTIONS = {"predict_interval": {"alpha": 0.1}}
 # and convolutions on an NVIDIA GPU round to ten bits as torch sets it up (TF32).
 EXACT = {"float32": 2e-3, "float64": 1e-6}
 STEPS = ("predict", "p_values", "conformal_p_values", "detect", "detect_features")
+OF_PLAYING = 1e-4
 OF_STEPS, OF_CONVOLUTIONS, OF_SEARCHES, OF_FITS = 0.02, 0.02, 0.1, 0.02
 MOST_GROWTH = 16  # MiB
 
@@ -125,6 +127,8 @@ class Checks:
             yield self.answers(name, here, there)
             fitted = self.fit(model, self.where)
             yield self.repeats(f"{name}: fit again", fitted, self.fit(model, self.where))
+            if self.device.type == "cuda":
+                yield self.played(name, model, fitted)
             pair = {"score": tuple(np.array([vae.score(self.X)]) for vae in (fitted, here))}
             yield agree(f"{name}: fit as on the CPU", pair, OF_FITS)
             if name in ("BetaVAE", "BetaVAE, convolutions", "QuantileVAE"):
@@ -158,6 +162,18 @@ class Checks:
         scores = [vae.score_samples(self.X) for vae in (a, b)]
         where = f"{a.device_.type}, {sum(equal)} of {len(equal)} tensors equal"
         return Line(name, where, all(equal) and np.array_equal(*scores) and a.device_.type == self.device.type)
+
+    def played(self, name, model, fitted):
+        """Steps that a GPU plays as a whole do what steps do that the host starts kernel by kernel."""
+        with mock.patch("riskvae.training._net.recorder_of", return_value=None):
+            taken = self.fit(model, self.where)
+        weights = [
+            np.concatenate([p.detach().cpu().numpy().ravel() for p in vae.module_.parameters()])
+            for vae in (fitted, taken)
+        ]
+        line = agree(f"{name}: steps played as taken", {"weights": weights}, OF_PLAYING)
+        equal = "bit for bit" if np.array_equal(*weights) else "not bit for bit"
+        return line._replace(value=f"{line.value}, {equal}")
 
     def going_on(self, name, model):
         """Two and two epochs are four, on the device; so are two in a file and two."""

@@ -4,13 +4,16 @@ import ctypes
 import difflib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 __all__ = [
+    "constant",
     "device_for",
     "in_one_thread",
     "is_available",
@@ -64,6 +67,22 @@ def resolve_device(device: Any) -> torch.device:
 def device_for(dtype: torch.dtype, device: torch.device) -> torch.device:
     """Where to compute in a dtype what belongs on a device: MPS has no double precision, so that goes to the CPU."""
     return torch.device("cpu") if device.type == "mps" and dtype == torch.float64 else device
+
+
+def constant(values: Iterable[float], like: Tensor) -> Tensor:
+    """Numbers on the device and in the dtype of a tensor; on a GPU they are copied there once.
+
+    A copy waits for the device, and a graph that records a training step cannot have one in it.
+    """
+    if like.device.type != "cuda" or torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+    return _on_gpu(tuple(values), like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)  # nobody writes to them
+def _on_gpu(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # of the first who asks: the next may need gradients
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def torch_as_usual(device: torch.device) -> AbstractContextManager[Any]:

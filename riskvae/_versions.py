@@ -6,12 +6,13 @@ from importlib.metadata import version
 
 import torch
 
+from riskvae import __version__
 from riskvae._processor import processor
 from riskvae.nets._linear import _IN_INFERENCE, _LEAST, _ONEDNN, _WHY
 
 __all__ = ["show_versions"]
 
-_PACKAGES = ("riskvae", "torch", "numpy", "scikit-learn", "skorch")
+_PACKAGES = ("torch", "numpy", "scikit-learn", "skorch")
 
 
 def show_versions() -> None:
@@ -39,6 +40,7 @@ def show_versions() -> None:
     low = {"": "none known", "AMX": "by AMX", "AVX-512": "by AVX-512"}[machine.bfloat16]
     told = {
         "python": platform.python_version(),
+        "riskvae": __version__,
         **{name: version(name) for name in _PACKAGES},
         "system": platform.platform(),
         "processor": f"{machine.name} ({machine.vendor}{family}), torch uses {torch.backends.cpu.get_cpu_capability()}",

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from riskvae._machine import constant
+
 __all__ = [
     "asymmetric_laplace_nll", "bernoulli_nll", "gaussian_nll", "kl_divergence", "pinball_loss", "total_correlation",
 ]  # fmt: skip
@@ -148,7 +150,7 @@ def _pinballs(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
     if quantiles.shape[-1] != len(levels):
         raise ValueError(f"quantiles must have one value for each of {len(levels)} levels; got {quantiles.shape[-1]}.")
     error = x[..., None] - quantiles
-    a = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    a = constant(levels, quantiles)
     return torch.addcmul(F.relu(-error), a, error)
 
 

@@ -11,6 +11,7 @@ import torch
 from helpers import small
 from joblib import Parallel, delayed
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -117,6 +118,20 @@ def test_models_are_those_of_fits_one_by_one(X, family, stacks):
     assert stacks == [len(estimators)] * 4
     for a, e, part in zip(found, estimators, parts, strict=True):
         agree(a, e.fit(part))
+
+
+def test_batches_may_differ_in_size_between_models_and_between_batches(X, stacks):
+    """Of 79 rows in batches of at most 27 the first has 26, of 80 and 81 others: the longest is not always so long."""
+    estimators = [small(RiskAwareVAE, eps=0.5, batch_size=27, max_epochs=3, random_state=i) for i in range(3)]
+    parts = [X[:79], X[:80], X[:79]]
+    alone = [clone(estimator).fit(part) for estimator, part in zip(estimators, parts, strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        together = fit_all(estimators, parts)
+    assert stacks == [3] * 3
+    for one, other, part in zip(alone, together, parts, strict=True):
+        np.testing.assert_allclose(other.transform(part), one.transform(part), rtol=2e-4, atol=2e-5)
 
 
 def test_each_stops_by_itself_and_keeps_its_best_epoch(X, stacks):

@@ -23,10 +23,10 @@ HOUSE = {
     "_validation": set(),
     "_sklearn": set(),
     "_value": {"_sklearn"},
-    "losses": set(),
+    "losses": {"_machine"},
     "nets": {"_processor"},
     "risk": {"_value"},
-    "likelihoods": {"losses", "nets", "_sklearn", "_validation", "_value"},
+    "likelihoods": {"_machine", "losses", "nets", "_sklearn", "_validation", "_value"},
     "training": MODEL,
     "detection": {"losses"},
     "persistence": set(),
@@ -50,7 +50,7 @@ def imported(path):
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("riskvae.")}
-    return found
+    return found - {"__version__"}
 
 
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("**/*.py"))

@@ -242,6 +242,15 @@ def test_a_graph_waits_where_that_pays_and_is_exact(X, parameters, spare):
     assert chosen(X, **parameters) == spare
 
 
+def test_a_graph_waits_for_more_where_the_step_could_be_recorded(X):
+    """A step that a GPU plays as a whole costs less than one that waits, unless much is saved."""
+    net = small(RiskAwareVAE, hidden_layer_sizes=(256, 256), max_epochs=1, eps=0.1).fit(X).net_
+    sparing = Sparing(net.module_, CPU)
+    assert sparing.choose(net.criterion_, 256, 8) == "decoder"
+    assert sparing.choose(net.criterion_, 256, 8, recorded=True) is None
+    assert sparing.choose(net.criterion_, 2**20, 8, recorded=True) == "decoder"
+
+
 def test_of_a_loss_of_ones_own_the_encoder_keeps_its_graph(X):
     """It may look at what a row's posterior is, beside the terms that wait."""
     net = small(BetaVAE, hidden_layer_sizes=(256, 256)).fit(X).net_
@@ -256,7 +265,7 @@ def test_training_is_the_same_up_to_rounding(X, parameters, monkeypatch):
     monkeypatch.setattr(VAE, "nll_at", lambda self, x, z, of=VAE.nll_at: used.append(len(z.shape)) or of(self, x, z))
     found = estimator.fit(X).history_
     assert 2 in used  # pairs of draws and rows
-    monkeypatch.setattr(Sparing, "choose", lambda *args: None)
+    monkeypatch.setattr(Sparing, "choose", lambda *args, **of: None)
     expected = estimator.fit(X).history_
     assert np.allclose([row["train_loss"] for row in found], [row["train_loss"] for row in expected], rtol=1e-5)
 

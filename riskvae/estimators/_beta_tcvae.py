@@ -106,7 +106,8 @@ class BetaTCVAE(BetaVAE):
         or better. "bfloat16" suits NVIDIA's GPUs since Ampere, and processors with AMX or AVX-512 for it; "tf32" those
         GPUs alone. Elsewhere a warning says so, and training goes on in float32.
     compile : bool, default=False
-        Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler.
+        Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler. On
+        a GPU leave it: there ``fit`` records its steps, which is faster.
 
     Attributes
     ----------

@@ -1,12 +1,12 @@
 """What must be alike in the processes that train one model together, checked before they begin."""
 
 import os
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from riskvae import __version__
 from riskvae._validation import draw_seed
 from riskvae._value import key_of
 from riskvae.estimators._resuming import data_part, open_checkpoint, parameter_parts
@@ -106,7 +106,7 @@ def _data_of_all(own: Rows | Stream, world: World | None) -> Part:
 def _parts(estimator: Any, rows: Rows | Stream, go_on: bool, call: str) -> dict[str, Part]:
     names = getattr(estimator, "feature_names_in_", None)
     parts = {
-        "the version of riskvae": made_part(version("riskvae"), version("riskvae")),
+        "the version of riskvae": made_part(__version__, __version__),
         "the version of torch": made_part(torch.__version__, torch.__version__),
         "the class": made_part(key_of(type(estimator)), type(estimator).__name__),
         "the method that was called": made_part(call, call),

@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from riskvae import __version__
 from riskvae._machine import resolve_device, torch_as_usual
 from riskvae._validation import LARGEST, check_parameters, choice
 from riskvae.estimators._inference import InferenceMixin
@@ -83,7 +83,7 @@ class SavingMixin(InferenceMixin):
         }
         fitted = encode(self._fitted_state(arrays, training=bool(training)), names, arrays, "fitted")
         document = {
-            "riskvae": version("riskvae"),
+            "riskvae": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "class": names.of(type(self), "the estimator"),

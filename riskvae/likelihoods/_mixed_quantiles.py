@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from riskvae._machine import constant
 from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import Counts
 from riskvae.likelihoods._log_normal import LogNormal
@@ -94,7 +95,7 @@ class MixedQuantiles(Mixed):
 
     def quantiles(self, raw: Tensor) -> Tensor:
         """Quantiles (..., n_features, n_levels) of :meth:`compared` values; of categories those of a normal one."""
-        t = torch.tensor(self.normal_scores).to(raw)
+        t = constant(self.normal_scores, raw)
         found = []
         for part, own, places in self._raw_of_parts(raw):
             normal = t.expand(*raw.shape[:-1], len(places), len(t))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
+from riskvae._machine import constant
 from riskvae._validation import Rule, check_parameters
 from riskvae.likelihoods._scaled import ScaledLikelihood
 from riskvae.losses import asymmetric_laplace_nll, log_peak, pinball_losses
@@ -113,7 +114,7 @@ class Quantiles(ScaledLikelihood):
     def quantiles(self, raw: Tensor) -> Tensor:
         """Quantiles (..., n_features, n_levels), increasing along the last dimension."""
         raw = raw.unflatten(-1, (self.values_per_feature, self.n_features))
-        m, t = self.middle, torch.tensor(self.normal_scores).to(raw)
+        m, t = self.middle, constant(self.normal_scores, raw)
         middle = raw[..., m : m + 1, :] + t[m]
         steps = t.diff()[:, None]
         below = unit_softplus(raw[..., :m, :]) * steps[:m]

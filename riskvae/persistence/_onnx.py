@@ -5,12 +5,12 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
 from torch import nn
 
+from riskvae import __version__
 from riskvae.persistence._files import file_at, replace
 
 __all__ = ["write_onnx"]
@@ -34,7 +34,7 @@ def write_onnx(
         )  # fmt: skip
     assert program is not None  # which it is without a path
     model = program.model_proto
-    for key, value in {"made_by": made_by, "riskvae": version("riskvae")}.items():
+    for key, value in {"made_by": made_by, "riskvae": __version__}.items():
         model.metadata_props.add(key=key, value=value)
     replace(file, model.SerializeToString())
 

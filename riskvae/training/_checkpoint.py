@@ -5,7 +5,6 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riskvae import __version__
 from riskvae.training._callbacks import Callback
 
 __all__ = ["Checkpoint", "Part", "made_part", "plain_history"]
@@ -119,7 +119,7 @@ class Checkpoint(Callback):
             return
         state = {
             "format": FORMAT,
-            "riskvae": version("riskvae"),
+            "riskvae": __version__,
             "made_of": self.made_of,
             "seed": net.seed,
             "module": dict(net.module_.state_dict()),

@@ -1,8 +1,10 @@
 """Latent draws that hang on the row and the epoch, and on nothing else."""
 
+import copy
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -56,23 +58,30 @@ class RowDraws:
         self.steps = np.arange(n_pairs, dtype=np.uint64) * np.uint64(_GOLDEN) + key
         self.stride = np.array(n_pairs, np.uint64) * np.uint64(_GOLDEN)
 
+    @classmethod
+    def of_several(cls, draws: Sequence[Self]) -> Self:
+        """Draws of several models at once, for places (models, n); they differ in their seeds alone."""
+        found = copy.copy(draws[0])
+        found.steps = np.stack([one.steps for one in draws])
+        return found
+
     def __call__(self, places: Tensor) -> Tensor:
         """Draws (n, n_draws, n_components) for the rows at some places (n,), on their device."""
         if places.is_cuda:
             normal = _normal(*self._halves_by_torch(places), torch)
         else:
             normal = torch.from_numpy(_normal(*self._halves_by_numpy(places), np)).to(places.device)
-        return normal[:, : self.width].unflatten(1, self.shape)
+        return normal[..., : self.width].unflatten(-1, self.shape)
 
     def _halves_by_numpy(self, places: Tensor) -> tuple[Any, Any]:
         """Upper and lower halves of the generator's numbers; numpy is the faster for few of them."""
-        z = _mixed(places.numpy(force=True).astype(np.uint64)[:, None] * self.stride + self.steps)
+        z = _mixed(places.numpy(force=True).astype(np.uint64)[..., None] * self.stride + self.steps[..., None, :])
         return (z >> np.uint64(32)).astype(np.float32), (z & np.uint64(_LOW)).astype(np.float32)
 
     def _halves_by_torch(self, places: Tensor) -> tuple[Any, Any]:
         """The same on a GPU, where a copy from the CPU would cost as much as a training step."""
         steps = torch.from_numpy(self.steps.view(np.int64)).to(places.device)
-        z = places[:, None] * int(self.stride.view(np.int64)) + steps
+        z = places[..., None] * int(self.stride.view(np.int64)) + steps[..., None, :]
         for shift, factor in _ROUNDS:
             z ^= (z >> shift) & (2 ** (64 - shift) - 1)  # torch's numbers are signed: their shift brings ones
             z *= factor - 2**64 if factor > 1 else 1
@@ -91,7 +100,7 @@ def _normal(u: Any, v: Any, xp: Any) -> Any:
     """Pairs of normal numbers from pairs of whole ones of 32 bits, as arrays of numpy or tensors of torch."""
     radius = xp.sqrt(-2.0 * xp.log((u + 0.5) * 2.0**-32))
     angle = v * (2.0 * math.pi * 2.0**-32)
-    return xp.concatenate((radius * xp.cos(angle), radius * xp.sin(angle)), axis=1)
+    return xp.concatenate((radius * xp.cos(angle), radius * xp.sin(angle)), axis=-1)
 
 
 @lru_cache(maxsize=64)  # of a model they are always the same; nobody writes to them

@@ -4,14 +4,15 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from riskvae.training._batch import Batch
+from riskvae.training._draws import RowDraws
 from riskvae.training._stack import Stack, structure_of
+from riskvae.training._stacked_rows import OwnRows, stacked_batches
 
 __all__ = ["Gathering", "gathering"]
 
@@ -22,7 +23,8 @@ _SETTLED = 0.02  # seconds in which others may still be handed in
 
 _ENDED = "batched_fits has ended while this model was in training, as after an error in another."
 
-Told = tuple[list[Tensor], list[int]]  # what a history tells of each batch, and the batches' sizes
+# What a history tells of each batch, the batches' sizes, and whether all weights are finite.
+Told = tuple[list[Tensor], list[int], bool]
 
 _here = threading.local()
 
@@ -84,8 +86,8 @@ def _locked() -> threading.Lock:
 class _Epoch:
     """An epoch of one model that waits for company, and then what came of it."""
 
-    def __init__(self, net: Any, key: object, batches: Callable[[], Iterator[Batch]], task: _Task) -> None:
-        self.net, self.key, self.batches, self.task = net, key, batches, task
+    def __init__(self, net: Any, key: object, rows: OwnRows, task: _Task) -> None:
+        self.net, self.key, self.rows, self.task = net, key, rows, task
         self.first = not task.came
         self.turn = _locked()  # released when it is trained, or to be trained by this thread
         self.leads: list[_Epoch] = []  # others that this thread is to train with its own
@@ -158,9 +160,7 @@ class Gathering:
 
     # ---------------------------------------------------------------------------------------- epochs
 
-    def epoch(
-        self, net: Any, rows: Any, batches: Callable[[], Iterator[Batch]]
-    ) -> tuple[list[Tensor], list[int]] | None:
+    def epoch(self, net: Any, rows: Any, generator: Callable[[], torch.Generator], draw: RowDraws) -> Told | None:
         """Train a net for an epoch in company; what a history tells of its batches, and their sizes.
 
         None where it is to train alone, as nothing of its structure has come.
@@ -168,7 +168,7 @@ class Gathering:
         key = structure_of(net, rows)
         if key is None:
             return None
-        epoch = _Epoch(net, key, batches, _here.task)
+        epoch = _Epoch(net, key, OwnRows(rows, rows.order(generator()), draw), _here.task)
         with self._lock:
             if self._closed:
                 raise RuntimeError(_ENDED)
@@ -214,10 +214,12 @@ class Gathering:
         try:
             stack = self._stacks.pop(nets, None) or Stack([epoch.net for epoch in epochs])
             stack.load()
-            told, sizes = stack.steps(zip(*(epoch.batches() for epoch in epochs), strict=True))
+            rows = [epoch.rows for epoch in epochs]
+            told, sizes = stack.steps(stacked_batches(rows, first.net.batch_size, stack.device))
             stack.store()
+            told, finite = told.cpu(), stack.finite()  # of all at once, as each look at a device waits for it
             for i, epoch in enumerate(epochs):
-                epoch.found = list(told[:, i].unbind()), [size[i] for size in sizes]
+                epoch.found = list(told[:, i].unbind()), [size[i] for size in sizes], finite[i]
             with self._lock:
                 members = set(nets)
                 others = {key: other for key, other in self._stacks.items() if not members & set(key)}

@@ -14,10 +14,11 @@ from riskvae.likelihoods._scaled import FeatureScales
 from riskvae.nets._linear import Linear
 from riskvae.training._callbacks import Progress
 from riskvae.training._checkpoint import Checkpoint
-from riskvae.training._net import Net, StopTraining
+from riskvae.training._net import Net
 from riskvae.training._objective import Objective
 from riskvae.training._rows import Rows
 from riskvae.training._shared_loss import same_weights
+from riskvae.training._stopping import StopTraining
 from riskvae.training._stream import Stream
 
 __all__ = ["exchange_objective", "is_small", "make_net", "restored_on_failure", "train"]
@@ -104,8 +105,10 @@ def is_small(net: Net) -> bool:
 
 def _let_go(net: Net, bar: "Progress") -> None:
     bar.close()
+    if net.recorder is not None:  # its memory holds the gradients
+        net.optimizer_.zero_grad(set_to_none=True)
     net.progress, net.callbacks, net.callbacks_, net.world, net.chances = noop, None, [], None, {}
-    net.sparing = net.spare = net.structure = None
+    net.sparing = net.spare = net.structure = net.recorder = None
 
 
 def exchange_objective(net: Net, objective: Objective) -> None:

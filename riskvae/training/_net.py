@@ -5,7 +5,6 @@ and slices of it, losses are read back once per epoch, and hooks per batch run o
 """
 
 import copy
-import dis
 import math
 import types
 from collections.abc import Callable
@@ -29,18 +28,16 @@ from riskvae.training._gathering import gathering
 from riskvae.training._objective import told_of
 from riskvae.training._own_terms import spared_loss
 from riskvae.training._precision import computed_in
+from riskvae.training._recording import Recorder, recorder_of
 from riskvae.training._shared_loss import SharedLoss, add_gradients, agree_on_the_end, same_weights, shared_loss
 from riskvae.training._sparing import Sparing, what_to_spare
+from riskvae.training._stopping import StopTraining, all_finite, divergence, raised_by_statement
 from riskvae.training._world import World
 
-__all__ = ["Net", "StopTraining"]
+__all__ = ["Net"]
 
 # Losses are read back at least this often, so that a long epoch notices early that it diverged.
 _READ_BACK = 1000
-
-
-class StopTraining(Exception):
-    """A callback asked for the end of the training."""
 
 
 class Net(NeuralNet):
@@ -67,7 +64,9 @@ class Net(NeuralNet):
         Called with the number of rows after some batches.
     """
 
-    precision = "float32"  # also of nets that were pickled before there was another
+    # Also of nets that were pickled before there were others.
+    precision = "float32"
+    recorder: Recorder | None = None  # plays steps on a GPU, in a training
 
     def __init__(
         self,
@@ -118,7 +117,7 @@ class Net(NeuralNet):
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as interrupt:
-            if not _raised_by_statement(interrupt):
+            if not raised_by_statement(interrupt):
                 raise
             if self.world is None:
                 raise StopTraining from None
@@ -166,10 +165,11 @@ class Net(NeuralNet):
                 self.history.record(name, value)
         self._hooked = hooked = self._has_batch_callbacks()
         company = gathering() if training else None
-        found = company and company.epoch(self, iterator, lambda: iterator.batches(self.batch_size, shuffled(), draw))
-        log, sizes = found or ([], [])
+        found = company and company.epoch(self, iterator, shuffled, draw)
+        log, sizes, finite = found or ([], [], None)
         means = []
         if training and not found:
+            self.recorder = recorder_of(self)
             self.spare = what_to_spare(self)
         isolated = isolated_rng(modules, device) if self.isolate_rng else nullcontext()
         with isolated, computed_in(self.module_, self.precision if training else "float32"):
@@ -194,6 +194,8 @@ class Net(NeuralNet):
         if not sizes:
             raise ValueError("X is a Dataset that gave no rows in this epoch; give one that can be iterated again.")
         self._record(prefix, torch.cat(means), sizes)
+        if training and not (all_finite(self.module_) if finite is None else finite):
+            raise divergence("a weight became infinite or NaN", len(self.history), len(sizes), self.lr)
 
     def _share_chance(self, seed: int, device: torch.device) -> int:
         """Let processes draw alike for the objective, and apart for layers such as dropout; the seed of Datasets.
@@ -221,7 +223,7 @@ class Net(NeuralNet):
         bad = (~values[:, 0].isfinite()).nonzero()
         if len(bad):
             index = int(bad[0])
-            raise _divergence(
+            raise divergence(
                 f"the loss became {values[index, 0].item()}", len(self.history), done - len(log) + index + 1, self.lr
             )
         log.clear()
@@ -239,9 +241,6 @@ class Net(NeuralNet):
         self.history.record(prefix + "_reconstruction", nll)
         self.history.record(prefix + "_kl", kl)
         self.history.record(prefix + "_batch_count", len(sizes))
-        sums = (p.detach().sum() for p in self.module_.parameters())
-        if prefix == "train" and not torch.stack(tuple(sums)).isfinite().all():
-            raise _divergence("a weight became infinite or NaN", len(self.history), len(sizes), self.lr)
 
     def _has_batch_callbacks(self) -> bool:
         hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -251,6 +250,9 @@ class Net(NeuralNet):
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
         """Gradient step on one batch; None where it has no rows in any process."""
+        if self.recorder is not None and self.spare is None:
+            loss, parts = self.recorder(batch.n_rows, batch.x, batch.noise)  # type: ignore[arg-type]  # drawn always
+            return {"loss": loss, "y_pred": None, "parts": parts, "n_rows": batch.n_rows}
         self.optimizer_.zero_grad(set_to_none=True)
         if self.world is None:
             if self.spare is None:
@@ -272,6 +274,15 @@ class Net(NeuralNet):
         self.optimizer_.step()
         self.module_.likelihood.update_scale(counted)
         return {"loss": loss.detach(), "y_pred": None, "parts": parts, "n_rows": n_rows}
+
+    def take_step(self, kind: int, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient step on rows alone; the loss, and what the history tells of it."""
+        self.optimizer_.zero_grad(set_to_none=True)
+        loss, parts, counted = self._loss(Batch(x, noise=noise))
+        loss.backward()
+        self.optimizer_.step()
+        self.module_.likelihood.update_scale(counted)
+        return loss.detach(), parts
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
@@ -322,8 +333,10 @@ class Net(NeuralNet):
             state.update(zip(names, parts, strict=True))
             taken = take_off(module, criterion)
         # Callbacks may hold data, weights or open files; the other two are there already.
-        state |= {"progress": noop, "callbacks_": [], "copies": {}, "chances": {}}
-        state |= dict.fromkeys(("callbacks", "module", "criterion", "world", "sparing", "spare", "structure"))
+        state |= {"progress": noop, "callbacks_": [], "copies": {}, "chances": {}, "recorder": None}
+        state |= dict.fromkeys(
+            ("callbacks", "module", "criterion", "world", "sparing", "spare", "structure", "recorder")
+        )
         return {"taken": taken, **state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -333,18 +346,3 @@ class Net(NeuralNet):
         device, self.device = torch.device(self.device), "cpu"
         if device.type != "cpu" and is_available(device):
             self.move_to(device)
-
-
-def _raised_by_statement(error: BaseException) -> bool:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-
-
-def _divergence(what: str, epoch: int, batch: int, lr: float) -> ValueError:
-    return ValueError(
-        f"Training diverged: {what} in epoch {epoch}, batch {batch}. Usual causes are a learning rate too high for the "
-        f"data (lr={lr:g}) and features on very different scales. Lower lr, or scale X first (StandardScaler, or "
-        "MinMaxScaler for images)."
-    )

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from riskvae._machine import constant
 from riskvae.losses import total_correlation
 from riskvae.training._vae import Terms
 
@@ -146,7 +147,7 @@ class NearELBO(WeightedELBO):
     def forward(self, terms: Terms) -> Tensor:
         nll, kl = terms.nll.mean(0), self.weighted(terms.kl)
         total = (nll + kl).detach()
-        low, high = torch.quantile(total, torch.tensor([0.25, 0.75], dtype=total.dtype, device=total.device))
+        low, high = torch.quantile(total, constant((0.25, 0.75), total))
         near = (total <= high + self.REACH * (high - low).clamp(min=1.0)).to(nll)
         self._counts = near / near.sum() if self.training else None
         return torch.where(near > 0, (nll + kl) * near, torch.zeros_like(nll)).sum() / near.sum()

@@ -113,10 +113,7 @@ class Rows(Dataset[Tensor]):
         """
         n, where = len(self), self.data.x.device
         count = math.ceil(n / batch_size)
-        order = self.index
-        if generator is not None:
-            order = torch.randperm(n, generator=generator)
-            order = order if self.index is None else self.index[order]
+        order = self.index if generator is None else self.order(generator)
         resident = where.type == self.device.type  # not "==": tensors on "mps" say that they are on "mps:0"
         chunk = self.chunk if draw is None else max(1, min(self.chunk, self.most_noise // (batch_size * draw.width)))
         for first in range(0, count, chunk):
@@ -138,6 +135,11 @@ class Rows(Dataset[Tensor]):
             for a, b in pairwise(ends):
                 batch = part.take(slice(a, b) if together else self.position(places[a:b]))
                 yield batch._replace(index=places[a:b], noise=None if noise is None else noise[a:b])
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The places of all rows, shuffled."""
+        order = torch.randperm(len(self), generator=generator)
+        return order if self.index is None else self.index[order]
 
     def own(self, places: Tensor) -> Tensor:
         """Of the places of a batch of all processes, those of this one."""

@@ -19,6 +19,7 @@ _MOST = 0.4
 # Floating-point operations in the time that another pass costs beside its products.
 _WORTH = {"cpu": 2e7}
 _WORTH_ELSEWHERE = 3e9  # on a GPU, the host waits until it is known which losses weigh
+_WORTH_OF_RECORDING = 1e11  # and starts each kernel, in four milliseconds: a step that is played takes less than one
 
 _ROWS = 6  # that networks are tried on
 
@@ -49,8 +50,11 @@ class Sparing:
             self.may_wait[name] = rows_are_apart(part, rows)
             self.costs[name] = flops(part, rows[:1]) if self.may_wait[name] else 0
 
-    def choose(self, objective: Objective, n_rows: int, n_draws: int) -> str | None:
-        """Whose graph waits, as :class:`OwnTerms` takes it, in an epoch with batches of some rows and draws."""
+    def choose(self, objective: Objective, n_rows: int, n_draws: int, *, recorded: bool = False) -> str | None:
+        """Whose graph waits, as :class:`OwnTerms` takes it, in an epoch with batches of some rows and draws.
+
+        A step whose graph waits cannot be ``recorded``.
+        """
         draws, rows = objective.weighing(n_draws)
         if draws > _MOST or not self.may_wait["decoder"]:
             return None
@@ -59,7 +63,8 @@ class Sparing:
         if rows <= _MOST and self.may_wait["encoder"] and is_ours(objective):
             saved += n_rows * self.costs["encoder"] * (2.0 - 3.0 * rows)
             spare = "rows"
-        return spare if saved > _WORTH.get(self.device.type, _WORTH_ELSEWHERE) else None
+        worth = _WORTH_OF_RECORDING if recorded else _WORTH.get(self.device.type, _WORTH_ELSEWHERE)
+        return spare if saved > worth else None
 
 
 def what_to_spare(net: Any) -> str | None:
@@ -68,7 +73,8 @@ def what_to_spare(net: Any) -> str | None:
         return None
     if net.sparing is None:
         net.sparing = Sparing(net.module_, torch.device(net.device))
-    return net.sparing.choose(net.criterion_, net.batch_size, net.n_draws)
+    recorded = net.recorder is not None
+    return net.sparing.choose(net.criterion_, net.batch_size, net.n_draws, recorded=recorded)
 
 
 @torch.no_grad()

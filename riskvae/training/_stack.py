@@ -8,23 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riskvae._validation import is_ours
 from riskvae._value import key_of
 from riskvae.training._batch import Batch
+from riskvae.training._recording import Recorder, has_known_layers, standing
 from riskvae.training._rows import Rows
-from riskvae.training._sparing import has_hooks
-from riskvae.training._stacked_loss import StackedLoss, kind_of
+from riskvae.training._stacked_loss import StackedLoss, kind_of, state_of
+from riskvae.training._stacked_rows import StackedBatch
 from riskvae.training._vae import VAE
 
 __all__ = ["Stack", "structure_of"]
-
-
-# Layers whose rows are apart, and that draw nothing and keep nothing, so that those of several models are one.
-_LAYERS = {
-    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.Bilinear,
-    nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.LayerNorm, nn.GroupNorm,
-    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus,
-}  # fmt: skip
 
 
 def structure_of(net: Any, rows: Any) -> Hashable | None:
@@ -46,12 +38,7 @@ def _lasting(net: Any, rows: Any) -> Hashable | None:
     """What of it stays in a training."""
     vae, kind = net.module_, kind_of(net.criterion_)
     alone = net.compile_step or net.precision != "float32" or net.world is not None or net._has_batch_callbacks()
-    alone = (
-        alone
-        or vae.holes
-        or has_hooks(vae)
-        or not all(type(part) in _LAYERS or is_ours(part) for part in vae.modules())
-    )
+    alone = alone or vae.holes or not has_known_layers(vae)
     if kind is None or alone or type(rows) is not Rows or rows.missing or len(net.optimizer_.param_groups) > 1:
         return None
     state = tuple((name, value.shape, value.requires_grad) for name, value in named_state(vae))
@@ -67,7 +54,8 @@ def named_state(vae: VAE) -> Iterator[tuple[str, Tensor]]:
 
 def _n_steps(net: Any) -> float:
     """Gradient steps that an optimizer has taken."""
-    return max((float(state["step"]) for state in net.optimizer_.state.values()), default=0.0)
+    steps = [state["step"] for state in net.optimizer_.state.values()]
+    return float(torch.stack(steps).max()) if steps else 0.0  # read back at once, where it is on a device
 
 
 class Stack:
@@ -96,6 +84,11 @@ class Stack:
         )  # fmt: skip
         self.n_steps = 0.0
         self._forward, self._update = _stacked(_Forward(template)), _stacked(_Update(template))
+        self._losses: dict[tuple[int, ...], StackedLoss] = {}
+        self._losses_of: Hashable = None  # what they were made of
+        self._recorder = None
+        if self.device.type == "cuda":
+            self._recorder = Recorder(self._step, [self.optimizer], self._standing, self.device)
 
     @torch.no_grad()
     def load(self) -> None:
@@ -123,6 +116,11 @@ class Stack:
                 else:
                     torch._foreach_copy_([known[key] for known in own], parts)
 
+    def finite(self) -> list[bool]:
+        """Of each model, whether all weights are numbers; a device is asked once."""
+        sums = [values.detach().flatten(1).sum(1) for values in self.parameters.values()]
+        return torch.stack(sums).isfinite().all(0).tolist() if sums else [True] * len(self.nets)
+
     def _take_state(self) -> None:
         self.n_steps = _n_steps(self.nets[0])
         for name, parameter in self.parameters.items():
@@ -133,30 +131,36 @@ class Stack:
                 parts = [own[key] for own in found]
                 self.optimizer.state[parameter][key] = value.clone() if key == "step" else torch.stack(parts)
 
-    def steps(self, batches: Iterator[Sequence[Batch]]) -> tuple[Tensor, list[list[int]]]:
+    def steps(self, batches: Iterator[StackedBatch]) -> tuple[Tensor, list[tuple[int, ...]]]:
         """Gradient steps on the models' batches; what histories tell (batches, models, 3), and the batches' sizes."""
-        told, sizes, losses = [], [], {}
+        told, sizes = [], []
         objectives = [net.criterion_ for net in self.nets]
+        if (weighing := state_of(objectives)) != self._losses_of:
+            self._losses, self._losses_of = {}, weighing
+        if self._recorder is not None:
+            self._recorder.begin_epoch()
+        take = self._recorder or self._step
         for batch in batches:
-            size = [part.n_rows for part in batch]
-            if tuple(size) not in losses:
-                losses[tuple(size)] = StackedLoss(objectives, size, self.device)
-            told.append(self._step(batch, losses[tuple(size)]))
-            sizes.append(size)
+            if batch.sizes not in self._losses:
+                self._losses[batch.sizes] = StackedLoss(objectives, batch.sizes, self.device)
+            told.append(take(batch.sizes, batch.x, batch.noise)[0])
+            sizes.append(batch.sizes)
+            self.n_steps += 1
         return torch.stack(told), sizes
 
-    def _step(self, batch: Sequence[Batch], loss_of: StackedLoss) -> Tensor:
-        x = _padded([part.x for part in batch])
-        noise = _padded([part.noise for part in batch])  # type: ignore[misc]  # drawn for every epoch
+    def _step(self, sizes: tuple[int, ...], x: Tensor, noise: Tensor) -> tuple[Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         nll, kl = self._forward(self.parameters, self.buffers, x, noise.transpose(1, 2))
-        losses, parts, counted = loss_of(nll, kl)
+        losses, parts, counted = self._losses[sizes](nll, kl)
         losses.sum().backward()  # apart, as no model's loss hangs on another's weights
         self.optimizer.step()
-        self.n_steps += 1
         with torch.no_grad():
             self._update({}, self.buffers, counted)
-        return parts
+        return (parts,)
+
+    def _standing(self) -> Hashable:
+        tensors = (*self.parameters.values(), *self.buffers.values())
+        return standing(tensors, self.optimizer), self._losses_of
 
 
 class _Forward(nn.Module):
@@ -191,14 +195,3 @@ def _stacked(module: nn.Module) -> Any:
         return torch.func.functional_call(module, state, inputs)
 
     return torch.vmap(one)
-
-
-def _padded(parts: Sequence[Tensor]) -> Tensor:
-    """Stacked, with zeros below those that are shorter."""
-    n = max(map(len, parts))
-    if all(len(part) == n for part in parts):
-        return torch.stack(list(parts))
-    found = parts[0].new_zeros(len(parts), n, *parts[0].shape[1:])
-    for place, part in zip(found, parts, strict=True):
-        place[: len(part)] = part
-    return found

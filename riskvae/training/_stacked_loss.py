@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from riskvae._machine import constant
 from riskvae.risk import CVaR
 from riskvae.risk._order import tail_mass
 from riskvae.training._objective import NearELBO, Objective, WeightedELBO
 from riskvae.training._risk_objective import RiskObjective
 
-__all__ = ["StackedLoss", "kind_of"]
+__all__ = ["StackedLoss", "kind_of", "state_of"]
 
 
 def kind_of(objective: Objective) -> tuple[object, ...] | None:
@@ -24,6 +25,17 @@ def kind_of(objective: Objective) -> tuple[object, ...] | None:
     if not all(type(measure) is CVaR for measure in objective.current):
         return None
     return (RiskObjective, objective.tail, objective.over, objective.on, objective.all_pay)
+
+
+def state_of(objectives: Sequence[Any]) -> tuple[object, ...]:
+    """What the weights of losses are made of beside the batches, which a callback or a warm-up may change."""
+    return tuple(
+        (_beta(objective), *(measure.eps for measure in getattr(objective, "current", ()))) for objective in objectives
+    )
+
+
+def _beta(objective: Any) -> float:
+    return float(objective.beta * (float(objective.share) if objective.beta_warmup else 1.0))
 
 
 class StackedLoss:
@@ -49,7 +61,7 @@ class StackedLoss:
         self.n_rows = self._column([float(size) for size in sizes])  # (models, 1)
         self.live = torch.arange(n, device=device) < self.n_rows  # (models, n)
         self.even = (self.live / self.n_rows)[:, None]  # what a row weighs in a mean: (models, 1, n)
-        self.beta = self._column([o.beta * (float(o.share) if o.beta_warmup else 1.0) for o in objectives])
+        self.beta = self._column(list(map(_beta, objectives)))
         self._masses: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, nll: Tensor, kl: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +88,7 @@ class StackedLoss:
         if not isinstance(first, NearELBO):
             return even, self.beta * self.even[:, 0]
         total = (nll.mean(1) + self.beta * kl).masked_fill(~self.live, math.nan)
-        low, high = torch.nanquantile(total, total.new_tensor([0.25, 0.75]), dim=1, keepdim=True)
+        low, high = torch.nanquantile(total, constant((0.25, 0.75), total), dim=1, keepdim=True)
         near = total <= high + first.REACH * (high - low).clamp(min=1.0)
         p = near / near.sum(1, keepdim=True)
         return (p[:, None] / nll.shape[1]).expand_as(nll), self.beta * p
