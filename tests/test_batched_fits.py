@@ -224,6 +224,15 @@ def test_processes_share_the_fits_and_train_their_own_in_company(X, max_fits):
         agree(a, e.fit(X))
 
 
+def test_calls_of_joblib_may_overlap():
+    with batched_fits():
+        first = Parallel(n_jobs=2, return_as="generator", pre_dispatch=2)(delayed(abs)(-i) for i in range(6))
+        found = [next(first)]
+        assert Parallel(n_jobs=2)(delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
+        found += first
+    assert found == [0, 1, 2, 3, 4, 5]
+
+
 def test_no_jobs_are_refused(X):
     with batched_fits(), pytest.raises(ValueError, match="n_jobs == 0"):
         Parallel(n_jobs=0)([delayed(abs)(1)])

@@ -67,7 +67,7 @@ def batched_fits(max_fits: int = 64) -> Iterator[None]:
     """
     check_parameters("batched_fits", {"max_fits": max_fits}, {"max_fits": integer(1)})
     # Threads that set and restore filters of warnings cross each other's ways: what was there comes back at the end.
-    with warnings.catch_warnings(), parallel_config(backend=_Parted(max_fits)):
+    with warnings.catch_warnings(), parallel_config(backend=_Chosen(max_fits)):
         yield
 
 
@@ -88,11 +88,7 @@ class _ManyAtOnce(ParallelBackendBase):
 
 
 class _Parted(_ManyAtOnce):
-    """Joblib's processes, each of which has a part of the tasks in its threads; threads alone by one job or a GPU.
-
-    Stacks in threads of one process would wait for each other at each operation, as Python has one lock; a GPU gains
-    more from one large stack.
-    """
+    """Joblib's processes, each of which has a part of the tasks in its threads."""
 
     supports_retrieve_callback = True
 
@@ -106,10 +102,8 @@ class _Parted(_ManyAtOnce):
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         processes = LokyBackend(nesting_level=self.nesting_level)
-        self._n_processes = min(processes.effective_n_jobs(n_jobs), self.max_fits)
-        if self._n_processes == 1 or resolve_device("auto").type != "cpu":
-            raise FallbackToBackend(_Gathered(self.max_fits, nesting_level=self.nesting_level))
-        self._n_processes = processes.configure(self._n_processes, parallel, **options)
+        jobs = min(processes.effective_n_jobs(n_jobs), self.max_fits)
+        self._n_processes = processes.configure(jobs, parallel, **options)
         self.parallel, self._processes = parallel, processes
         return self.max_fits
 
@@ -157,6 +151,19 @@ class _Parted(_ManyAtOnce):
             self._waiting = []
         if self._processes is not None:
             self._processes.abort_everything(ensure_ready)
+
+
+class _Chosen(_Parted):
+    """Gives each call of joblib a backend of its own: processes, or threads alone by one job or where there is a GPU.
+
+    Stacks in threads of one process would wait for each other at each operation, as Python has one lock; a GPU gains
+    more from one large stack.
+    """
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        jobs = min(LokyBackend(nesting_level=self.nesting_level).effective_n_jobs(n_jobs), self.max_fits)
+        kind = _Gathered if jobs == 1 or resolve_device("auto").type != "cpu" else _Parted
+        raise FallbackToBackend(kind(self.max_fits, nesting_level=self.nesting_level))
 
 
 def _fit_together(works: tuple[_Work, ...], most: int) -> list[Any]:
