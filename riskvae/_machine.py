@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def constant(values: Iterable[float], like: Tensor) -> Tensor:
     return _on_gpu(tuple(values), like.dtype, like.device)
 
 
-@lru_cache(maxsize=64)  # nobody writes to them
+@cache  # nobody writes to them, and recordings read them as long as they last
 def _on_gpu(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # of the first who asks: the next may need gradients
         return torch.tensor(values, dtype=dtype, device=device)

@@ -185,6 +185,82 @@ def test_callbacks_and_learning_rates_are_each_models_own(X, stacks):
 # ------------------------------------------------------------------------------------ scikit-learn's searches
 
 
+class Changes(Callback):
+    """Does something to a net after its second epoch."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            self.what(net)
+
+
+def other_weights(net):
+    layer = net.module_.encoder[0]
+    layer.bias = torch.nn.Parameter(torch.ones_like(layer.bias))
+    net.optimizer_.param_groups[0]["params"] = list(net.module_.parameters())
+
+
+def no_momentum(net):
+    for kept in net.optimizer_.state.values():
+        kept["exp_avg"].zero_()
+
+
+CHANGES = {
+    "frozen": lambda net: net.module_.encoder[0].requires_grad_(False),
+    "other activation": lambda net: setattr(net.module_.decoder, "1", torch.nn.Sigmoid()),
+    "other weights": other_weights,
+    "other offset": lambda net: setattr(net.module_, "scale_offset", 1.0),
+    "hook": lambda net: net.module_.encoder[0].weight.register_hook(lambda gradient: 0 * gradient),
+    "no momentum": no_momentum,
+    "no state": lambda net: net.optimizer_.state.clear(),
+    "other optimizer": lambda net: net._initialize_optimizer(),
+    "other kind of optimizer": lambda net: setattr(net, "optimizer_", torch.optim.SGD(net.module_.parameters(), 0.01)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_callback_changes_in_a_training_is_heard(X, change, stacks):
+    estimators = [
+        small(BetaVAE, max_epochs=4, random_state=seed, callbacks=[Changes(CHANGES[change])]) for seed in range(3)
+    ]
+    alone = [clone(e).fit(X) for e in estimators]
+    for found, expected in zip(fit_all(estimators, [X] * 3), alone, strict=True):
+        agree(found, expected)
+    assert stacks == [3, 3] + ([] if change in ("hook", "other kind of optimizer") else [3, 3])
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 25), ("n_draws", 3)])
+def test_a_model_whose_batches_change_leaves_the_others(X, name, value, stacks):
+    change = Changes(lambda net: setattr(net, name, value))
+    estimators = [
+        small(BetaVAE, max_epochs=4, random_state=seed, callbacks=[change] * (seed == 1)) for seed in range(3)
+    ]
+    alone = [clone(e).fit(X) for e in estimators]
+    for found, expected in zip(fit_all(estimators, [X] * 3), alone, strict=True):
+        agree(found, expected)
+    assert stacks == [3, 3, 2, 2]
+
+
+def test_layers_that_thaw_at_different_times_have_their_own_numbers_of_steps(X, stacks):
+    class Thaws(Callback):
+        def __init__(self, epoch):
+            self.epoch = epoch
+
+        def on_train_begin(self, net, **kwargs):
+            net.module_.encoder[0].requires_grad_(False)
+
+        def on_epoch_end(self, net, **kwargs):
+            net.module_.encoder[0].requires_grad_(len(net.history) >= self.epoch)
+
+    estimators = [small(BetaVAE, max_epochs=5, callbacks=[Thaws(epoch)]) for epoch in (1, 1, 3, 3)]
+    alone = [clone(e).fit(X) for e in estimators]
+    for found, expected in zip(fit_all(estimators, [X] * 4), alone, strict=True):
+        agree(found, expected)
+    assert stacks == [4] + 8 * [2]
+
+
 def test_a_grid_in_a_pipeline_finds_what_it_finds_without(X, stacks):
     pipe = make_pipeline(StandardScaler(), small(RiskAwareVAE, max_epochs=5))
     grid = {"riskawarevae__eps": [0.2, 0.6, 1.0], "riskawarevae__beta": [0.1, 4.0]}

@@ -212,7 +212,9 @@ class Gathering:
         before = torch.get_num_threads()
         torch.set_num_threads(self._all_threads)
         try:
-            stack = self._stacks.pop(nets, None) or Stack([epoch.net for epoch in epochs])
+            stack = self._stacks.pop(nets, None)
+            if stack is None or stack.made_of != [epoch.net.structure[0] for epoch in epochs]:
+                stack = Stack([epoch.net for epoch in epochs])
             stack.load()
             rows = [epoch.rows for epoch in epochs]
             told, sizes = stack.steps(stacked_batches(rows, first.net.batch_size, stack.device))

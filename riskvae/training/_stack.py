@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from riskvae._value import key_of
 from riskvae.training._batch import Batch
-from riskvae.training._recording import Recorder, has_known_layers, standing
+from riskvae.training._recording import Recorder, are_recorded_on, has_known_layers, made_of, settings_of
 from riskvae.training._rows import Rows
 from riskvae.training._stacked_loss import StackedLoss, kind_of, state_of
 from riskvae.training._stacked_rows import StackedBatch
@@ -25,21 +25,20 @@ def structure_of(net: Any, rows: Any) -> Hashable | None:
     Alone train models with layers or losses that are not known here, rows with missing values, and what looks at single
     batches.
     """
-    if net.structure is None:
-        net.structure = (_lasting(net, rows),)
-    (lasting,) = net.structure
-    if lasting is None:
-        return None
-    group = tuple((name, value) for name, value in net.optimizer_.param_groups[0].items() if name != "params")
-    return lasting, group, _n_steps(net)
+    made = made_of(net)
+    if net.structure is None or net.structure[0] != made:
+        net.structure = made, _lasting(net, rows)
+    lasting = net.structure[1]
+    return None if lasting is None else (lasting, settings_of(net.optimizer_), _n_steps(net))
 
 
 def _lasting(net: Any, rows: Any) -> Hashable | None:
-    """What of it stays in a training."""
+    """What of it stays in a training, as long as nobody exchanges a part."""
     vae, kind = net.module_, kind_of(net.criterion_)
     alone = net.compile_step or net.precision != "float32" or net.world is not None or net._has_batch_callbacks()
-    alone = alone or vae.holes or not has_known_layers(vae)
-    if kind is None or alone or type(rows) is not Rows or rows.missing or len(net.optimizer_.param_groups) > 1:
+    alone = alone or vae.holes or not has_known_layers(net)
+    alone = alone or type(net.optimizer_) is not torch.optim.AdamW or len(net.optimizer_.param_groups) > 1
+    if kind is None or alone or type(rows) is not Rows or rows.missing:
         return None
     state = tuple((name, value.shape, value.requires_grad) for name, value in named_state(vae))
     networks = repr(vae.encoder), repr(vae.decoder), key_of(vae.likelihood), vae.scale_offset
@@ -52,10 +51,18 @@ def named_state(vae: VAE) -> Iterator[tuple[str, Tensor]]:
     yield from vae.named_buffers()
 
 
-def _n_steps(net: Any) -> float:
-    """Gradient steps that an optimizer has taken."""
-    steps = [state["step"] for state in net.optimizer_.state.values()]
-    return float(torch.stack(steps).max()) if steps else 0.0  # read back at once, where it is on a device
+def _n_steps(net: Any) -> tuple[float, ...]:
+    """Gradient steps that an optimizer has taken with each weight."""
+    states = [net.optimizer_.state.get(weights, {}) for weights in net.optimizer_.param_groups[0]["params"]]
+    steps = [state["step"] for state in states if "step" in state]
+    counts = iter(torch.stack(steps).tolist() if steps else [])  # read back at once, where it is on a device
+    return tuple(next(counts) if "step" in state else 0.0 for state in states)
+
+
+def _state_at(net: Any) -> tuple[object, ...]:
+    """Which tensors an optimizer keeps, and what has been written to them how often."""
+    kept = [value for state in net.optimizer_.state.values() for value in state.values()]
+    return tuple((id(value), value._version) for value in kept)
 
 
 class Stack:
@@ -82,13 +89,14 @@ class Stack:
             lr=group["lr"], betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
             fused=bool(group["fused"]),
         )  # fmt: skip
-        self.n_steps = 0.0
+        self.made_of = [net.structure[0] for net in nets]  # another stack is to be made where these differ
+        self._states_at: list[tuple[object, ...]] | None = None  # of the optimizers, as they were left
         self._forward, self._update = _stacked(_Forward(template)), _stacked(_Update(template))
         self._losses: dict[tuple[int, ...], StackedLoss] = {}
         self._losses_of: Hashable = None  # what they were made of
         self._recorder = None
-        if self.device.type == "cuda":
-            self._recorder = Recorder(self._step, [self.optimizer], self._standing, self.device)
+        if are_recorded_on(self.device):
+            self._recorder = Recorder(self._step, self.optimizer, self._standing, self.device)
 
     @torch.no_grad()
     def load(self) -> None:
@@ -97,7 +105,7 @@ class Stack:
             torch._foreach_copy_(list(values.unbind()), [state[name] for state in self.states])
         group = self.nets[0].optimizer_.param_groups[0]  # whose learning rate a callback may have changed
         self.optimizer.param_groups[0].update({name: value for name, value in group.items() if name != "params"})
-        if self.n_steps != _n_steps(self.nets[0]):
+        if self._states_at != [_state_at(net) for net in self.nets]:
             self._take_state()
 
     @torch.no_grad()
@@ -115,6 +123,7 @@ class Stack:
                         known[key] = part.clone()
                 else:
                     torch._foreach_copy_([known[key] for known in own], parts)
+        self._states_at = [_state_at(net) for net in self.nets]
 
     def finite(self) -> list[bool]:
         """Of each model, whether all weights are numbers; a device is asked once."""
@@ -122,7 +131,7 @@ class Stack:
         return torch.stack(sums).isfinite().all(0).tolist() if sums else [True] * len(self.nets)
 
     def _take_state(self) -> None:
-        self.n_steps = _n_steps(self.nets[0])
+        self.optimizer.state.clear()
         for name, parameter in self.parameters.items():
             found = [
                 net.optimizer_.state.get(state[name], {}) for net, state in zip(self.nets, self.states, strict=True)
@@ -145,7 +154,6 @@ class Stack:
                 self._losses[batch.sizes] = StackedLoss(objectives, batch.sizes, self.device)
             told.append(take(batch.sizes, batch.x, batch.noise)[0])
             sizes.append(batch.sizes)
-            self.n_steps += 1
         return torch.stack(told), sizes
 
     def _step(self, sizes: tuple[int, ...], x: Tensor, noise: Tensor) -> tuple[Tensor]:
@@ -159,8 +167,7 @@ class Stack:
         return (parts,)
 
     def _standing(self) -> Hashable:
-        tensors = (*self.parameters.values(), *self.buffers.values())
-        return standing(tensors, self.optimizer), self._losses_of
+        return self._losses_of  # weights stay where they are
 
 
 class _Forward(nn.Module):
