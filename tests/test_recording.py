@@ -348,6 +348,17 @@ def test_what_does_more_than_its_kernels_is_not_recorded(model, played):
     assert not played
 
 
+def test_what_asks_of_each_batch_whether_values_are_missing_is_not_recorded(played):
+    X = rows()
+    X[::7, 2] = np.nan
+    vae = BetaVAE(**SMALL).fit(X)  # is told of them
+    assert played
+    vae = BetaVAE(**SMALL).fit(rows())
+    played.clear()
+    vae.partial_fit(X)  # was trained on whole rows
+    assert not played
+
+
 def test_steps_that_cannot_be_recorded_are_taken_as_before(played, monkeypatch):
     alone = BetaVAE(**SMALL).fit(rows())
 

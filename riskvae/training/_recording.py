@@ -224,7 +224,8 @@ def recorder_of(net: Any) -> Recorder | None:
     objective = net.criterion_
     if kind_of(objective) is None and type(objective) is not TotalCorrelationELBO:
         return None
-    if not has_known_layers(net):
+    asks = net.module_.holes and net.module_.told is None  # of each batch, whether values are missing
+    if asks or not has_known_layers(net):
         return None
     recorder = net.recorder
     if recorder is None or recorder.optimizer is not net.optimizer_:
