@@ -16,6 +16,7 @@ __all__ = [
     "constant",
     "device_for",
     "in_one_thread",
+    "index",
     "is_available",
     "keep_freed_memory",
     "prepare_process",
@@ -23,6 +24,7 @@ __all__ = [
     "torch_as_usual",
 ]
 
+_FAR = ("cuda",)  # kinds of devices to which a copy waits
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -74,9 +76,16 @@ def constant(values: Iterable[float], like: Tensor) -> Tensor:
 
     A copy waits for the device, and a graph that records a training step cannot have one in it.
     """
-    if like.device.type != "cuda" or torch.compiler.is_compiling():
+    if like.device.type not in _FAR or torch.compiler.is_compiling():
         return torch.tensor(values, dtype=like.dtype, device=like.device)
     return _on_gpu(tuple(values), like.dtype, like.device)
+
+
+def index(places: list[int], like: Tensor) -> Any:
+    """Places as an index of a tensor; on a GPU they are copied there once, as a :func:`constant` is."""
+    if like.device.type not in _FAR or torch.compiler.is_compiling():
+        return places
+    return _on_gpu(tuple(places), torch.int64, like.device)
 
 
 @cache  # nobody writes to them, and recordings read them as long as they last

@@ -12,9 +12,11 @@ import pytest
 import torch
 from joblib import Parallel, delayed
 from skorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, batched_fits
+from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, _machine, batched_fits
 from riskvae._machine import _on_gpu
+from riskvae.likelihoods import Categorical, Gaussian, Mixed
 from riskvae.training import _recording
 from riskvae.training._objective import WeightedELBO
 from riskvae.training._recording import Recorder, Recording, recorder_of
@@ -388,3 +390,33 @@ def test_numbers_that_a_recording_may_read_stay_where_they_are():
     for i in range(200):
         _on_gpu((float(i),), torch.float32, torch.device("cpu"))
     assert _on_gpu((0.5,), torch.float32, torch.device("cpu")) is first
+
+
+class Copied(TorchDispatchMode):
+    """Notes numbers of the host that become tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "lift_fresh" in str(function):
+            self.found.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [BetaVAE, QuantileVAE])
+def test_places_of_mixed_columns_are_copied_to_a_gpu_once(make, monkeypatch):
+    X = rows()
+    X[:, 3:] = X[:, 3:] > 0
+    columns = [Gaussian()] * 3 + [Categorical(2)] * 3
+    vae = make(**SMALL, likelihood=Mixed(dict(enumerate(columns)))).fit(X)
+    x, likelihood = torch.from_numpy(X), vae.module_.likelihood
+    raw = torch.zeros(150, likelihood.n_values)
+    expected = likelihood.nll(x, raw), likelihood.each(x, raw), likelihood.inputs(x)
+    monkeypatch.setattr(_machine, "_FAR", ("cuda", "cpu"))
+    for _ in range(2):
+        with Copied() as copied:
+            found = likelihood.nll(x, raw), likelihood.each(x, raw), likelihood.inputs(x)
+    assert not copied.found
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

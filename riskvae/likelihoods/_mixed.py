@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from riskvae._machine import index
 from riskvae._validation import LARGEST, check_parameters, choice, host_array, integer
 from riskvae._value import key_of
 from riskvae.likelihoods._categorical import Categorical
@@ -175,7 +176,7 @@ class Mixed(Likelihood):
     def _of_parts(self, rows: Tensor) -> Iterator[tuple[Any, list[int], Tensor]]:
         """Each part, its places, and its columns of rows."""
         for part, places in zip(self.parts, self._places, strict=True):
-            yield part, places, rows[..., places]
+            yield part, places, rows[..., index(places, rows)]
 
     def _raw_of_parts(self, raw: Tensor) -> Iterator[tuple[Any, Tensor, list[int]]]:
         """Each part, what it takes of the decoder's output, and its places."""
@@ -210,12 +211,12 @@ class Mixed(Likelihood):
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
         u, total = self._standardized(x), self.spread.log().sum()
         for part, own, places in self._raw_of_parts(raw):
-            total = total + part.nll(u[..., places], own)
+            total = total + part.nll(u[..., index(places, u)], own)
         return total
 
     def each(self, x: Tensor, raw: Tensor) -> Tensor:
         u = self._standardized(x)
-        found = [part.each(u[..., places], own) for part, own, places in self._raw_of_parts(raw)]
+        found = [part.each(u[..., index(places, u)], own) for part, own, places in self._raw_of_parts(raw)]
         return self._joined(found) + self.spread.log()
 
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from riskvae._machine import constant
+from riskvae._machine import constant, index
 from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import Counts
 from riskvae.likelihoods._log_normal import LogNormal
@@ -111,8 +111,8 @@ class MixedQuantiles(Mixed):
     def compared(self, x: Tensor, raw: Tensor) -> Tensor:
         u, shape = self._standardized(x), (*raw.shape[:-1], -1)
         return self._joined([
-            u[..., places].expand(shape) if isinstance(part, Quantiles) else part.deviance(u[..., places], own)
-            for part, own, places in self._raw_of_parts(raw)
+            columns.expand(shape) if isinstance(part, Quantiles) else part.deviance(columns, own)
+            for (part, own, _), columns in ((one, u[..., index(one[2], u)]) for one in self._raw_of_parts(raw))
         ])  # fmt: skip
 
     def ordered(self, x: Tensor) -> Tensor:
