@@ -186,7 +186,10 @@ def made_of(net: Any) -> Hashable:
     tensors = [value for part in parts for kept in (part._parameters, part._buffers) for value in kept.values()]
     places = tuple((id(value), value.data_ptr(), value.requires_grad) for value in tensors if value is not None)
     plain = tuple(
-        (type(part), *[(name, kept[name]) for name in kept.keys() - _OF_TORCH if isinstance(kept[name], _PLAIN)])
+        (
+            type(part),
+            *[(name, kept[name]) for name in sorted(kept.keys() - _OF_TORCH) if isinstance(kept[name], _PLAIN)],
+        )
         for part, kept in ((part, vars(part)) for part in parts)
     )
     return id(net.optimizer_), net.precision, net.batch_size, net.n_draws, _is_watched(net), places, plain
