@@ -30,14 +30,16 @@ from unittest import mock
 import numpy as np
 import torch
 from device_times import CONVOLUTIONS, Line, Times, synchronize
+from joblib import Parallel, delayed
 from sklearn.base import clone
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 
 from riskvae import (
     BetaTCVAE,
     BetaVAE,
     QuantileVAE,
     RiskAwareVAE,
+    batched_fits,
     max_damage_attack,
     risk,
     robustness_margin,
@@ -56,6 +58,8 @@ MODELS = {
     "RiskAwareVAE, subsamples": RiskAwareVAE(risk_over="subsamples", n_subsamples=4),
     "RiskAwareVAE, nested": RiskAwareVAE(risk_over="nested", n_subsamples=4),
     "RiskAwareVAE, joint": RiskAwareVAE(risk_over="joint", n_subsamples=4),
+    "RiskAwareVAE, warm-ups": RiskAwareVAE(eps_warmup=1, beta_warmup=1),
+    "RiskAwareVAE, lr falls": RiskAwareVAE(callbacks=[LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1)]),
     "RiskAwareVAE, groups": RiskAwareVAE(risk_over="groups"),
     "RiskAwareVAE, ema": RiskAwareVAE(threshold="ema"),
     "RiskAwareVAE, learned": RiskAwareVAE(threshold="learned"),
@@ -137,6 +141,7 @@ class Checks:
                 yield from self.going_on(name, model)
             if name in ("BetaVAE", "QuantileVAE"):
                 yield self.travels(name, there)
+        yield self.company()
         yield self.memory()
 
     def answers(self, name, here, there):
@@ -205,6 +210,23 @@ class Checks:
             pairs = {key: (getattr(a, key), getattr(b, key)) for key in ("proven", "score", "verdict")}
             line = agree(f"{name}: verdict margins", pairs, OF_SEARCHES)
             yield line._replace(holds=line.holds and a.notes == b.notes)
+
+    def company(self):
+        """Models that train as one are those of fits one by one, up to rounding; batches differ by a row."""
+        models = [RiskAwareVAE(eps=eps, eps_warmup=1, beta_warmup=1) for eps in (0.2, 0.5, 1.0)]
+        for i, vae in enumerate(models):
+            vae.set_params(**SMALL | {"random_state": i}, max_epochs=self.epochs, batch_size=64, device=self.where)
+        parts = [self.X[i:] for i in range(len(models))]
+        alone = [clone(vae).fit(rows) for vae, rows in zip(models, parts, strict=True)]
+        with batched_fits():
+            found = Parallel(n_jobs=2)(
+                delayed(type(vae).fit)(vae, rows) for vae, rows in zip(models, parts, strict=True)
+            )
+        pairs = {
+            f"scores of model {i}": (a.score_samples(self.X), b.score_samples(self.X))
+            for i, (a, b) in enumerate(zip(found, alone, strict=True))
+        }
+        return agree("batched_fits as one by one", pairs, EXACT["float32"])
 
     def travels(self, name, there):
         """Pickled on the device, opened as where there is none."""

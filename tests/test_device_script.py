@@ -47,6 +47,7 @@ def test_every_check_holds_on_the_cpu(device, tmp_path):
     for model, checks in of_some.items():
         for what in checks:
             assert found.pop(f"{model}: {what}")["holds"] is True
+    assert found.pop("batched_fits as one by one")["holds"] is True
     found.pop("memory after fits")
     assert list(found) == [
         "epoch, default network",
