@@ -13,6 +13,7 @@ __all__ = ["FeatureScales", "ScaledLikelihood", "center_and_spread"]
 # Values farther from the median than this many spreads of the middle half are cut off before a spread is measured.
 _FAR = 20.0
 _ENOUGH = 10_000
+_AT_ONCE = 2**18  # values whose quartiles are looked for
 _MANY = 20  # rows that tell of a scale: two may be alike by chance
 
 
@@ -29,7 +30,7 @@ def center_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
         center, spread = (torch.cat(parts) for parts in zip(*columns, strict=True))
         return center, spread
     some = x[:: max(1, len(x) // _ENOUGH)]
-    low, middle, high = (some.kthvalue(max(1, round(q * len(some))), 0).values for q in (0.25, 0.5, 0.75))
+    low, middle, high = _quartiles(some)
     reach = _FAR * (high - low) / 1.349
     far = (((x.amax(0) - middle) > reach) | ((middle - x.amin(0)) > reach)) & (reach > 0)
     center, spread = x.mean(0), x.var(0, correction=0).sqrt()
@@ -37,6 +38,13 @@ def center_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
         within = x[:, far].clamp((middle - reach)[far], (middle + reach)[far])
         center[far], spread[far] = within.mean(0), within.var(0, correction=0).sqrt()
     return center, spread
+
+
+def _quartiles(x: Tensor) -> Tensor:
+    """Quartiles (3, d) of the columns of x (n, d), some columns at a time: torch keeps three times what it looks at."""
+    places = [max(1, round(q * len(x))) for q in (0.25, 0.5, 0.75)]
+    blocks = x.split(max(1, _AT_ONCE // len(x)), 1)
+    return torch.cat([torch.stack([block.kthvalue(k, 0).values for k in places]) for block in blocks], 1)
 
 
 class FeatureScales(nn.Module):
