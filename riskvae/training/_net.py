@@ -171,6 +171,8 @@ class Net(NeuralNet):
         if training and not found:
             self.recorder = recorder_of(self)
             self.spare = what_to_spare(self)
+            if self.recorder is not None and self.spare is None:
+                step_fn = self._played_step
         isolated = isolated_rng(modules, device) if self.isolate_rng else nullcontext()
         with isolated, computed_in(self.module_, self.precision if training else "float32"):
             for batch in () if found else iterator.batches(self.batch_size, shuffled() if training else None, draw):
@@ -250,9 +252,6 @@ class Net(NeuralNet):
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
         """Gradient step on one batch; None where it has no rows in any process."""
-        if self.recorder is not None and self.spare is None:
-            loss, parts = self.recorder(batch.n_rows, batch.x, batch.noise)  # type: ignore[arg-type]  # drawn always
-            return {"loss": loss, "y_pred": None, "parts": parts, "n_rows": batch.n_rows}
         self.optimizer_.zero_grad(set_to_none=True)
         if self.world is None:
             if self.spare is None:
@@ -276,13 +275,13 @@ class Net(NeuralNet):
         return {"loss": loss.detach(), "y_pred": None, "parts": parts, "n_rows": n_rows}
 
     def take_step(self, kind: int, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient step on rows alone; the loss, and what the history tells of it."""
-        self.optimizer_.zero_grad(set_to_none=True)
-        loss, parts, counted = self._loss(Batch(x, noise=noise))
-        loss.backward()
-        self.optimizer_.step()
-        self.module_.likelihood.update_scale(counted)
-        return loss.detach(), parts
+        """Gradient step on rows alone, as recorders take it; the loss, and what the history tells of it."""
+        step: Any = self.train_step(Batch(x, noise=noise))
+        return step["loss"], step["parts"]
+
+    def _played_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any]:
+        loss, parts = self.recorder(batch.n_rows, batch.x, batch.noise)  # type: ignore[misc, arg-type]
+        return {"loss": loss, "y_pred": None, "parts": parts, "n_rows": batch.n_rows}
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Any] | None:
