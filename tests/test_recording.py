@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed
+from sklearn.base import clone
 from skorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -110,12 +111,12 @@ MODELS = [
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_played_steps_train_the_same_model(model, played):
     X = rows() if model.likelihood != "bernoulli" else (rows() > 0).astype(np.float32)
-    vae = model.set_params(**SMALL).fit(X)
+    vae = clone(model).set_params(**SMALL).fit(X)
     assert played
     n_played = sum(times for _, times in played)
     played.clear()
     _recording._ON = ("cuda",)
-    alone = model.set_params(**SMALL).fit(X)
+    alone = clone(model).set_params(**SMALL).fit(X)
     assert not played
     assert n_played > 0
     for name, value in vae.module_.state_dict().items():
