@@ -3,6 +3,7 @@
 In the house: this room makes arrays and knows no model. Import the names below.
 """
 
+from riskvae.datasets._cifar10 import fetch_cifar10
 from riskvae.datasets._distortions import elastic_distortion
 from riskvae.datasets._images import fetch_fashion_mnist, fetch_mnist, read_idx
 from riskvae.datasets._parquet import ParquetRows
@@ -11,6 +12,7 @@ from riskvae.datasets._simulations import make_heteroscedastic, make_lesions
 __all__ = [
     "ParquetRows",
     "elastic_distortion",
+    "fetch_cifar10",
     "fetch_fashion_mnist",
     "fetch_mnist",
     "make_heteroscedastic",

@@ -140,7 +140,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     ValueError
         If the file is damaged or of another format.
     """
-    return _parse_idx(_unpack(Path(path)), str(path))
+    return _parse_idx(unpacked(Path(path)), str(path))
 
 
 def _fetch(name: str, subset: str, data_home: str | os.PathLike[str] | None, return_X_y: bool) -> Any:
@@ -157,11 +157,11 @@ def _fetch(name: str, subset: str, data_home: str | os.PathLike[str] | None, ret
 def _find(name: str, file: str, data_home: str | os.PathLike[str] | None) -> NDArray[np.uint8] | None:
     """Contents of a local file, verified; None where there is no such file."""
     others = {sums[file] for other, sums in _CHECKSUMS.items() if other != name}
-    for root in (data_home, os.environ.get("RISKVAE_DATA"), _cache(data_home)):
+    for root in (data_home, os.environ.get("RISKVAE_DATA"), cache_of(data_home)):
         for folder in (Path(root) / name, Path(root)) if root else ():
             for path in (folder / file, folder / f"{file}.gz"):
                 if path.is_file():
-                    content = _unpack(path)
+                    content = unpacked(path)
                     # A folder may hold the files of another set, which have the same names.
                     if hashlib.sha256(content).hexdigest() not in others - {_CHECKSUMS[name][file]}:
                         _verify(name, file, content, str(path))
@@ -169,7 +169,7 @@ def _find(name: str, file: str, data_home: str | os.PathLike[str] | None) -> NDA
     return None
 
 
-def _cache(data_home: str | os.PathLike[str] | None) -> Path:
+def cache_of(data_home: str | os.PathLike[str] | None) -> Path:
     """Folder of what was downloaded, in scikit-learn's data home; looking there does not create it."""
     return Path(data_home or os.environ.get("SCIKIT_LEARN_DATA") or "~/scikit_learn_data").expanduser() / "riskvae"
 
@@ -187,7 +187,7 @@ def _download(name: str, subset: str, data_home: str | os.PathLike[str] | None) 
             f"{name!r}, and name the folder above it by data_home or RISKVAE_DATA."
         ) from error
     images, labels = X.astype(np.uint8).reshape(-1, 28, 28), y.astype(np.uint8)
-    folder = _cache(data_home) / name
+    folder = cache_of(data_home) / name
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"train": slice(None, _N_TRAIN), "test": slice(_N_TRAIN, None)}
     for part, rows in parts.items():
@@ -198,10 +198,7 @@ def _download(name: str, subset: str, data_home: str | os.PathLike[str] | None) 
             except ValueError as error:
                 warnings.warn(f"{error} It is used, but not kept.", stacklevel=4)
                 continue
-            unfinished = folder / f"{file}.gz.part{os.getpid()}"
-            with gzip.open(unfinished, "wb", compresslevel=1) as out:
-                out.write(content)
-            unfinished.replace(folder / f"{file}.gz")  # whole or not at all
+            kept_whole(folder / f"{file}.gz", content)
     return [images[parts[subset]], labels[parts[subset]]]
 
 
@@ -214,7 +211,16 @@ def _verify(name: str, file: str, content: bytes, origin: str) -> None:
         )
 
 
-def _unpack(path: Path) -> bytes:
+def kept_whole(path: Path, content: bytes) -> None:
+    """Write a gzip file, whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.part{os.getpid()}")
+    with gzip.open(unfinished, "wb", compresslevel=1) as out:
+        out.write(content)
+    unfinished.replace(path)
+
+
+def unpacked(path: Path) -> bytes:
+    """Contents of a file, unpacked where its name ends in ".gz"."""
     if path.suffix != ".gz":
         return path.read_bytes()
     try:
