@@ -11,7 +11,7 @@ from test_columns import make_table
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae.detection import _marginals
 from riskvae.likelihoods import Mixed, Poisson
-from riskvae.nets import conv_decoder, conv_encoder
+from riskvae.nets import conv_decoder, conv_encoder, lipschitz_decoder, lipschitz_encoder
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
@@ -22,10 +22,15 @@ IMAGES = {
     "encoder": partial(conv_encoder, image_shape=(2, 3), channels=(3,)),
     "decoder": partial(conv_decoder, image_shape=(2, 3), channels=(3,)),
 }
+LIPSCHITZ = {
+    "encoder": partial(lipschitz_encoder, image_shape=(2, 3), channels=(4,), hidden_layer_sizes=(8,)),
+    "decoder": partial(lipschitz_decoder, image_shape=(2, 3), channels=(4,), hidden_layer_sizes=(8,)),
+}
 CASES = [
     (lambda: BetaVAE(2, **KW), "encode"),
     (lambda: BetaVAE(2, **IMAGES, **KW), "reconstruct"),
     (lambda: BetaVAE(2, **IMAGES, **KW), "score_samples"),
+    (lambda: BetaVAE(2, **LIPSCHITZ, **KW), "reconstruct"),
     (lambda: RiskAwareVAE(2, likelihood="bernoulli", activation="gelu", **KW), "score_samples"),
     (lambda: BetaTCVAE(2, **KW), "score_samples"),
     (lambda: QuantileVAE(2, quantiles=(0.1, 0.4, 0.9), **KW), "reconstruct"),

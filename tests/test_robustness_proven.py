@@ -56,6 +56,11 @@ KINDS = {
     "batch norm": lambda: _seen(nn.Linear(D, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, K)),
     "orthogonal": lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(D, D)), nn.ReLU(), nn.Linear(D, K)),
     "spectral norm": lambda: _seen(parametrizations.spectral_norm(nn.Linear(D, 16)), nn.Tanh(), nn.Linear(16, K)),
+    "sorted pairs": lambda: nn.Sequential(nn.Linear(D, 16), nets.GroupSort(), nn.Linear(16, 12), nn.Tanh(),
+                                          nn.Linear(12, 8), nets.GroupSort(), nn.Linear(8, K)),
+    "lipschitz": lambda: nets.lipschitz_encoder(
+        D, K, constant=4.0, image_shape=(2, 3), channels=(4,), hidden_layer_sizes=(8,)
+    ),
     "convolutions": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
         nn.Linear(8, K),

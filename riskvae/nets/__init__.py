@@ -2,7 +2,8 @@
 
 Networks are made by factories ``(n_in, n_out) -> nn.Module`` that map rows to rows, so that an estimator
 can size them once it has seen the data. :func:`mlp` is what estimators use by default;
-:func:`conv_encoder` and :func:`conv_decoder` suit images. Any factory of yours does as well:
+:func:`conv_encoder` and :func:`conv_decoder` suit images, :func:`lipschitz_encoder` and :func:`lipschitz_decoder` move
+no further than a constant says. Any factory of yours does as well:
 
 >>> from torch import nn
 >>> def encoder(n_in, n_out):
@@ -14,9 +15,14 @@ In the house: this room knows torch and the processor alone, and every other roo
 """
 
 from riskvae.nets._convolutions import conv_decoder, conv_encoder
+from riskvae.nets._group_sort import GroupSort
 from riskvae.nets._linear import Linear
+from riskvae.nets._lipschitz import lipschitz_decoder, lipschitz_encoder
 from riskvae.nets._mlp import ACTIVATIONS, mlp
 from riskvae.nets._posterior import Posterior, unit_softplus
 from riskvae.nets._standardize import Standardize
 
-__all__ = ["ACTIVATIONS", "Linear", "Posterior", "Standardize", "conv_decoder", "conv_encoder", "mlp", "unit_softplus"]
+__all__ = [
+    "ACTIVATIONS", "GroupSort", "Linear", "Posterior", "Standardize", "conv_decoder", "conv_encoder",
+    "lipschitz_decoder", "lipschitz_encoder", "mlp", "unit_softplus",
+]  # fmt: skip

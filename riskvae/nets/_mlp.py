@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from riskvae.nets._group_sort import GroupSort
 from riskvae.nets._linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -16,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
+    "groupsort": GroupSort,
 }
 """Hidden activations by name."""
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
-__all__ = ["parametrized", "put_back", "take_off"]
+__all__ = ["kind_of", "parametrized", "put_back", "take_off"]
 
 Taken = list[tuple[nn.Module, Any]]
 
@@ -14,6 +14,11 @@ Taken = list[tuple[nn.Module, Any]]
 def parametrized(*modules: nn.Module) -> list[nn.Module]:
     """Parts of modules that have a parametrized tensor."""
     return [part for module in modules for part in module.modules() if is_parametrized(part)]
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The class of a module as it was written: torch makes one of its own for each parametrized module."""
+    return type(module).__bases__[0] if is_parametrized(module) else type(module)
 
 
 def take_off(*modules: nn.Module) -> Taken:

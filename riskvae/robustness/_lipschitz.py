@@ -7,7 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from riskvae.nets import Linear, Standardize
+from riskvae.nets import GroupSort, Linear, Standardize
+from riskvae.nets._parametrized import kind_of
 from riskvae.robustness._coder import CHUNK, Coder
 from riskvae.robustness._copies import hooked
 from riskvae.robustness._gain import longest
@@ -17,11 +18,11 @@ from riskvae.robustness._wrap import Wrapped
 # Largest slope of each activation; that of GELU is 1.12898..., of SiLU 1.09983...
 _SLOPES: dict[type[nn.Module], float] = {
     nn.Identity: 1.0, nn.Flatten: 1.0, nn.Unflatten: 1.0, nn.Dropout: 1.0, nn.ReLU: 1.0, nn.Tanh: 1.0,
-    nn.Softplus: 1.0, nn.Sigmoid: 0.25, nn.GELU: 1.129, nn.SiLU: 1.1,
+    nn.Softplus: 1.0, nn.Sigmoid: 0.25, GroupSort: 1.0, nn.ZeroPad2d: 1.0, nn.GELU: 1.129, nn.SiLU: 1.1,
 }  # fmt: skip
 _EXACT = (nn.Linear, Linear, Standardize, nn.Conv2d, nn.LeakyReLU, nn.ELU)  # by their own parameters
-_AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, Standardize, nn.Conv2d)
-_KINKED = (nn.ReLU, nn.LeakyReLU)
+_AFFINE = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Linear, Standardize, nn.Conv2d, nn.ZeroPad2d)
+_KINKED = (nn.ReLU, nn.LeakyReLU, GroupSort)
 # Rows that layers are tried on.
 _TRIED = 256
 
@@ -86,14 +87,20 @@ def _gives_the_mean(encoder: nn.Module, coder: Coder) -> bool:
 
 
 def _flatten(module: nn.Module) -> chain[nn.Module]:
-    if type(module) is nn.Sequential and not hooked(module):  # a subclass may do something else
+    if isinstance(module, nn.Sequential) and _one_after_another(module):
         return chain.from_iterable(_flatten(child) for child in module)
     return chain((module,))
 
 
+def _one_after_another(module: nn.Sequential) -> bool:
+    """Whether parts follow each other, and nothing else is done: a subclass may do more."""
+    kind = type(module)
+    return kind.forward is nn.Sequential.forward and kind.__call__ is nn.Module.__call__ and not hooked(module)
+
+
 def _slope(layer: nn.Module) -> float | None:
     """Lipschitz constant of a layer in the Euclidean norm; None where it is not known. Subclasses are not known."""
-    if hooked(layer) or type(layer) not in (*_SLOPES, *_EXACT):
+    if hooked(layer) or kind_of(layer) not in (*_SLOPES, *_EXACT):
         return None
     if isinstance(layer, nn.Linear):
         return float(torch.linalg.matrix_norm(layer.weight.detach().cpu().double(), 2))
@@ -112,7 +119,7 @@ def _slope(layer: nn.Module) -> float | None:
         return max(1.0, abs(layer.negative_slope))
     if isinstance(layer, nn.ELU):
         return max(1.0, abs(layer.alpha))
-    return _SLOPES.get(type(layer))
+    return _SLOPES.get(kind_of(layer))
 
 
 def whitened_lipschitz(layers: list[nn.Module], scale: Tensor) -> Tensor:
@@ -135,12 +142,21 @@ def linear_radius(layers: list[nn.Module], x: Tensor, norm: float = 2) -> Tensor
     radius = torch.full((len(x),), math.inf, dtype=torch.float64)
     for i, layer in enumerate(layers[:-1]):
         if isinstance(layer, _KINKED):
-            before = nn.Sequential(*layers[:i])
+            # A pair is kinked where its units are equal.
+            before = nn.Sequential(*layers[:i], *([_Difference()] if isinstance(layer, GroupSort) else []))
             same_everywhere = all(isinstance(earlier, _AFFINE) for earlier in layers[:i])
             radius = torch.minimum(radius, _distance_to_kinks(before, x, same_everywhere, norm))
         elif not isinstance(layer, _AFFINE):
             return torch.zeros_like(radius)
     return radius
+
+
+class _Difference(nn.Module):
+    """Of pairs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1)
+        return a - b
 
 
 def _distance_to_kinks(before: nn.Module, x: Tensor, same_everywhere: bool, norm: float) -> Tensor:

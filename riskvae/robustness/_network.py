@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from riskvae.nets import Linear, Standardize
+from riskvae.nets import GroupSort, Linear, Standardize
 from riskvae.nets._parametrized import parametrized, take_off
 from riskvae.robustness._copies import hooked, shares
-from riskvae.robustness._pooling import MaxPool
+from riskvae.robustness._pooling import MaxPool, Pairs
 
 __all__ = ["Activation", "Network", "UnknownLayerError", "take_apart"]
 
@@ -174,7 +174,7 @@ def activation_of(module: nn.Module) -> Activation | None:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Linear | Standardize) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, GroupSort | Linear | Standardize) or super().is_leaf_module(m, module_qualified_name)
 
 
 class Network(nn.Module):
@@ -204,7 +204,7 @@ class Network(nn.Module):
         if sum(node.op == "placeholder" for node in self.graph.nodes) != 1:
             raise UnknownLayerError("it takes more than one argument")
         self.modules_by_name = dict(module.named_modules())
-        self.bent: dict[fx.Node, Activation | MaxPool] = {}
+        self.bent: dict[fx.Node, Activation | MaxPool | Pairs] = {}
         moving: set[fx.Node] = set()
         for node in self.graph.nodes:
             if (node.op == "call_method" and node.target in _SHAPES) or (
@@ -247,9 +247,10 @@ class Network(nn.Module):
         plain = set(node.kwargs) <= {"inplace"} and len(node.args) == 1
         return _FUNCTIONS.get(node.target) if plain else None
 
-    def _pooling(self, node: fx.Node) -> MaxPool | None:
+    def _pooling(self, node: fx.Node) -> MaxPool | Pairs | None:
         if node.op == "call_module":
-            return MaxPool.of(self.modules_by_name[str(node.target)])
+            layer = self.modules_by_name[str(node.target)]
+            return Pairs.of(layer) or MaxPool.of(layer)
         dims = _POOLS.get(node.target)
         if dims is None or any(isinstance(value, fx.Node) for value in (*node.args[1:], *node.kwargs.values())):
             return None

@@ -1,4 +1,4 @@
-"""The largest value of each window, as sums and rectifiers: max(a, b) = a + relu(b - a)."""
+"""Largest values, of windows or pairs, as sums and rectifiers: max(a, b) = a + relu(b - a)."""
 
 from collections.abc import Callable
 from itertools import product
@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MaxPool"]
+from riskvae.nets import GroupSort
+
+__all__ = ["MaxPool", "Pairs"]
 
 _LAYERS: list[type[nn.Module]] = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d]
 
@@ -71,6 +73,23 @@ class MaxPool(NamedTuple):
         """The values at one place of all windows."""
         place: Any = [slice(o, o + s * (n - 1) + 1, s) for o, s, n in zip(offset, self.stride, sizes, strict=True)]
         return x[(..., *place)]
+
+
+class Pairs(NamedTuple):
+    """Pairs sorted by :class:`riskvae.nets.GroupSort`."""
+
+    rounds: int = 1
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> Self | None:
+        """Of a module; None for other modules."""
+        return cls() if type(layer) is GroupSort else None
+
+    def __call__(self, x: Tensor, rectify: Callable[[Tensor], Tensor]) -> Tensor:
+        """The larger and the smaller values, by a rectifier."""
+        a, b = x.chunk(2, dim=1)
+        more = rectify(b - a)
+        return torch.cat((a + more, b - more), dim=1)
 
 
 def _each(value: Any, dims: int) -> tuple[int, ...]:
