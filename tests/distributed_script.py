@@ -71,6 +71,7 @@ CASES = {
     "entropic": lambda: risk(measure=Entropic(0.1)),
     "spectral": lambda: risk(measure=Spectral(Extremile(3))),
     "semideviation": lambda: risk(measure=MeanSemideviation(0.5)),
+    "lipschitz": lambda: risk(lipschitz_penalty=3.0),
     "correlation": lambda: BetaTCVAE(3, **KW),
     "objective": lambda: ContrastVAE(3, **KW),
     "likelihood": lambda: BetaVAE(3, likelihood=Scales(), **KW),

@@ -76,8 +76,12 @@ class Line(nn.Module):
 
     @property
     def networks(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Encoder and decoder of each verdict but the last; none where :meth:`network_range` says nothing."""
+        """Encoder and decoder of each verdict but the last; none where :meth:`network_range` says nothing.
+
+        Nothing is said with several draws, without medians, and of refined posteriors.
+        """
         plain = all(len(density.draws) == 1 and not density.draws.any() for density in self.score.densities)
+        plain = plain and not any(vae.refine for vae in self.vaes)
         return [(vae.encoder, vae.decoder) for vae in self.vaes] if plain and self._has_medians else []
 
     @property

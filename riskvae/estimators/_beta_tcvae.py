@@ -66,6 +66,11 @@ class BetaTCVAE(BetaVAE):
         Learning rate of Adam.
     weight_decay : float, default=0.0
         Decoupled weight decay (AdamW).
+    lipschitz_penalty : float, default=0.0
+        Weight, in nats, of how much farther a reconstruction moves than its row, in the direction that moves it most:
+        of what the squared ratio of the two moves exceeds 1 by. A projection on the rows' manifold has the ratio 1, so
+        margins widen at little cost in reconstruction; 10 suits images. An epoch takes some three times as long. Losses
+        in ``history_`` leave it out.
     early_stopping : bool, default=False
         Hold out rows, stop when their loss has not improved for a while, keep the best epoch's weights.
     validation_fraction : float, default=0.1
@@ -91,6 +96,10 @@ class BetaTCVAE(BetaVAE):
     n_score_samples : int or "auto", default="auto"
         Latent draws per row in :meth:`score_samples`; "auto" takes whole sets of 2 ``n_components``, at least 16 draws,
         which leave hardly any chance in a score.
+    refine : int, default=0
+        Steps by which each row's posterior is refined on its own evidence bound (:meth:`encode`), in all answers of the
+        fitted model: codes fit their rows better, and answers take many times as long. 0 takes the encoder's.
+        QuantileVAE is judged by refined posteriors, and so answers as it was fitted.
     verbose : int, default=0
         1 shows a progress bar (a line per epoch where tqdm is not installed).
     device : str or torch.device, default="auto"

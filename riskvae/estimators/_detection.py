@@ -33,7 +33,7 @@ class DetectionMixin(ConformalMixin):
     """Methods of a fitted estimator that has a density of rows."""
 
     @in_parts
-    def score_samples(self, X: Any) -> Array:
+    def score_samples(self, X: Any, *, refine: int | None = None) -> Array:
         r"""How normal each row is: the least favorable of three verdicts, in nats.
 
         .. math:: b(x) = E_{q(z|x)} \Bigl[ \sum_j \log p(x_j; m_j(z), s_j)
@@ -56,6 +56,9 @@ class DetectionMixin(ConformalMixin):
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
+        refine : int, default=None
+            Steps by which each row's posterior is refined, as in :meth:`encode`; None means as in fit, by which the
+            threshold was drawn.
 
         Returns
         -------
@@ -68,7 +71,7 @@ class DetectionMixin(ConformalMixin):
         Li, Zhao, Hu, Botta, Ionescu and Chen, "ECOD: unsupervised outlier detection using empirical cumulative
         distribution functions" (2022).
         """
-        return self._score(self._check_rows(X))
+        return self._score(self._check_rows(X), refine=refine)
 
     def decision_function(self, X: Any) -> Array:
         """Score of each row above the threshold: ``score_samples(X) - offset_``.
@@ -174,10 +177,10 @@ class DetectionMixin(ConformalMixin):
         device = device_for(torch.float64, self.device_)  # proofs take double precision, whatever the rows
         return line.to(device).to(dtype).eval().requires_grad_(False)
 
-    def _score(self, rows: Array) -> Array:
+    def _score(self, rows: Array, refine: int | None = None) -> Array:
         def bound(modules: Any, x: Tensor) -> tuple[Tensor]:
             score, *vaes = modules
             return (score(vaes, x),)
 
         rows, excess = limited(rows)
-        return self._scored(bound, rows, excess, **self._scoring())
+        return self._scored(bound, rows, excess, refine=refine, **self._scoring())

@@ -14,14 +14,13 @@ from riskvae.estimators._inference import InferenceMixin
 from riskvae.estimators._naming import named_rows
 from riskvae.nets import Posterior
 from riskvae.training._draws import matched_draws
-from riskvae.training._refine import refined
 
 __all__ = ["ImputationMixin"]
 
 Array = NDArray[Any]
 
-# Gradient steps on each row's posterior, and the draws that they look at, as does the mean of what is decoded.
-_STEPS, _DRAWS = 30, 4
+# Steps by which each row's posterior is refined, and draws that the mean of what is decoded looks at.
+_STEPS, _DRAWS = 10, 4
 # Draws that show how sure a model is.
 _SEEN = 16
 
@@ -30,7 +29,9 @@ class ImputationMixin(InferenceMixin):
     """Methods of a fitted estimator for rows with missing values, which are NaN."""
 
     @named_rows
-    def impute(self, X: Any, *, n_draws: int | None = None, random_state: Any = None) -> Array:
+    def impute(
+        self, X: Any, *, n_draws: int | None = None, random_state: Any = None, refine: int | None = None
+    ) -> Array:
         r"""Rows with their missing values filled in.
 
         With one answer for each, these are conditional means given the values that are known,
@@ -39,10 +40,10 @@ class ImputationMixin(InferenceMixin):
                   + (1 - w) \left(\mu_j + \Sigma_{jk} \Sigma_{kk}^{-1} (x_k - \mu_k) \right),
 
         of decoded means m (of QuantileVAE medians), and of a normal distribution of the training rows. The posterior q
-        is the encoder's, refined row by row: 30 steps of Adam on the row's own evidence bound. The weight w is that of
-        the smallest errors where ``fit`` hid known values, a tenth at a time. It is 1, and there is no such
-        distribution, in models that were trained on whole rows, on more than 100 features, or with another likelihood
-        than normal noise or quantiles.
+        is the encoder's, refined row by row by ten steps on the row's own evidence bound, as :meth:`encode` takes them.
+        The weight w is that of the smallest errors where ``fit`` hid known values, a tenth at a time. It is 1, and
+        there is no such distribution, in models that were trained on whole rows, on more than 100 features, or with
+        another likelihood than normal noise or quantiles.
 
         With ``n_draws`` they are draws around these means instead, for multiple imputation: what is computed from each
         of the completed tables varies as much as the missing values leave it uncertain. Draws spread as the model and
@@ -57,6 +58,8 @@ class ImputationMixin(InferenceMixin):
             Number of completed tables; None gives one of conditional means.
         random_state : int, RandomState or None, default=None
             Chance of the draws; None takes the estimator's own.
+        refine : int, default=None
+            Steps by which each row's posterior is refined; None takes 10, or the parameter ``refine`` if that is more.
 
         Returns
         -------
@@ -83,15 +86,17 @@ class ImputationMixin(InferenceMixin):
         """
         self._check_fitted()
         if n_draws is None:
-            return self._imputed(X, None)
+            return self._imputed(X, None, refine=refine)
         check_parameters("impute", {"n_draws": n_draws}, {"n_draws": integer(1)})
         seed = draw_seed(self.random_state if random_state is None else random_state)
         with isolated_rng(seed, torch.device("cpu")):
-            drawn = self._imputed(X, n_draws, torch.Generator().manual_seed(seed))
+            drawn = self._imputed(X, n_draws, torch.Generator().manual_seed(seed), refine=refine)
         return np.moveaxis(drawn, 1, 0)
 
     @in_parts
-    def _imputed(self, X: Any, n_draws: int | None, chance: torch.Generator | None = None) -> Array:
+    def _imputed(
+        self, X: Any, n_draws: int | None, chance: torch.Generator | None = None, *, refine: int | None = None
+    ) -> Array:
         """Filled rows (n, n_features), or drawn ones (n, n_draws, n_features)."""
         rows = self._check_rows(X)
         k, d = self._n_features_out, self.n_features_in_
@@ -106,7 +111,7 @@ class ImputationMixin(InferenceMixin):
         normal = None if self.module_.normal is None else copy.deepcopy(self.module_.normal).cpu()
 
         def complete(vae: Any, x: Tensor) -> tuple[Tensor]:
-            posterior = refined(vae, x, bank, _STEPS)
+            posterior = vae.encode(x)
             center = _decoded(vae, posterior, bank)
             if n_draws is None:
                 return (center if normal is None else normal.mixed(center, normal.conditional(x)[0]),)
@@ -119,7 +124,8 @@ class ImputationMixin(InferenceMixin):
 
         n = _DRAWS if n_draws is None else max(_DRAWS, n_draws)
         width = max(n * max(self.module_.likelihood.n_values, self.module_.widest), 0 if normal is None else d * d)
-        found = self._map_rows(complete, rows[incomplete], width=width)[0]
+        steps = max(_STEPS, self.refine) if refine is None else refine
+        found = self._map_rows(complete, rows[incomplete], width=width, refine=steps)[0]
         where = missing[incomplete] if n_draws is None else np.repeat(missing[incomplete][:, None], n_draws, 1)
         filled[incomplete] = np.where(where, found, filled[incomplete])
         return filled

@@ -88,6 +88,9 @@ class JudgedFit(DetectionMixin, BaseVAE):
         draws = super()._score_draws()
         return torch.zeros_like(draws) if len(draws) == 1 else draws  # a single one is the mean
 
+    def _steps_of_refinement(self, refine: int | None) -> int:
+        return super()._steps_of_refinement(self.module_.refine if refine is None else refine)
+
     def _n_looked_at(self) -> int:
         """Rows that the score is fitted to."""
         return min(max(RowDensity.N_MIXED, 4 * 10**7 // self.n_features_in_), RowScore.N_ROWS)

@@ -87,12 +87,14 @@ class ParametersMixin(BaseEstimator):
         "batch_size": integer(1),
         "lr": real(0.0, closed="neither"),
         "weight_decay": real(0.0),
+        "lipschitz_penalty": real(0.0),
         "early_stopping": boolean,
         "validation_fraction": real(0.0, 1.0, closed="neither"),
         "n_iter_no_change": integer(1),
         "tol": real(0.0),
         "callbacks": _callbacks,
         "n_score_samples": choice("auto") | integer(1),
+        "refine": integer(0),
         "warm_start": boolean,
         "checkpoint": Rule(
             lambda value: value is None or (isinstance(value, str | os.PathLike) and str(value) != ""),
@@ -120,12 +122,14 @@ class ParametersMixin(BaseEstimator):
     batch_size: int
     lr: float
     weight_decay: float
+    lipschitz_penalty: float
     early_stopping: bool
     validation_fraction: float
     n_iter_no_change: int
     tol: float
     callbacks: Sequence[Any] | None
     n_score_samples: Any
+    refine: int
     warm_start: bool
     checkpoint: str | os.PathLike[str] | None
     random_state: int | np.random.RandomState | None
@@ -153,6 +157,12 @@ class ParametersMixin(BaseEstimator):
                 "likelihood='bernoulli' predicts probabilities, so output_activation must be 'auto' or 'sigmoid'; got "
                 "'identity'",
                 "",
+            )
+        if self.lipschitz_penalty and isinstance(self.likelihood, Likelihood) and not self.likelihood.shows_rows:
+            self._refuse(
+                f"lipschitz_penalty={self.lipschitz_penalty!r} compares moves of rows and of their reconstructions, "
+                f"and of likelihood={self.likelihood!r} the encoder sees categories or counts in other terms",
+                "Set lipschitz_penalty=0.0, or train on the numeric columns alone.",
             )
         if isinstance(self.likelihood, Likelihood) and "noise_scale" in self._rules:
             for name, default in (("noise_scale", "learned"), ("output_activation", "auto")):

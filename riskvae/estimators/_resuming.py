@@ -21,7 +21,7 @@ __all__ = ["data_part", "open_checkpoint", "parameter_parts"]
 # What a training may change on the way without becoming another one.
 _FREE = frozenset(
     {"callbacks", "checkpoint", "compile", "contamination", "device", "distributed", "max_epochs", "n_score_samples",
-     "precision", "verbose", "warm_start", "random_state"}
+     "precision", "refine", "verbose", "warm_start", "random_state"}
 )  # fmt: skip
 
 

@@ -115,10 +115,15 @@ class SavingMixin(InferenceMixin):
         ImportError
             Without the packages of the extra ``onnx``.
         ValueError
-            For networks that torch cannot export.
+            For networks that torch cannot export, and under ``refine``.
         """
         check_is_fitted(self)
         check_parameters("export_onnx", {"what": what}, {"what": choice("encode", "reconstruct", "score_samples")})
+        if steps := self._steps_of_refinement(None):
+            raise ValueError(
+                f"{type(self).__name__}: refine={steps} takes gradient steps for each row, which an ONNX file has not. "
+                "Set refine=0, and fit a QuantileVAE again: it was fitted to refined posteriors."
+            )
         outputs = ("mean", "scale") if what == "encode" else (what,)
         module = Method(*copy.deepcopy(self._answering(what))).cpu().float().eval().requires_grad_(False)
         for part in module.modules():
@@ -147,6 +152,7 @@ class SavingMixin(InferenceMixin):
             "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
             "training": training,
             "missing": {"told": self._has_missing, "met": module.holes},
+            "refine": module.refine,
         }
         if hasattr(self, "feature_names_in_"):
             state["feature_names"] = list(self.feature_names_in_)
@@ -192,6 +198,7 @@ class SavingMixin(InferenceMixin):
             raise ValueError(f"fitted: best_epoch is {net.best_epoch}, and there are {len(net.history_)} epochs")
         net.module_.eval()
         net.module_.holes = missing["met"]
+        net.module_.refine = whole(state, "refine", 0) if "refine" in state else 0
         net.criterion_.eval()
         self._groups = _checked_groups(state["groups"])
         self._restore_score(state, arrays, net)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from riskvae.training._vae import VAE
+
 __all__ = ["serving_copy"]
 
 
@@ -17,20 +19,22 @@ def serving_copy(
     device: torch.device,
     dtype: torch.dtype,
     holes: bool = False,
+    refine: int = 0,
 ) -> nn.Module:
     """Copy of a module in evaluation mode, on a device and of a dtype; the last one as long as its state is the same.
 
-    With ``holes``, models in it look for missing values, as those that have met some do. The module itself may be
-    training meanwhile, in a thread; its mode and dtype are never touched.
+    With ``holes``, models in it look for missing values, as those that have met some do; ``refine`` are the steps by
+    which their posteriors come to fit each row. The module itself may be training meanwhile, in a thread; its mode and
+    dtype are never touched.
     """
-    key = (type(module), device, dtype, holes)
+    key = (type(module), device, dtype, holes, refine)
     mark, ready = cache.get(key, (None, None))
     if ready is None or mark is None or not mark.still_holds(module):
         with torch.inference_mode(False):  # of tensors that may have gradients
             mark, ready = Mark(module), copy.deepcopy(module).to(device).to(dtype).eval()
-        for part in ready.modules() if holes else ():
-            if "holes" in vars(part):
-                vars(part)["holes"] = True
+        for part in ready.modules():
+            if isinstance(part, VAE):
+                part.holes, part.refine = holes or part.holes, refine
         cache[key] = mark, ready
     return ready
 

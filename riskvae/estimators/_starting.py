@@ -49,6 +49,8 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
         n_draws=estimator._n_draws(),
         compile_step=estimator.compile,
         precision=precision_on(estimator.precision, device)[0],
+        lipschitz_penalty=estimator.lipschitz_penalty,
+        refine=estimator.refine,
     )
     return net, seed
 
@@ -66,6 +68,7 @@ def go_on_with(estimator: Any, device: torch.device) -> tuple[Net, int]:
     exchange_objective(net, estimator._checked_objective())
     net.set_params(lr=estimator.lr, optimizer__weight_decay=estimator.weight_decay, batch_size=estimator.batch_size)
     net.n_draws, net.compile_step = estimator._n_draws(), estimator.compile
+    net.lipschitz_penalty, net.refine = estimator.lipschitz_penalty, estimator.refine
     net.precision = precision_on(estimator.precision, device)[0]
     net.move_to(device)
     return net, estimator._seed

@@ -35,6 +35,8 @@ def encoder_of(coder: Coder) -> nn.Module | str:
     """
     model = coder.model
     encoder = model.mean_layers if isinstance(model, Fitted | Wrapped) else None
+    if encoder is None and isinstance(model, Fitted):
+        return "refined posteriors (refine) are no layers of a network"
     if encoder is None:
         return "an object with encode and decode is not looked into; name the layers of its mean, wrap(mean_layers=...)"
     if _gives_the_mean(encoder, coder):

@@ -64,6 +64,7 @@ def robustness_margin(
     n_steps: int = 20,
     n_restarts: int = 4,
     batch_size: int = 32,
+    refine: int | None = None,
     random_state: Any = None,
     verbose: int = 0,
 ) -> RobustnessMargin:
@@ -144,6 +145,10 @@ def robustness_margin(
     batch_size : int, default=32
         Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
         fewer rows, so that a row's answer depends on its company by rounding alone.
+    refine : int, default=None
+        Steps by which posteriors are refined (:meth:`riskvae.BetaVAE.encode`), through which the attack goes; None
+        means the estimator's own parameter. Nothing is certified of refined posteriors, and all takes many times as
+        long.
     random_state : int, RandomState or None, default=None
         Decides the draws, which all rows share.
     verbose : int, default=0
@@ -189,7 +194,7 @@ def robustness_margin(
     check_parameters("robustness_margin", arguments, _RULES)
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     seed = draw_seed(random_state)
-    with open_coder(vae, X) as coder:
+    with open_coder(vae, X, refine) as coder:
         shape, k = tuple(coder.x.shape), coder.n_components
         n, d = shape[0], coder.x[0].numel()
         n_draws = _draws(coder) if isinstance(n_draws, str) else n_draws

@@ -26,6 +26,7 @@ def max_damage_attack(
     bounds: tuple[ArrayLike, ArrayLike] | None = None,
     mask: ArrayLike | None = None,
     batch_size: int = 32,
+    refine: int | None = None,
     random_state: Any = None,
     verbose: int = 0,
     r: float | ArrayLike | str = "auto",
@@ -71,6 +72,10 @@ def max_damage_attack(
     batch_size : int, default=32
         Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
         fewer rows, so that a row's answer depends on its company by rounding alone.
+    refine : int, default=None
+        Steps by which posteriors are refined (:meth:`riskvae.BetaVAE.encode`), through which the attack goes; None
+        means the estimator's own parameter. Nothing is certified of refined posteriors, and all takes many times as
+        long.
     random_state : int, RandomState or None, default=None
         Decides draws and starts, which all rows share.
     verbose : int, default=0
@@ -115,7 +120,7 @@ def max_damage_attack(
     """
     settings = Settings(**{name: value for name, value in locals().items() if name in Settings._fields})
     settings.check("max_damage_attack")
-    with open_coder(vae, X) as coder:
+    with open_coder(vae, X, refine) as coder:
         attack = Envelope("max_damage_attack", coder, settings)
         radius = given_radius("max_damage_attack", r, len(coder.x))
         found = attack.run(damage_search(attack, [attack.max_norm]))

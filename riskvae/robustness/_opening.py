@@ -32,22 +32,30 @@ class Fitted:
         self.module = module
         self.encode = module.encode
         self.decode = module.decode
-        self.mean_layers = module.encoder  # gives raw scales after the mean
-        self.fast_layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
+        # Of refined posteriors, what the encoder gives is but the start, and steps are differentiated twice.
+        self.mean_layers = None if module.refine else module.encoder  # gives raw scales after the mean
+        self.fast_layers = [layer for layer in module.modules() if isinstance(layer, Linear) and not module.refine]
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         return -self.module.likelihood.nll(x, self.module.decoder(z))
 
 
 @contextmanager
-def open_coder(vae: Any, X: Any) -> Iterator[Coder]:
+def open_coder(vae: Any, X: Any, refine: int | None = None) -> Iterator[Coder]:
     """Coder of a fitted estimator, or of any object with ``encode`` and ``decode``; checked on the rows of X.
+
+    Posteriors of an estimator are refined by its own parameter, or by ``refine`` steps.
 
     It has copies of all modules, in evaluation mode: nothing of the caller's changes.
     """
     prepare_process()
     _check_kind(vae)
-    coder = _coder_of_estimator(vae, X) if isinstance(vae, BaseEstimator) else _coder_of_object(vae, X)
+    if refine is not None and not isinstance(vae, BaseEstimator):
+        raise ValueError(
+            f"refine={refine!r} takes steps on the evidence bound of an estimator of this library; "
+            f"{type(vae).__name__} has none that is known. Let its encode take the steps."
+        )
+    coder = _coder_of_estimator(vae, X, refine) if isinstance(vae, BaseEstimator) else _coder_of_object(vae, X)
     with torch_as_usual(coder.device):
         coder.check()
         if not isinstance(vae, BaseEstimator):
@@ -73,12 +81,13 @@ def _check_kind(vae: Any) -> None:
         )
 
 
-def _coder_of_estimator(vae: Any, X: Any) -> Coder:
+def _coder_of_estimator(vae: Any, X: Any, refine: int | None) -> Coder:
     check_is_fitted(vae)
     rows = whole_rows(vae, X)
     dtype = compute_dtype(rows)
     device = device_for(dtype, vae.device_)
     module = vae.module_.of_whole_rows().to(device).to(dtype).eval().requires_grad_(False)
+    module.refine = vae._steps_of_refinement(refine)
     return Coder(Fitted(module), rows, dtype, device)
 
 

@@ -65,7 +65,7 @@ def train(
     net.world, first = rows.world, rows.world is None or rows.world.rank == 0
     # The checkpoint comes last: it keeps what the others know after an epoch.
     net.callbacks = [*callbacks, *([bar] if verbose and first else []), *([] if checkpoint is None else [checkpoint])]
-    net.stop_requested, net.best_epoch = False, None
+    net.stop_requested, net.best_epoch, net.module_.refine = False, None, 0
     with ExitStack() as stack:
         stack.callback(_let_go, net, bar)
         stack.enter_context(in_one_thread(is_small(net)))
@@ -85,6 +85,7 @@ def train(
         if net.world is not None:  # callbacks may have changed them, or failed in one process
             same_weights(net)
         net._set_training(False)
+        net.module_.refine = net.refine
 
 
 # Multiplications of the largest product of a training step from which on a second thread pays.

@@ -6,7 +6,6 @@ and slices of it, losses are read back once per epoch, and hooks per batch run o
 
 import copy
 import math
-import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -23,7 +22,9 @@ from riskvae._validation import derive_seed, isolated_rng
 from riskvae.nets._parametrized import parametrized, put_back, take_off
 from riskvae.training._batch import Batch
 from riskvae.training._chance import Chance
+from riskvae.training._compiling import differentiable_loss
 from riskvae.training._draws import RowDraws
+from riskvae.training._gains import excess_gains
 from riskvae.training._gathering import gathering
 from riskvae.training._objective import told_of
 from riskvae.training._own_terms import spared_loss
@@ -60,12 +61,17 @@ class Net(NeuralNet):
         restore them after it.
     precision : {"float32", "tf32", "bfloat16"}
         In which the networks compute in training.
+    lipschitz_penalty : float
+        Weight of what squared gains of reconstructions exceed 1 by, which the history's losses leave out.
+    refine : int
+        Steps by which the trained model's posteriors come to fit their rows.
     progress : callable
         Called with the number of rows after some batches.
     """
 
     # Also of nets that were pickled before there were others.
     precision = "float32"
+    lipschitz_penalty, refine = 0.0, 0
     recorder: Recorder | None = None  # plays steps on a GPU, in a training
 
     def __init__(
@@ -77,6 +83,8 @@ class Net(NeuralNet):
         compile_step: bool = False,
         isolate_rng: bool = False,
         precision: str = "float32",
+        lipschitz_penalty: float = 0.0,
+        refine: int = 0,
         progress: Callable[[int], None] = noop,
         **kwargs: Any,
     ) -> None:
@@ -86,6 +94,8 @@ class Net(NeuralNet):
         self.compile_step = compile_step
         self.isolate_rng = isolate_rng
         self.precision = precision
+        self.lipschitz_penalty = lipschitz_penalty
+        self.refine = refine
         self.progress = progress
         self.stop_requested = False
         self.best_epoch: int | None = None  # whose weights early stopping kept
@@ -255,7 +265,7 @@ class Net(NeuralNet):
         self.optimizer_.zero_grad(set_to_none=True)
         if self.world is None:
             if self.spare is None:
-                loss, parts, counted = self._differentiable_loss(batch)
+                loss, parts, counted = differentiable_loss(self, batch)
                 loss.backward()
             else:
                 loss, parts, counted = spared_loss(self, batch)
@@ -265,8 +275,12 @@ class Net(NeuralNet):
             if shared is None:
                 return None
             shared.backward()
-            add_gradients(self)
             loss, parts, counted, n_rows = shared[:4]
+        if self.lipschitz_penalty and batch.n_rows:
+            with self.drawing("module"):
+                (self.lipschitz_penalty / n_rows * excess_gains(self.module_, batch).sum()).backward()
+        if self.world is not None:
+            add_gradients(self)
         if self._hooked:
             named = TeeGenerator(self.get_all_learnable_params())
             self.notify("on_grad_computed", named_parameters=named, batch=batch.pair, training=True)
@@ -298,21 +312,6 @@ class Net(NeuralNet):
         loss = self.criterion_(terms)
         parts, counted = told_of(self.criterion_, terms, loss)
         return loss, parts, counted
-
-    def _differentiable_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        if not self.compile_step:
-            return self._loss(batch)
-        if "_compiled" not in self.__dict__:
-            # Torch counts recompilations by code object and gives up after some: each net gets its own.
-            loss = types.FunctionType(Net._loss.__code__.replace(), Net._loss.__globals__)
-            self._compiled = torch.compile(loss)
-        try:
-            return self._compiled(self, batch)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise RuntimeError(
-                "compile=True: torch.compile could not build the training step; it needs a C++ compiler and modules "
-                f"that it can trace. Set compile=False to train without it. ({error})"
-            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """All there is, with tensors on the CPU: a pickle can be opened where there is no GPU.

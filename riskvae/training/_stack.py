@@ -36,7 +36,7 @@ def _lasting(net: Any, rows: Any) -> Hashable | None:
     """What of it stays in a training, as long as nobody exchanges a part."""
     vae, kind = net.module_, kind_of(net.criterion_)
     alone = net.compile_step or net.precision != "float32" or net.world is not None or net._has_batch_callbacks()
-    alone = alone or vae.holes or not has_known_layers(net)
+    alone = alone or net.lipschitz_penalty or vae.holes or not has_known_layers(net)
     alone = alone or type(net.optimizer_) is not torch.optim.AdamW or len(net.optimizer_.param_groups) > 1
     if kind is None or alone or type(rows) is not Rows or rows.missing:
         return None

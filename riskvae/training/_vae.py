@@ -12,6 +12,7 @@ from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior, Standardize, unit_softplus
 from riskvae.training._batch import Batch
 from riskvae.training._normal_rows import NormalRows
+from riskvae.training._refine import refined
 
 __all__ = ["VAE", "Factory", "Terms", "build_vae"]
 
@@ -69,6 +70,7 @@ class VAE(nn.Module):
 
     ROUNDS = 5  # in which a model that was trained on whole rows fills in others
 
+    refine = 0  # steps by which a posterior of evaluation mode comes to fit its row
     lower: torch.dtype | None = None  # in which the networks compute, while a training of lower precision does
 
     holes: bool  # whether rows may have missing values
@@ -101,11 +103,17 @@ class VAE(nn.Module):
         self.widest = 0  # values that a layer has for a row, where that is known
 
     def encode(self, x: Tensor) -> Posterior:
-        """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite."""
+        """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite.
+
+        In evaluation mode it is refined by ``refine`` steps on the row's own bound.
+        """
         missing, seen = self.missing(x), self.likelihood.inputs(x)
         given = self.through(self.encoder, seen if missing is None else self._filled(seen, missing))
         mean, raw = given.chunk(2, dim=-1)
-        return Posterior(mean, self.scales(raw))
+        posterior = Posterior(mean, self.scales(raw))
+        if not self.refine or self.training:
+            return posterior
+        return refined(self, x, posterior, self.refine, floor=_MIN_SCALE + self.scale_offset)
 
     def through(self, network: nn.Module, x: Tensor) -> Tensor:
         """What the encoder or the decoder gives, in the precision of the training; told in that of its input."""
