@@ -443,3 +443,16 @@ def test_going_on_is_told(X, tmp_path, capsys):
     small(BetaVAE, checkpoint=path, max_epochs=2).fit(X)
     small(BetaVAE, checkpoint=path, max_epochs=4, verbose=1).fit(X)
     assert f"BetaVAE goes on after epoch 2, from {str(path)!r}." in capsys.readouterr().out
+
+
+def test_files_of_earlier_versions_know_no_lipschitz_penalty(X, tmp_path):
+    """They go on with a weight of 0, and are of another training with any other."""
+    options = {"checkpoint": tmp_path / "fit.pt", "max_epochs": 4}
+    whole = small(BetaVAE, **options).fit(X)
+    state = torch.load(tmp_path / "fit.pt", weights_only=True)
+    del state["made_of"]["lipschitz_penalty"]
+    torch.save(state, tmp_path / "fit.pt")
+    again = small(BetaVAE, **options).fit(X)
+    np.testing.assert_array_equal(again.transform(X), whole.transform(X))
+    with pytest.raises(ValueError, match="lipschitz_penalty is 3.0 here, and was 0.0"):
+        small(BetaVAE, **options, lipschitz_penalty=3.0).fit(X)

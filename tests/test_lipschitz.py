@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import small
+from torch import nn
 
 import riskvae
 from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, nets
@@ -104,6 +105,15 @@ def test_they_learn_save_and_pickle(X, tmp_path, cls, layers):
         np.testing.assert_array_equal(other.score_samples(X), vae.score_samples(X))
 
 
+def test_the_constant_holds_of_a_detector_s_young_model(X):
+    vae = small(QuantileVAE, **LIPSCHITZ, max_epochs=20, lr=5e-2).fit(X)
+    vaes = list(vae._scoring()["module"])[1:]
+    assert len(vaes) == 2
+    layers = [layer for vae in vaes for layer in vae.modules() if isinstance(layer, nn.Linear)]
+    norms = [float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for layer in layers]
+    np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
 def test_they_compile(X):
     plain, compiled = (small(BetaVAE, **LIPSCHITZ, compile=on).fit(X) for on in (False, True))
@@ -148,8 +158,8 @@ def test_certificates_are_tight(X):
         ({"constant": float("inf")}, "finite number above 0; got inf"),
         ({"constant": "1"}, "finite number above 0; got '1'"),
         ({"constant": True}, "finite number above 0; got True"),
-        ({"hidden_layer_sizes": (8, 5)}, "must be even, as GroupSort sorts pairs of units; got 5. Take 6."),
-        ({"channels": (3,)}, "must be even, as GroupSort sorts pairs of units; got 3. Take 4."),
+        ({"hidden_layer_sizes": (8, 5)}, "must be even, from 2 on, as GroupSort sorts pairs of units; got 5. Take 6."),
+        ({"channels": (3,)}, "must be even, from 2 on, as GroupSort sorts pairs of units; got 3. Take 4."),
         ({"layers": "householder"}, "layers must be 'spectral' or 'orthogonal'; got 'householder'"),
         ({"channels": (4,)}, r"does not describe rows of \d+ pixels"),
     ],

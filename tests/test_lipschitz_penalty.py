@@ -81,6 +81,23 @@ def test_where_nothing_moves_nothing_is_asked():
     assert torch.equal(vae.decoder.weight.grad, torch.zeros(D, K).double())
 
 
+class Blind(nn.Module):
+    """The same for all rows."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.given = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x):
+        return self.given.expand(len(x), -1)
+
+
+@pytest.mark.parametrize("where", ["encoder", "decoder"])
+def test_networks_that_do_not_look_pay_nothing(X, where):
+    plain, other = (small(BetaVAE, **{where: Blind}, lipschitz_penalty=weight).fit(X) for weight in (0.0, 3.0))
+    np.testing.assert_array_equal(other.transform(X), plain.transform(X))
+
+
 @pytest.mark.parametrize("cls", [BetaVAE, BetaTCVAE, RiskAwareVAE, QuantileVAE])
 def test_reconstructions_move_less(X, cls):
     """Beside every loss, of networks that learn at all."""

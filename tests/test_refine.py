@@ -8,6 +8,7 @@ import torch
 from helpers import small
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
 from torch import nn
 
 import riskvae
@@ -176,6 +177,31 @@ def test_a_detector_is_judged_as_it_answers(X, tmp_path):
         np.testing.assert_array_equal(other.conformal_p_values(X), vae.conformal_p_values(X))
 
 
+def test_a_training_that_fails_leaves_answers_as_they_were(X):
+    class Fails(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise RuntimeError("of a callback")
+
+    vae = small(QuantileVAE, refine=5, max_epochs=20).fit(X)
+    scores = vae.score_samples(X)
+    vae.set_params(callbacks=[Fails()], refine=2)
+    with pytest.raises(RuntimeError, match="of a callback"):
+        vae.partial_fit(X)
+    np.testing.assert_array_equal(vae.score_samples(X), scores)
+
+
+def test_pickles_of_earlier_versions_know_no_refinement(X, model):
+    old = pickle.loads(pickle.dumps(model))
+    state = old.__getstate__()
+    for name in ("refine", "lipschitz_penalty"):
+        del state[name]
+    new = type(model).__new__(type(model))
+    new.__setstate__(state)
+    np.testing.assert_array_equal(new.score_samples(X), model.score_samples(X))
+    assert (new.refine, new.lipschitz_penalty) == (0, 0.0)
+    new.partial_fit(X)
+
+
 # ------------------------------------------------------------------------------------------ attacks
 
 
@@ -234,3 +260,4 @@ def test_a_file_has_no_steps(X, tmp_path):
     pytest.importorskip("onnxscript")
     with pytest.raises(ValueError, match="refine=3 takes gradient steps for each row, which an ONNX file has not"):
         small(BetaVAE, refine=3).fit(X).export_onnx(tmp_path / "m.onnx")
+    small(BetaVAE, refine=3).fit(X).set_params(refine=0).export_onnx(tmp_path / "m.onnx")

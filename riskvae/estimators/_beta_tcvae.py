@@ -69,7 +69,7 @@ class BetaTCVAE(BetaVAE):
     lipschitz_penalty : float, default=0.0
         Weight, in nats, of how much farther a reconstruction moves than its row, in the direction that moves it most:
         of what the squared ratio of the two moves exceeds 1 by. A projection on the rows' manifold has the ratio 1, so
-        margins widen at little cost in reconstruction; 10 suits images. An epoch takes some three times as long. Losses
+        margins widen at little cost in reconstruction; 10 suits images. An epoch takes some four times as long. Losses
         in ``history_`` leave it out.
     early_stopping : bool, default=False
         Hold out rows, stop when their loss has not improved for a while, keep the best epoch's weights.

@@ -69,9 +69,10 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         .. math:: \mu \gets \mu + \rho_t\, \sigma^2 \nabla_\mu \mathrm{ELBO}, \qquad
             \log\sigma \gets \log\sigma + \tfrac{\rho_t}{2} \nabla_{\log\sigma} \mathrm{ELBO}
 
-        which is the natural gradient, with :math:`\rho_t = 0.5 / (1 + t/5)`, by one :math:`\sigma` at most, at four
-        latent draws that are always the same. A row keeps the encoder's answer where its bound has not risen. Ten steps
-        gain most of what there is to gain. Each costs some twelve passes through the decoder.
+        which is the natural gradient, with :math:`\rho_t = 0.5 / (1 + t/5)`, by one :math:`\sigma` at most. Each step
+        looks at four latent draws in turn of whole sets, the same in every call; a row keeps the encoder's answer where
+        its mean bound over these has not risen. Ten steps gain most of what there is to gain. Each costs some twelve
+        passes through the decoder.
 
         Parameters
         ----------

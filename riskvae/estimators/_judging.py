@@ -222,9 +222,9 @@ def blind_residuals_of(parts: list[Judged], seed: int) -> tuple[NDArray[np.intp]
 
 def young_of(model: Any, state: Any) -> Any:
     """A model with earlier weights."""
-    young = copy.deepcopy(model)
+    young = copy.deepcopy(model).train()
     young.load_state_dict(state)
-    return young
+    return young.eval()  # as a model comes to rest, normalizations of its layers become exact
 
 
 def judged_parts(

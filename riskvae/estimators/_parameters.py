@@ -146,6 +146,13 @@ class ParametersMixin(BaseEstimator):
         if "__init__" in vars(cls):
             _spell_out(cls)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an earlier version's pickle, parameters that it did not have yet are at their defaults."""
+        super().__setstate__(state)  # type: ignore[misc]  # scikit-learn has no types
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if parameter.default is not parameter.empty:
+                self.__dict__.setdefault(name, parameter.default)
+
     def _remember(self, arguments: dict[str, Any]) -> None:
         """Store the arguments of a constructor as they are."""
         self.__dict__.update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})

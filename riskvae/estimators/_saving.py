@@ -129,6 +129,8 @@ class SavingMixin(InferenceMixin):
         for part in module.modules():
             if vars(part).get("told", "places") is None:
                 vars(part)["holes"] = False  # whether a value is missing is no branch that can be exported
+            if vars(part).get("refine"):
+                vars(part)["refine"] = 0
         write_onnx(module, path, self.n_features_in_, outputs, f"{type(self).__name__}.{what}")
 
     def _answering(self, what: str) -> tuple[Any, nn.Module]:

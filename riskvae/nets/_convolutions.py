@@ -111,8 +111,8 @@ def _image_shape(n_pixels: int, image_shape: Sequence[int] | None) -> tuple[int,
         raise ValueError(
             f"image_shape={image_shape} does not describe rows of {n_pixels} pixels: expected (height, width) or "
             "(n_channels, height, width) whose product is that number (None means one square channel). "
-            "Fix it with functools.partial(conv_decoder, image_shape=...), or of conv_encoder. A decoder of quantiles "
-            "gives a channel for each: image_shape=(n_quantiles, height, width)."
+            "Fix it with functools.partial(the network's function, image_shape=...). A decoder of quantiles gives a "
+            "channel for each: image_shape=(n_quantiles, height, width)."
         )
     return (1, *shape)[-3:]
 

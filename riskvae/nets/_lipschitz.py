@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -186,14 +187,14 @@ def _settle(parametrized: Any) -> None:
 
 
 def _check(constant: float, widths: Sequence[int], layers: str) -> None:
-    number = isinstance(constant, int | float) and not isinstance(constant, bool)
+    number = isinstance(constant, Real) and not isinstance(constant, bool)
     if not number or not 0 < constant < math.inf:
         raise ValueError(f"constant, the Lipschitz constant, must be a finite number above 0; got {constant!r}.")
-    odd = [width for width in widths if width % 2]
+    odd = [width for width in widths if width < 2 or width % 2]
     if odd:
         raise ValueError(
-            f"hidden_layer_sizes and channels must be even, as GroupSort sorts pairs of units; got {odd[0]}. Take "
-            f"{odd[0] + 1}."
+            "hidden_layer_sizes and channels must be even, from 2 on, as GroupSort sorts pairs of units; got "
+            f"{odd[0]}. Take {max(2, odd[0] + 1)}."
         )
     if layers not in _LAYERS:
         raise ValueError(f"layers must be 'spectral' or 'orthogonal'; got {layers!r}.")

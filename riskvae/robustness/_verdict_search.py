@@ -90,7 +90,7 @@ class Search:
 
     def _take_apart(self) -> None:
         """Networks that can be followed; a note where they cannot."""
-        reason = "scores are means over draws, or have no medians of their own"
+        reason = "scores are means over draws, or of refined posteriors, or have no medians of their own"
         try:
             self.networks = [(take_apart(encoder), take_apart(decoder)) for encoder, decoder in self.proof.networks]
         except UnknownLayerError as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from riskvae import __version__
+from riskvae._value import key_of
 from riskvae.training._callbacks import Callback
 
 __all__ = ["Checkpoint", "Part", "made_part", "plain_history"]
@@ -76,7 +77,7 @@ class Checkpoint(Callback):
                 f"version reads up to format {FORMAT}. Upgrade riskvae, or name another file."
             )
         now, before, missing = self.made_of, state["made_of"], ("", "None")
-        now, before = ({"precision": made_part("float32", "'float32'")} | parts for parts in (now, before))
+        now, before = (_ONCE_UNKNOWN | parts for parts in (now, before))
         names = [*now, *(name for name in before if name not in now)]
         changed = [name for name in names if now.get(name, missing)[0] != before.get(name, missing)[0]]
         if changed:
@@ -143,6 +144,10 @@ def made_part(key: Any, shown: Any) -> Part:
     text = shown if isinstance(shown, str) else repr(shown)
     text = text if " at 0x" not in text and len(text) < 200 else getattr(shown, "__qualname__", type(shown).__name__)
     return hashlib.sha256(repr(key).encode()).hexdigest(), text
+
+
+# Of what files of earlier versions say nothing, what they are of.
+_ONCE_UNKNOWN = {"precision": made_part("float32", "'float32'"), "lipschitz_penalty": made_part(key_of(0.0), "0.0")}
 
 
 def _change(name: str, before: str, now: str) -> str:

@@ -10,7 +10,8 @@ from riskvae.training._batch import Batch
 
 __all__ = ["excess_gains"]
 
-_LEAST = 1e-3  # norm of a perturbation, of the reconstruction's, so that rounding does not count
+# Norm of a perturbation, of the reconstruction's, so that rounding does not count: in single precision, and in lower.
+_LEAST, _LEAST_IN_LOWER = 1e-3, 3e-2
 
 
 def excess_gains(vae: Any, batch: Batch) -> Tensor:
@@ -32,8 +33,12 @@ def excess_gains(vae: Any, batch: Batch) -> Tensor:
     with torch.no_grad():
         noise = batch.noise[:, 0]  # type: ignore[index]  # drawn for every epoch
         away = _decoded(vae, mean + scale * noise) - here
-    (slope,) = torch.autograd.grad((here * away).sum(), x, retain_graph=True)
-    size = torch.linalg.vector_norm(torch.stack((away, _LEAST * here.detach())), dim=2).amax(0)
+    pull = (here * away).sum()
+    (slope,) = torch.autograd.grad(pull, x, retain_graph=True, allow_unused=True) if pull.requires_grad else (None,)
+    if slope is None:  # networks that do not look at what they are given
+        return x.new_zeros(len(x))
+    least = _LEAST if vae.lower is None else _LEAST_IN_LOWER
+    size = torch.linalg.vector_norm(torch.stack((away, least * here.detach())), dim=2).amax(0)
     delta = size[:, None] * normalize(slope, dim=1)
     moved = _decoded(vae, vae.encode(batch.x + delta).mean) - here
     length = delta.square().sum(1)

@@ -136,7 +136,7 @@ def exchange_objective(net: Net, objective: Objective) -> None:
 @contextmanager
 def restored_on_failure(net: Net) -> Iterator[None]:
     """Undo what a block of code did to a trained net if it fails or is interrupted."""
-    attributes = dict(net.__dict__)
+    attributes, refine = dict(net.__dict__), net.module_.refine
     groups = [list(group["params"]) for group in net.optimizer_.param_groups]
     parts = (net.module_, net.criterion_, net.optimizer_)
     before = [copy.deepcopy(part.state_dict()) for part in parts]
@@ -145,6 +145,7 @@ def restored_on_failure(net: Net) -> Iterator[None]:
         yield
     except BaseException:
         net.__dict__.update(attributes)
+        net.module_.refine = refine
         for group, parameters in zip(net.optimizer_.param_groups, groups, strict=True):
             group["params"] = parameters
         kept = {id(parameter) for parameters in groups for parameter in parameters}

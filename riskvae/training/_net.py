@@ -278,7 +278,9 @@ class Net(NeuralNet):
             loss, parts, counted, n_rows = shared[:4]
         if self.lipschitz_penalty and batch.n_rows:
             with self.drawing("module"):
-                (self.lipschitz_penalty / n_rows * excess_gains(self.module_, batch).sum()).backward()
+                penalty = self.lipschitz_penalty / n_rows * excess_gains(self.module_, batch).sum()
+            if penalty.requires_grad:
+                penalty.backward()
         if self.world is not None:
             add_gradients(self)
         if self._hooked:
