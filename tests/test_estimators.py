@@ -223,7 +223,7 @@ def test_no_layer_sees_more_values_at_once_than_a_chunk_has(cls):
 def test_inference_by_chunks_equals_inference_at_once(cls, fitted, X, monkeypatch):
     estimator = fitted(cls)
     whole = outputs(estimator, X)
-    monkeypatch.setattr("riskvae.estimators._inference._CHUNK", 50)
+    monkeypatch.setattr("riskvae.estimators._mapping.CHUNK", 50)
     for method, expected in outputs(estimator, X).items():
         np.testing.assert_allclose(expected, whole[method], rtol=1e-10, atol=1e-12)
 

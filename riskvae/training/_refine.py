@@ -95,4 +95,5 @@ def _loss(vae: Any, x: Tensor, mean: Tensor, scale: Tensor, draws: Tensor) -> Te
 def _pairs(n_components: int) -> Tensor:
     """Whole sets of matched draws (n, 1, n_components), each followed by its opposite."""
     n = 2 * n_components * math.ceil(_FEWEST / (2 * n_components))
-    return matched_draws(n, n_components, 0).unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1).contiguous()
+    with torch.inference_mode(False):  # whoever asks first, others may want gradients
+        return matched_draws(n, n_components, 0).unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1).clone()
