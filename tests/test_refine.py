@@ -17,7 +17,7 @@ from riskvae.likelihoods import Gaussian
 from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior
 from riskvae.robustness import wrap
-from riskvae.training._refine import _JUDGES, _pairs, refined
+from riskvae.training._refine import MOST_AT_ONCE, _pairs, refined
 from riskvae.training._vae import build_vae
 
 K, D = 3, 8
@@ -67,7 +67,7 @@ def model(request, X):
 @pytest.mark.parametrize("steps", [1, 2, 10, 50])
 def test_no_row_s_bound_falls(X, steps):
     vae = small(BetaVAE, max_epochs=20, lr=5e-3).fit(X).module_.double().eval()
-    x, draws = torch.tensor(X), _pairs(2).double()[:_JUDGES]
+    x, draws = torch.tensor(X), _pairs(2).double()[:MOST_AT_ONCE]
 
     def bound(posterior):
         z = posterior.mean + posterior.scale * draws

@@ -12,7 +12,7 @@ from sklearn.datasets import fetch_openml
 
 from riskvae._sklearn import Bunch
 from riskvae._validation import check_parameters, choice
-from riskvae.datasets._images import cache_of, kept_whole, unpacked
+from riskvae.datasets._images import cache_of, folders_of, kept_whole, unpacked
 
 __all__ = ["fetch_cifar10"]
 
@@ -90,18 +90,17 @@ def fetch_cifar10(
 
 def _find(subset: str, data_home: str | os.PathLike[str] | None) -> Bytes | None:
     """Rows of the files that are there, from the first folder that has one; None where none has."""
-    for root in (data_home, os.environ.get("RISKVAE_DATA"), cache_of(data_home)):
-        for folder in (Path(root) / "cifar10", Path(root)) if root else ():
-            parts = [
-                _rows(unpacked(path), str(path))
-                for file in _FILES[subset]
-                for path in (folder / file, folder / f"{file}.gz")
-                if path.is_file()
-            ]
-            if not parts and (folder / _ARCHIVE).is_file():
-                parts = _in_archive(folder / _ARCHIVE, subset)
-            if parts:
-                return np.concatenate(parts)
+    for folder in folders_of("cifar10", data_home):
+        parts = [
+            _rows(unpacked(path), str(path))
+            for file in _FILES[subset]
+            for path in (folder / file, folder / f"{file}.gz")
+            if path.is_file()
+        ]
+        if not parts and (folder / _ARCHIVE).is_file():
+            parts = _in_archive(folder / _ARCHIVE, subset)
+        if parts:
+            return np.concatenate(parts)
     return None
 
 

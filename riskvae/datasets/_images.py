@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,22 @@ def _fetch(name: str, subset: str, data_home: str | os.PathLike[str] | None, ret
 def _find(name: str, file: str, data_home: str | os.PathLike[str] | None) -> NDArray[np.uint8] | None:
     """Contents of a local file, verified; None where there is no such file."""
     others = {sums[file] for other, sums in _CHECKSUMS.items() if other != name}
-    for root in (data_home, os.environ.get("RISKVAE_DATA"), cache_of(data_home)):
-        for folder in (Path(root) / name, Path(root)) if root else ():
-            for path in (folder / file, folder / f"{file}.gz"):
-                if path.is_file():
-                    content = unpacked(path)
-                    # A folder may hold the files of another set, which have the same names.
-                    if hashlib.sha256(content).hexdigest() not in others - {_CHECKSUMS[name][file]}:
-                        _verify(name, file, content, str(path))
-                        return _parse_idx(content, str(path))
+    for folder in folders_of(name, data_home):
+        for path in (folder / file, folder / f"{file}.gz"):
+            if path.is_file():
+                content = unpacked(path)
+                # A folder may hold the files of another set, which have the same names.
+                if hashlib.sha256(content).hexdigest() not in others - {_CHECKSUMS[name][file]}:
+                    _verify(name, file, content, str(path))
+                    return _parse_idx(content, str(path))
     return None
+
+
+def folders_of(name: str, data_home: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Where files of a set may lie, in the order in which they are looked for: the caller's, the user's, the cache."""
+    for root in (data_home, os.environ.get("RISKVAE_DATA"), cache_of(data_home)):
+        if root:
+            yield from (Path(root) / name, Path(root))
 
 
 def cache_of(data_home: str | os.PathLike[str] | None) -> Path:

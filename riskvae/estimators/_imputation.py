@@ -124,7 +124,7 @@ class ImputationMixin(InferenceMixin):
 
         n = _DRAWS if n_draws is None else max(_DRAWS, n_draws)
         width = max(n * max(self.module_.likelihood.n_values, self.module_.widest), 0 if normal is None else d * d)
-        steps = max(_STEPS, self.refine) if refine is None else refine
+        steps = max(_STEPS, self._steps_of_refinement(None)) if refine is None else refine
         found = self._map_rows(complete, rows[incomplete], width=width, refine=steps)[0]
         where = missing[incomplete] if n_draws is None else np.repeat(missing[incomplete][:, None], n_draws, 1)
         filled[incomplete] = np.where(where, found, filled[incomplete])

@@ -14,6 +14,7 @@ from riskvae._machine import device_for, in_one_thread, prepare_process, resolve
 from riskvae._validation import check_parameters, compute_dtype, has_missing
 from riskvae.estimators._parameters import ParametersMixin
 from riskvae.estimators._serving import serving_copy
+from riskvae.training._refine import MOST_AT_ONCE
 
 __all__ = ["CHUNK", "MappingMixin"]
 
@@ -77,7 +78,7 @@ class MappingMixin(ParametersMixin):
         device = device_for(dtype, self.device_)
         numpy_dtype = np.float32 if dtype == torch.float32 else np.float64
         widest = max(rows.shape[1], self.module_.widest)
-        width = max(width or 0, widest * (4 if n_steps else 1))
+        width = max(width or 0, widest * (MOST_AT_ONCE if n_steps else 1))
         chunk = max(1, CHUNK // width)
         outputs: tuple[Array, ...] = ()
         holes = has_missing(rows) if holes is None else holes

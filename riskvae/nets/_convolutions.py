@@ -47,8 +47,8 @@ def conv_encoder(
     >>> encoder(144, 10)(torch.zeros(5, 144)).shape
     torch.Size([5, 10])
     """
-    shape = _image_shape(n_in, image_shape)
-    sizes = _halvings(shape[1:], len(channels))
+    shape = shape_of_images(n_in, image_shape)
+    sizes = halvings(shape[1:], len(channels))
     layers: list[nn.Module] = [nn.Unflatten(1, shape)]
     for a, b in pairwise((shape[0], *channels)):
         layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU(inplace=True)]
@@ -90,8 +90,8 @@ def conv_decoder(
     >>> conv_decoder(10, 49)(torch.zeros(5, 10)).shape
     torch.Size([5, 49])
     """
-    shape = _image_shape(n_out, image_shape)
-    sizes = _halvings(shape[1:], len(channels))
+    shape = shape_of_images(n_out, image_shape)
+    sizes = halvings(shape[1:], len(channels))
     widths = (shape[0], *channels)
     start = (widths[-1], *sizes[-1])
     layers: list[nn.Module] = [Linear(n_in, math.prod(start)), nn.Unflatten(1, start)]
@@ -104,7 +104,8 @@ def conv_decoder(
     return nn.Sequential(*layers, nn.Flatten())
 
 
-def _image_shape(n_pixels: int, image_shape: Sequence[int] | None) -> tuple[int, ...]:
+def shape_of_images(n_pixels: int, image_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Channels, height and width of rows of pixels; raises where they have no such shape."""
     side = math.isqrt(n_pixels)
     shape = (side, side) if image_shape is None else tuple(image_shape)
     if len(shape) not in (2, 3) or math.prod(shape) != n_pixels:
@@ -117,7 +118,8 @@ def _image_shape(n_pixels: int, image_shape: Sequence[int] | None) -> tuple[int,
     return (1, *shape)[-3:]
 
 
-def _halvings(size: Sequence[int], times: int) -> list[tuple[int, ...]]:
+def halvings(size: Sequence[int], times: int) -> list[tuple[int, ...]]:
+    """A size, and what it is halved to, rounding up, again and again."""
     sizes = [tuple(size)]
     for _ in range(times):
         sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))

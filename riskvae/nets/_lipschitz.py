@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import is_parametrized
 
-from riskvae.nets._convolutions import _halvings, _image_shape
+from riskvae.nets._convolutions import halvings, shape_of_images
 from riskvae.nets._group_sort import GroupSort
 from riskvae.nets._standardize import Standardize
 
@@ -82,8 +82,8 @@ def lipschitz_encoder(
     parts: list[nn.Module] = [_times(n_in, constant)]
     width = n_in
     if channels:
-        shape = _image_shape(n_in, image_shape)
-        sizes = _halvings(shape[1:], len(channels))
+        shape = shape_of_images(n_in, image_shape)
+        sizes = halvings(shape[1:], len(channels))
         parts.append(nn.Unflatten(1, shape))
         for (a, b), (height, across) in zip(pairwise((shape[0], *channels)), sizes, strict=False):
             if height % 2 or across % 2:
@@ -146,8 +146,8 @@ def lipschitz_decoder(
     parts: list[nn.Module] = [_times(n_in, constant)]
     if not channels:
         return _Bounded(*parts, *_affine((n_in, *hidden_layer_sizes, n_out), layers))
-    shape = _image_shape(n_out, image_shape)
-    sizes = _halvings(shape[1:], len(channels))
+    shape = shape_of_images(n_out, image_shape)
+    sizes = halvings(shape[1:], len(channels))
     start = (channels[-1], *sizes[-1])
     parts += [*_affine((n_in, *hidden_layer_sizes, math.prod(start)), layers), nn.Unflatten(1, start)]
     widths = (shape[0], *channels)

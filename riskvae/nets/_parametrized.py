@@ -25,8 +25,9 @@ def take_off(*modules: nn.Module) -> Taken:
     """Take parametrizations off modules that nobody uses; what is left pickles, and so does what was taken."""
     taken: Taken = []
     for part in parametrized(*modules):
+        kind = kind_of(part)
         taken.append((part, part._modules.pop("parametrizations")))
-        part.__class__ = type(part).__bases__[0]  # torch made a class of its own for this module
+        part.__class__ = kind
         hooks = part._load_state_dict_pre_hooks  # that of weight_norm reads keys of old, and does not pickle
         for key in [key for key, hook in hooks.items() if "<locals>" in getattr(hook, "hook", hook).__qualname__]:
             del hooks[key]

@@ -11,11 +11,11 @@ from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior
 from riskvae.training._draws import matched_draws
 
-__all__ = ["refined"]
+__all__ = ["MOST_AT_ONCE", "refined"]
 
 _FEWEST = 16  # draws that the steps go through
 _AT_ONCE = 4  # that a step looks at
-_JUDGES = 32  # that decide at last, at most
+MOST_AT_ONCE = 32  # that decide at last
 _RATE, _SLOWER = 0.5, 5.0  # of the first step, and of how many until it is half of that
 _FARTHEST = 0.5  # of the scale's logarithm, in one step
 
@@ -79,7 +79,7 @@ def refined(vae: Any, x: Tensor, start: Posterior, n_steps: int, floor: float = 
                 log_scale = log_scale.clamp(min=math.log(floor))
         found = Posterior(mean, log_scale.exp())
         with torch.no_grad():
-            judges = draws[:_JUDGES]
+            judges = draws[:MOST_AT_ONCE]
             better = (_loss(vae, x, *found, judges) < _loss(vae, x, *start, judges))[:, None]
         answer = Posterior(*(torch.where(better, new, old) for new, old in zip(found, start, strict=True)))
         return answer if attacked else Posterior(*(part.detach() for part in answer))
