@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import small
+from skorch.callbacks import Callback
 from torch import nn
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, robustness_margin
@@ -51,6 +52,40 @@ def test_of_a_linear_model_it_is_one_step_of_the_power_iteration():
     largest = torch.linalg.matrix_norm(jacobian, 2) ** 2
     assert (gains <= largest).all()
     assert (gains > 0.8 * largest).double().mean() > 0.6
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-6])
+def test_a_perturbation_is_as_long_as_the_draw_s_move(spread):
+    """But no shorter than a thousandth of the reconstruction, where rounding would count."""
+    torch.manual_seed(0)
+    vae, batch = linear_model(torch.randn(K, D).double(), torch.randn(D, K)), batch_of()
+    batch = batch._replace(noise=spread * batch.noise)
+    seen = []
+    vae.encoder.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    excess_gains(vae, batch)
+    first, moved = seen
+    posterior = vae.encode(batch.x)
+    away = vae.decoder(posterior.scale * batch.noise[:, 0]).norm(dim=1)
+    least = 1e-3 * vae.decoder(posterior.mean).norm(dim=1)
+    torch.testing.assert_close((moved - first).norm(dim=1), torch.maximum(away, least).detach())
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_the_weight_is_that_of_a_mean_over_rows(X, n, monkeypatch):
+    """Of a penalty whose gradient is known: 1 in each row, for each bias of the decoder's last layer."""
+
+    class Keeps(Callback):
+        def on_grad_computed(self, net, named_parameters, **kwargs):
+            found.append({name: part.grad.clone() for name, part in named_parameters}["decoder.2.bias"])
+
+    monkeypatch.setattr(
+        "riskvae.training._net.excess_gains", lambda vae, batch: vae.decoder[-1].bias.sum().expand(batch.n_rows)
+    )
+    found = []
+    for weight in (0.0, 3.0):
+        small(BetaVAE, lipschitz_penalty=weight, max_epochs=1, callbacks=[Keeps()], batch_size=n).fit(X[: max(n, 2)])
+    half = len(found) // 2
+    torch.testing.assert_close(found[half] - found[0], torch.full((D,), 3.0), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5])

@@ -16,7 +16,7 @@ from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, max_damage_attack, robus
 from riskvae.likelihoods import Gaussian
 from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior
-from riskvae.robustness import wrap
+from riskvae.robustness import verdict_margin, wrap
 from riskvae.training._refine import MOST_AT_ONCE, _pairs, refined
 from riskvae.training._vae import build_vae
 
@@ -162,6 +162,24 @@ def test_training_knows_nothing_of_it(X):
     other.partial_fit(X)
     plain.partial_fit(X)
     np.testing.assert_array_equal(other.transform(X, refine=0), plain.transform(X))
+
+
+def test_validation_knows_nothing_of_it_when_a_training_goes_on(X):
+    options = {"early_stopping": True, "max_epochs": 4, "warm_start": True}
+    plain, other = (small(BetaVAE, refine=n, **options).fit(X).fit(X) for n in (0, 8))
+    told = [[row["valid_loss"] for row in vae.history_] for vae in (plain, other)]
+    assert len(told[0]) == 8
+    assert told[0] == told[1]
+
+
+def test_no_networks_are_followed_where_posteriors_are_refined(X):
+    vae = small(QuantileVAE, max_epochs=40, lr=5e-3).fit(X)
+    assert len(vae._line_on_tensors(torch.float64).networks) == 2
+    refined_too = small(QuantileVAE, refine=2, max_epochs=40, lr=5e-3).fit(X)
+    assert not refined_too._line_on_tensors(torch.float64).networks
+    found = verdict_margin(refined_too, X[:3], n_steps=5, random_state=0)
+    assert "of refined posteriors" in repr(found)
+    assert (found.proven[np.isfinite(found.proven)] <= found.upper[np.isfinite(found.proven)]).all()
 
 
 def test_a_detector_is_judged_as_it_answers(X, tmp_path):
