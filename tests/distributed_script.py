@@ -1,5 +1,6 @@
 """What tests/test_distributed.py trains, in one process and in several: torchrun distributed_script.py FOLDER."""
 
+import atexit
 import os
 import signal
 import sys
@@ -235,8 +236,13 @@ def all_failures(folder, rank):
         (folder / f"{name} {rank}.txt").write_text(f"{time.monotonic() - start:.1f}\n{told}")
 
 
+def _tell_of_threads(file):
+    file.write_text("".join(path.read_text() for path in Path("/proc/self/task").glob("*/comm")))
+
+
 def others(folder, rank):
-    """What is neither: seeds that nobody sets, an end that one asks for, a checkpoint."""
+    """What is neither: seeds that nobody sets, an end that one asks for, a checkpoint, threads at the very end."""
+    atexit.register(_tell_of_threads, folder / f"threads {rank}.txt")  # what is registered first comes last
     X, _ = table()
     free = risk(random_state=None, distributed="replicated", encoder=dropping).fit(X)
     ended = risk(callbacks=[At(_stop)], distributed="replicated").fit(X)

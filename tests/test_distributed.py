@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -112,10 +111,11 @@ def test_datasets_are_shared_too(several, kind):
 
 def test_seeds_ends_and_checkpoints_are_those_of_all(tmp_path):
     codes, told = finish(start("others", tmp_path, 2))
-    # The first process waits for one that has ended, says so, and goes on to its end. There, twice in 20 runs on a busy
-    # machine, a thread of gloo was still about that message, and torch ended the process by SIGABRT.
-    assert codes in ([0, 0], [-signal.SIGABRT, 0]), told
-    assert codes == [0, 0] or told == ["terminate called without an active exception\n", ""]
+    assert codes == [0, 0], told
+    # A thread of gloo that puts a message away while the interpreter ends would abort the process.
+    assert not [
+        name for rank in (0, 1) for name in (tmp_path / f"threads {rank}.txt").read_text().split() if "gloo" in name
+    ]
     for name in ("free", "ended", "kept", "drawn", "start", "few", "low"):
         assert_same_everywhere([dict(np.load(tmp_path / f"{name} {rank}.npz")) for rank in (0, 1)])
     assert len(np.load(tmp_path / "ended 0.npz")["loss"]) == 1

@@ -4,9 +4,11 @@ import atexit
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
 from multiprocessing import current_process
 from typing import Any
 
@@ -20,6 +22,7 @@ __all__ = ["joined"]
 # How long processes wait for one that is alive but silent: it may be loading its data, or busy with a callback.
 _PATIENCE = timedelta(minutes=10)
 _SOON = 30  # seconds, after which one that waits for others to begin says so
+_MOMENT = 0.05  # seconds, in which a thread puts a message away
 _failed: list[Any] = []  # groups with messages that nobody answers
 _parted: list[Any] = []  # the last group that was closed
 
@@ -71,8 +74,10 @@ def _meet(mode: str) -> Any:
     notice.start()
     try:
         if not began:
+            # Its functions keep the group of all, if there is one when they are defined, as a default: for ever.
+            import_module("torch.distributed.nn.functional")
             dist.init_process_group("gloo", timeout=_PATIENCE)
-            atexit.register(_leave)  # or threads of gloo would outlive the interpreter
+            atexit.register(_leave)
         _all_here()
         return dist.new_group(timeout=_PATIENCE, backend="gloo")
     except RuntimeError as error:
@@ -95,7 +100,13 @@ def _tell_of_waiting(rank: Any) -> None:
 
 
 def _leave() -> None:
+    """Let groups end, and their threads with them: a thread that asks for Python's lock after that aborts the process.
+
+    They ask for it to put the last message away.
+    """
     if dist.is_initialized() and not _failed:
+        time.sleep(_MOMENT)  # without the lock, which the end of a group keeps in torch 2.6
+        _parted.clear()
         with suppress(Exception):
             dist.destroy_process_group()
 
