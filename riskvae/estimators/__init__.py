@@ -12,5 +12,16 @@ from riskvae.estimators._explain import explain
 from riskvae.estimators._pyod import PyODAdapter
 from riskvae.estimators._quantile_vae import QuantileVAE
 from riskvae.estimators._risk_aware_vae import RiskAwareVAE
+from riskvae.estimators._summary import Summary
 
-__all__ = ["BaseVAE", "BetaTCVAE", "BetaVAE", "PyODAdapter", "QuantileVAE", "RiskAwareVAE", "batched_fits", "explain"]
+__all__ = [
+    "BaseVAE",
+    "BetaTCVAE",
+    "BetaVAE",
+    "PyODAdapter",
+    "QuantileVAE",
+    "RiskAwareVAE",
+    "Summary",
+    "batched_fits",
+    "explain",
+]

@@ -29,6 +29,7 @@ from riskvae.estimators._sampling import SamplingMixin
 from riskvae.estimators._saving import SavingMixin
 from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.estimators._starting import begin, go_on_with
+from riskvae.estimators._summary import SummaryMixin
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
 from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
@@ -46,7 +47,7 @@ __all__ = ["BaseVAE"]
 _UNKNOWN_EPOCHS = 30
 
 
-class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin):
+class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin, SummaryMixin):
     """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
 
     A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes

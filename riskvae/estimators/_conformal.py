@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -293,6 +293,17 @@ class ConformalMixin(QuantilePredictionsMixin):
         self._calibration = Calibration(scores[kept], residuals.astype(np.float32), left_out, groups, others)
         if self.contamination == "auto" and (self._line is None or not self._is_set_by_hand()):
             self._allow_false_alarms(scores[kept])
+
+    def _summary_rows(self) -> Iterator[tuple[str, str]]:
+        yield from super()._summary_rows()  # type: ignore[misc]  # of any estimator
+        known = self._calibration
+        if known is None:
+            yield "calibration", "none, so no p-value or interval is promised: call conformalize(X_cal)"
+        else:
+            without = f", {known.left_out} others taken for anomalies" if known.left_out else ""
+            yield "calibration", f"{len(known.scores):,} rows that were not trained on{without}"
+        why = "set by hand" if self._is_set_by_hand() else f"contamination={self._line[0]!r}"
+        yield "threshold", f"score_samples below {self.offset_:.4g} is an outlier ({why})"
 
     def _known_labels(self, groups: Any, n: int, calibration: Calibration) -> NDArray[Any]:
         labels = checked_labels(groups, n)

@@ -10,13 +10,12 @@ from torch import Tensor
 from riskvae._validation import derive_seed, level_of_the_user
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
+from riskvae.training._vitals import ACTIVE
 
 __all__ = ["Diagnosis", "warn_of_failure", "warn_of_other_units"]
 
 N_ROWS = 2_000
 CHUNK = 2**21  # values that are computed at once
-# A coordinate whose posterior means vary less is as good as switched off (Burda, Grosse and Salakhutdinov 2016).
-ACTIVE = 0.01
 # A code that explains less of the variance, or uses less than half of the coordinates, is suspected of having
 # collapsed, and has where as many principal components explain twice as much.
 EXPLAINED = 0.1

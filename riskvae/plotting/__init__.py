@@ -8,6 +8,7 @@ from riskvae.plotting._anomaly_map import AnomalyMapDisplay
 from riskvae.plotting._attack import AttackDisplay
 from riskvae.plotting._calibration import CalibrationDisplay
 from riskvae.plotting._explanation import ExplanationDisplay
+from riskvae.plotting._learning_curve import LearningCurveDisplay
 from riskvae.plotting._margin import MarginDisplay
 from riskvae.plotting._reconstruction import ReconstructionDisplay
 from riskvae.plotting._robustness_curve import RobustnessCurveDisplay
@@ -19,6 +20,7 @@ __all__ = [
     "AttackDisplay",
     "CalibrationDisplay",
     "ExplanationDisplay",
+    "LearningCurveDisplay",
     "MarginDisplay",
     "ReconstructionDisplay",
     "RobustnessCurveDisplay",

@@ -20,6 +20,7 @@ from riskvae.training._rows import Rows
 from riskvae.training._shared_loss import same_weights
 from riskvae.training._stopping import StopTraining
 from riskvae.training._stream import Stream
+from riskvae.training._vitals import Vitals
 
 __all__ = ["exchange_objective", "is_small", "make_net", "restored_on_failure", "train"]
 
@@ -64,7 +65,12 @@ def train(
     bar = Progress(epochs - done, len(rows) if isinstance(rows, Rows) else None)
     net.world, first = rows.world, rows.world is None or rows.world.rank == 0
     # The checkpoint comes last: it keeps what the others know after an epoch.
-    net.callbacks = [*callbacks, *([bar] if verbose and first else []), *([] if checkpoint is None else [checkpoint])]
+    net.callbacks = [
+        Vitals(rows),
+        *callbacks,
+        *([bar] if verbose and first else []),
+        *([] if checkpoint is None else [checkpoint]),
+    ]
     net.stop_requested, net.best_epoch, net.module_.refine = False, None, 0
     with ExitStack() as stack:
         stack.callback(_let_go, net, bar)
