@@ -1,4 +1,4 @@
-"""What is in a file of a model, without torch: ``python -m riskvae.inspect FILE``."""
+"""Show what a saved model contains, without loading torch: ``python -m riskvae.inspect FILE``."""
 
 import sys
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ _DEEPEST = 20
 
 
 def describe(path: str) -> str:
-    """Class, parameters, training and versions of a saved model, as text; nothing of the file is executed or imported.
+    """Class, parameters, training and versions of a saved model, as text; nothing in it is executed or imported.
 
     Parameters
     ----------
     path : str
-        File that ``save`` wrote.
+        File written by ``save``.
 
     Returns
     -------
     str
-        Some lines.
+        A few lines of text.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, or it is none of riskvae's, is damaged or of a newer format.
+        If the file does not exist, was not written by riskvae, is damaged, or has a newer format.
     """
     document = read_document(path)
     fitted = document.get("fitted")
@@ -82,7 +82,7 @@ def _shortly(names: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what is in a file; 2 where there is none to read."""
+    """Print what a file contains; return 2 if it cannot be read."""
     asked = set(arguments) & {"-h", "--help"}
     if asked or len(arguments) != 1:
         print("usage: python -m riskvae.inspect FILE\n\nwhat is in a saved model, without torch", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""The estimators, one file each, and what they share: parameters, training, what fitted ones do with rows.
+"""The estimators, and the base class that they share.
 
-In the house: the one room that knows scikit-learn's contract. Users import the estimators from ``riskvae``;
-:class:`BaseVAE` is what they have in common; one of your own is a subclass of one of them, such as ``BetaVAE``.
+In the house: this is the one package that implements scikit-learn's contract. Users import the estimators from
+``riskvae``. :class:`BaseVAE` holds what they have in common; to write your own, subclass one of them, such as
+``BetaVAE``.
 """
 
 from riskvae.estimators._base import BaseVAE

@@ -48,10 +48,10 @@ _UNKNOWN_EPOCHS = 30
 
 
 class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin, SummaryMixin):
-    """Variational autoencoder as a scikit-learn estimator; subclasses choose what is minimized.
+    """Base class of the variational autoencoders; subclasses choose the objective.
 
-    A subclass with a loss of its own overrides :meth:`make_objective`; if it adds parameters, its constructor takes
-    the others as ``**parameters`` (:class:`riskvae.training.Objective` has an example in full).
+    To minimize another loss, override :meth:`make_objective`. If the subclass adds parameters, its constructor passes
+    the others on as ``**parameters`` (:class:`riskvae.training.Objective` has a complete example).
     """
 
     # What a training sets.
@@ -66,12 +66,12 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
     # ------------------------------------------------------------------------------------- choices
 
     def make_objective(self) -> Objective:
-        """Module from the terms of a batch to the loss; called before training, to be overridden.
+        """Return the loss as a module; called before training, meant to be overridden.
 
         Returns
         -------
         riskvae.training.Objective
-            What is minimized, from the estimator's parameters.
+            Maps the terms of a batch to the loss, using the estimator's parameters.
         """
         return WeightedELBO(self.beta, beta_warmup=self.beta_warmup)
 
@@ -151,16 +151,17 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
-            Numbers, NaN where values are missing; at least two rows. Neither changed nor copied, but for one float32
-            copy where it is of another dtype. Items of a Dataset are rows, tuples that start with one, or dicts with a
-            row as "x" and its group, an integer, as "group". Of a DataLoader its dataset and workers are used;
-            ``batch_size`` and ``random_state`` make the batches.
+            Numbers, with NaN for missing values; at least two rows. X is not changed, and copied only if it is not
+            float32 (one float32 copy). Items of a Dataset are rows, tuples that start with a row, or dicts with a row
+            as "x" and, if needed, its group as "group" (an integer). Of a DataLoader, only the dataset and the workers
+            are used; ``batch_size`` and ``random_state`` determine the batches.
         y : ignored
-            Present by convention.
+            Not used; present for API consistency.
         groups : array-like of shape (n_samples,), default=None
-            A label of each row, integers or strings, for a loss that looks at groups, such as that of
-            ``RiskAwareVAE(risk_over="groups")``. Scikit-learn routes it: ``pipe.fit(X, riskawarevae__groups=...)``,
-            or in a grid search, with metadata routing enabled, ``RiskAwareVAE(...).set_fit_request(groups=True)``.
+            Group label of each row, integers or strings, for losses that use groups, such as that of
+            ``RiskAwareVAE(risk_over="groups")``. Scikit-learn can route it: use
+            ``pipe.fit(X, riskawarevae__groups=...)``, or, in a grid search with metadata routing enabled,
+            ``RiskAwareVAE(...).set_fit_request(groups=True)``.
 
         Returns
         -------
@@ -169,25 +170,25 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         Raises
         ------
         TypeError, ValueError
-            For a bad parameter or bad data, before training; when the loss stops being finite. A fit that
-            fails or is interrupted leaves the estimator as it was.
+            For invalid parameters or data, before training starts; or if the loss stops being finite. A fit that fails
+            or is interrupted leaves the estimator unchanged.
         """
         return self._train(X, epochs=None, groups=groups)
 
     @known_arguments
     def partial_fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
-        """Train for one epoch on a part of the data, going on from what was fitted before.
+        """Train for one epoch on a part of the data, continuing from the previous fit.
 
-        Nothing is held out: ``early_stopping`` is for :meth:`fit`.
+        No rows are held out: ``early_stopping`` applies only to :meth:`fit`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
-            The first call decides the number of features and a learned noise scale's start.
+            The first call determines the number of features and the initial value of a learned noise scale.
         y : ignored
-            Present by convention.
+            Not used; present for API consistency.
         groups : array-like of shape (n_samples,), default=None
-            As in :meth:`fit`; the same label is the same group in every call.
+            As in :meth:`fit`. A label means the same group in every call.
 
         Returns
         -------

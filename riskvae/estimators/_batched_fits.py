@@ -25,32 +25,31 @@ _Work = Callable[[], Any]
 
 @contextmanager
 def batched_fits(max_fits: int = 64) -> Iterator[None]:
-    """Train the models of a grid search as one, in the block of a ``with`` statement.
+    """Context manager that trains the models of a grid search together, as one stacked model.
 
-    A grid over ``eps``, ``beta`` or seeds is many small models of one structure, each of which spends its time between
-    small products. Here fits go on side by side and meet at each epoch: those of one structure train it as one stacked
-    model, by batched products and one optimizer, each on its own rows and by its own loss, seed and early stopping.
-    All else stays with scikit-learn: pipelines, folds, scoring.
+    A grid over ``eps``, ``beta`` or seeds consists of many small models of one structure, and each spends most of its
+    time between small products. Inside this context, fits run side by side and meet at each epoch. Models of one
+    structure train as one stacked model, with batched products and one optimizer, but each on its own rows and with its
+    own loss, seed and early stopping. Everything else stays with scikit-learn: pipelines, folds, scoring.
 
-    It serves whatever fits estimators by joblib, such as ``GridSearchCV`` and ``cross_validate``. On a CPU, ``n_jobs``
-    processes share the fits, and each trains its part in company; by one job, and where there is a GPU, all are in
-    threads of this process. Models are those of fits one by one up to rounding, which hangs on who trains together;
-    where that must be the same bit for bit, fit without it.
+    It works with anything that fits estimators through joblib, such as ``GridSearchCV`` and ``cross_validate``. On a
+    CPU, ``n_jobs`` processes share the fits, and each trains its part together; with one job, or on a GPU, all fits run
+    in threads of this process. Models equal those of separate fits up to rounding, which depends on the models that
+    train together. If you need results that are reproducible bit for bit, fit without this context.
 
-    A model trains alone where it has a likelihood, a measure or an objective of your own, networks with other layers
-    than affine maps, convolutions, layer or group norms and activations, missing values, a threshold or groups,
-    ``compile=True``, another ``precision``, or callbacks that look at batches; so does one of another structure than
-    all others.
+    A model trains alone if it has a likelihood, a measure or an objective of your own; layers other than affine maps,
+    convolutions, layer or group norms and activations; missing values; a threshold or groups; ``compile=True``; another
+    ``precision``; or callbacks that look at batches. So does a model whose structure no other has.
 
     Parameters
     ----------
     max_fits : int, default=64
-        Fits that go on at a time, in all processes, each with its rows in memory.
+        Maximum number of simultaneous fits, in all processes; each holds its rows in memory.
 
     Raises
     ------
     TypeError, ValueError
-        If ``max_fits`` is no positive integer.
+        If ``max_fits`` is not a positive integer.
 
     Examples
     --------

@@ -24,15 +24,15 @@ __all__ = ["BetaVAE"]
 class BetaVAE(BaseVAE):
     r"""Variational autoencoder with a weighted KL term.
 
-    Minimizes, over the encoder q and the decoder p,
+    The model minimizes, over the encoder q and the decoder p,
 
     .. math:: \frac1N \sum_i -E_{q(z|x_i)} \log p(x_i|z) + \beta \, \mathrm{KL}(q(z|x_i) \,\|\, N(0, I)).
 
-    ``beta=1`` is the plain variational autoencoder; larger values trade reconstruction for latent
+    ``beta=1`` is the standard variational autoencoder. Larger values trade reconstruction quality for latent
     coordinates that are closer to independent.
 
-    Parameters stand in groups: what is learned (``n_components`` to ``scale_offset``), how it trains
-    (``max_epochs`` to ``random_state``), what it runs on (``n_score_samples`` to ``compile``).
+    Parameters stand in three groups: the model (``n_components`` to ``scale_offset``), training (``max_epochs`` to
+    ``random_state``), and execution (``n_score_samples`` to ``compile``).
 
     Parameters
     ----------
@@ -46,115 +46,115 @@ class BetaVAE(BaseVAE):
         Hidden activation: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh" or "softplus".
     encoder, decoder : callable, default=None
         Factories ``(n_in, n_out) -> nn.Module`` that replace the multilayer perceptrons, such as
-        :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
-        the means, then what a softplus turns into scales. Functions and classes of an importable file, and partials
-        of them, can be pickled; others by cloudpickle alone, which carries them to joblib's workers.
+        :func:`riskvae.nets.conv_encoder`. The encoder returns ``2 * n_components`` values per row in one tensor: the
+        means, then raw scales, which go through a softplus. Functions and classes of an importable file, and partials
+        of them, can be pickled. Others need cloudpickle, which joblib uses for its workers.
     likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
-        Observation model: "bernoulli" needs X in [0, 1]; an object is one of :mod:`riskvae.likelihoods` or of your
-        own, and a grid search reaches its parameters, as by ``likelihood__nu``.
+        Observation model. "bernoulli" needs X in [0, 1]. An object can be one of :mod:`riskvae.likelihoods` or your
+        own; a grid search reaches its parameters by names such as ``likelihood__nu``.
     noise_scale : float or "learned", default="learned"
-        Standard deviation of the Gaussian observation noise, shared by all features, in units of X; "learned"
-        follows the root mean squared error of the reconstructions.
-        ``0.5 ** 0.5`` makes the reconstruction loss the summed squared error (plus a constant).
+        Standard deviation of the Gaussian observation noise, shared by all features, in units of X. "learned" tracks
+        the root mean squared error of the reconstructions. ``0.5 ** 0.5`` makes the reconstruction loss equal to the
+        summed squared error (plus a constant).
     output_activation : {"auto", "identity", "sigmoid"}, default="auto"
-        Applied to the decoder's output; "auto" is the sigmoid for bernoulli, else the identity.
+        Activation of the decoder's output. "auto" uses the sigmoid for "bernoulli" and the identity otherwise.
     scale_offset : float, default=0.0
-        Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
-        the decoder learns to bear, where the encoder's own would be smaller.
+        Constant tau added to the encoder's standard deviations, in training and afterwards. It is a lower limit on the
+        latent noise, so the decoder learns to tolerate at least that much.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least (one of QuantileVAE, and of more
-        rows than those steps take, as many at random) and 200 at most (30 for an iterable Dataset, whose rows nobody
-        knows).
+        Number of passes over the data. "auto" aims for 2,000 gradient steps within 30 to 200 epochs; for an iterable
+        Dataset, whose length is unknown, it means 30 epochs. For QuantileVAE the minimum is one epoch, and if there are
+        more rows than 2,000 steps can use, it trains on a random subset of that size.
     beta_warmup : int, default=0
-        Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
-        are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
-        early stopping begins to look after them.
+        Number of epochs over which the weight of the KL term increases in equal steps from 0 to ``beta``, so that
+        latent coordinates are in use before they are penalized. With ``warm_start`` and ``partial_fit``, epochs of
+        earlier calls count. Early stopping starts after the warm-up.
     batch_size : int, default=256
-        Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
+        Maximum number of rows per gradient step. An epoch is split into batches whose sizes differ by at most one row.
     lr : float, default=1e-3
         Learning rate of Adam.
     weight_decay : float, default=0.0
         Decoupled weight decay (AdamW).
     lipschitz_penalty : float, default=0.0
-        Weight, in nats, of how much farther a reconstruction moves than its row, in the direction that moves it most:
-        of what the squared ratio of the two moves exceeds 1 by. A projection on the rows' manifold has the ratio 1, so
-        margins widen at little cost in reconstruction; 10 suits images. An epoch takes some four times as long. Losses
-        in ``history_`` leave it out.
+        Weight, in nats, of a penalty on reconstructions that move farther than their rows: on the excess over 1 of the
+        squared ratio of the two moves, in the direction that moves the reconstruction most. Robustness margins widen at
+        little cost, since a projection onto the data manifold has the ratio 1; for images, 10 works well. An epoch
+        takes about four times as long. Losses in ``history_`` exclude the penalty.
     early_stopping : bool, default=False
-        Hold out rows, stop when their loss has not improved for a while, keep the best epoch's weights.
+        Hold out some rows, stop when their loss no longer improves, and keep the weights of the best epoch.
     validation_fraction : float, default=0.1
-        Share of the rows that are held out when ``early_stopping``.
+        Fraction of the rows to hold out if ``early_stopping`` is True.
     n_iter_no_change : int, default=5
-        Epochs without improvement after which training stops when ``early_stopping``.
+        Number of epochs without improvement after which early stopping ends the training.
     tol : float, default=1e-4
-        Smallest decrease of the held-out loss, in nats per row, that counts as improvement.
+        Smallest decrease of the held-out loss, in nats per row, that counts as an improvement.
     callbacks : list, default=None
-        Skorch callbacks, for schedules, checkpoints, loggers. Used as they are, so that their state can be read
-        after fit (and is pickled with this parameter). Scikit-learn's own callbacks go to ``set_callbacks``.
+        Skorch callbacks, such as schedules, checkpoints and loggers. They are not copied, so their state can be read
+        after fit (and is pickled with this parameter). Pass scikit-learn's own callbacks to ``set_callbacks``.
     warm_start : bool, default=False
-        Let :meth:`fit` go on from the last fit (weights, optimizer, history) instead of starting anew.
+        Whether :meth:`fit` continues from the previous fit (weights, optimizer, history) instead of starting over.
     checkpoint : path, default=None
-        File in which :meth:`fit` keeps, after each epoch, all it needs to go on. If the file is there already, fit
-        goes on from it, and ends as if it had never been interrupted, bit for bit; a file of other data or
-        parameters is refused. ``max_epochs`` may be raised later. In a folder that exists, each training has a file
-        of its own, as a grid search needs. With ``random_state=None`` the file's seed goes on. Callbacks of your own
-        must be the same; of all it keeps attributes that end in "_", as skorch's state does.
+        File in which :meth:`fit` stores, after each epoch, all it needs to resume. If the file exists, fit resumes from
+        it and ends bit for bit as if it had never been interrupted. A file from other data or parameters is rejected;
+        ``max_epochs`` may be raised later. In an existing folder, each training gets its own file, as a grid search
+        needs. With ``random_state=None``, the seed in the file is used. Your own callbacks must stay the same; of all
+        callbacks, attributes that end in "_" are saved, as in skorch.
     random_state : int, RandomState or None, default=None
-        Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
-        NumPy's global generator.
+        Determines the initial weights, the order of the rows and the latent draws, which depend on no other seed. None
+        draws a seed from NumPy's global generator.
     n_score_samples : int or "auto", default="auto"
-        Latent draws per row in :meth:`score_samples`; "auto" takes whole sets of 2 ``n_components``, at least 16 draws,
-        which leave hardly any chance in a score.
+        Number of latent draws per row in :meth:`score_samples`. "auto" uses complete sets of 2 ``n_components``, at
+        least 16 draws, which leaves almost no sampling noise in a score.
     refine : int, default=0
-        Steps by which each row's posterior is refined on its own evidence bound (:meth:`encode`), in all answers of the
-        fitted model: codes fit their rows better, and answers take many times as long. 0 takes the encoder's.
-        QuantileVAE is judged by refined posteriors, and so answers as it was fitted.
+        Number of steps that refine each row's posterior on its own evidence bound (see :meth:`encode`), in all methods
+        of the fitted model. Codes then fit their rows better, but calls take many times as long. 0 uses the encoder's
+        posterior. QuantileVAE sets its threshold with refined posteriors, so it keeps the value it was fitted with.
     verbose : int, default=0
-        1 shows a progress bar (a line per epoch where tqdm is not installed).
+        1 shows a progress bar, or one line per epoch if tqdm is not installed.
     device : str or torch.device, default="auto"
-        "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is. Answers are computed in the dtype of their rows,
-        and most GPUs are many times slower in float64 (which MPS lacks: the CPU does it). There, pass float32 rows:
-        ``X.astype("float32")``.
+        "cpu", "cuda", "cuda:1" or "mps"; "auto" uses the best device available. A fitted model computes in the dtype of
+        its input, and most GPUs are many times slower in float64, so pass float32 rows on a GPU:
+        ``X.astype("float32")``. MPS has no float64; there, float64 input is computed on the CPU.
     distributed : {"replicated", "sharded"}, default=None
-        Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
-        its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
-        are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
+        Train one model in all processes that ``torchrun`` started. With "replicated", each gets all rows and takes its
+        share of every batch; with "sharded", each gets its own rows. Losses, thresholds and a learned noise scale are
+        those of all rows, so the model is that of one process, up to rounding. Afterwards each process has it.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
-        In which the networks compute in training; losses, weights and all answers of the fitted model stay in float32
-        or better. "bfloat16" suits NVIDIA's GPUs since Ampere, and processors with AMX or AVX-512 for it; "tf32" those
-        GPUs alone. Elsewhere a warning says so, and training goes on in float32.
+        Precision of the networks in training; losses, weights and all results of the fitted model stay in float32 or
+        better. "bfloat16" suits NVIDIA GPUs since Ampere, and CPUs with AMX or AVX-512 instructions for it; "tf32"
+        suits only those GPUs. Elsewhere, training uses float32 and a warning says so.
     compile : bool, default=False
-        Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler. On
-        a GPU leave it: there ``fit`` records its steps, which is faster.
+        Compile the training step with :func:`torch.compile`, which takes about ten seconds and needs a C++ compiler.
+        Leave it off on a GPU: there ``fit`` records its steps as CUDA graphs, which is faster.
 
     Attributes
     ----------
     n_features_in_ : int
-        Features seen in fit.
+        Number of features seen in fit.
     feature_names_in_ : ndarray of shape (n_features,)
-        Their names, where X had names that are all strings.
+        Names of the features, if X had column names that are all strings.
     module_ : nn.Module
         The fitted model: ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
     net_ : skorch.NeuralNet
-        The net that trained it.
+        The net that trained the model.
     history_ : list of dict
-        One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
-        means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-        nats per row; the same as ``"valid_..."`` when early_stopping; "beta" and "eps", those of the
-        epoch, under ``beta_warmup`` and ``eps_warmup``; "dur", the seconds it took.
+        One dict per epoch. "train_loss" is the minimized loss; "train_reconstruction" and "train_kl" are the plain
+        means of its terms, all in nats per row. (train_loss minus beta times train_kl is the risk of the reconstruction
+        losses.) With early stopping, the ``"valid_..."`` entries are the same for the held-out rows. "beta" and "eps"
+        are the epoch's values under ``beta_warmup`` and ``eps_warmup``; "dur" is its duration in seconds.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     best_iter_ : int
         Epoch whose weights were kept, counted from 1: with ``early_stopping`` the one with the smallest held-out loss,
-        ``history_[best_iter_ - 1]``; otherwise the last.
+        ``history_[best_iter_ - 1]``, otherwise the last.
     noise_scale_ : float
-        Standard deviation of the observation noise (NaN for bernoulli).
+        Standard deviation of the observation noise (NaN for "bernoulli").
     device_ : torch.device
-        Where the model is.
+        Device of the model.
 
     See Also
     --------
-    BetaTCVAE : Weighs only the part of the KL term that entangles coordinates.
+    BetaTCVAE : Weights only the total correlation within the KL term.
     RiskAwareVAE : Trains on the tail of the reconstruction losses.
 
     References

@@ -42,31 +42,32 @@ class ConformalMixin(QuantilePredictionsMixin):
     def conformalize(
         self, X_cal: Any, *, groups: Any = None, contamination: float = 0.0, left_out: bool | Literal["auto"] = "auto"
     ) -> Self:
-        """Calibrate with rows that were not trained on; replaces an earlier calibration, and trains nothing.
+        """Calibrate with held-out rows. Replaces an earlier calibration; the model is not trained.
 
-        Where ``contamination="auto"`` it also sets ``offset_``, unless you have set it by hand, so that 5 % of rows
-        like these are flagged. The rows themselves are not kept, but their scores, and by how much their values
-        miss their predicted quantiles.
+        If ``contamination="auto"``, this also sets ``offset_`` so that 5% of rows like these are flagged, unless you
+        have set it yourself. The rows are not stored, only their scores and the differences between their values and
+        their predicted quantiles.
 
-        Anomalies among the calibration rows hide others of their kind: what is as unusual as they are is no discovery.
-        Where the lowest scores are too many to be the tail of the others, as many as are in excess are left out, with a
-        warning. That finds clear cases alone, and the promises are then as good as that guess: look through the rows
-        before you calibrate with them, or say by ``contamination`` how many there are.
+        Anomalies among the calibration rows hide others of their kind: a row that is no more unusual than they are is
+        not discovered. If there are more low scores than the tail of the others explains, the excess is left out, with
+        a warning. This finds only clear cases, and guarantees are then only as good as that guess. Inspect the rows
+        before you calibrate with them, or specify with ``contamination`` how many are anomalies.
 
         Parameters
         ----------
         X_cal : array-like of shape (n_calibration, n_features), or torch Dataset
-            Held-out rows, two at least, exchangeable with those to come (the inliers among them, for
-            :meth:`detect`).
+            Held-out rows, at least two, that are exchangeable with future rows (for :meth:`detect`, with the inliers
+            among them).
         groups : array-like of shape (n_calibration,), default=None
-            A label of each row, for promises that hold in each group by itself: :meth:`detect` with ``groups`` compares
-            a row with calibration rows of its own group.
+            Group label of each row, for guarantees that hold within each group: with ``groups``, :meth:`detect`
+            compares a row with calibration rows of its own group.
         contamination : float, default=0.0
-            Share of these rows that are anomalies, in [0, 0.5): so many with the lowest scores are left out. Of rows
-            that ``calibration_fraction`` keeps it is the estimator's ``contamination``, if that is a number.
+            Fraction of these rows that are anomalies, in [0, 0.5). That many rows with the lowest scores are left out.
+            For rows held out by ``calibration_fraction``, it is the ``contamination`` of the estimator, if that is a
+            number.
         left_out : bool or "auto", default="auto"
-            Calibrate the answers with ``left_out=True``, too. That takes ``n_features`` passes per row, of 2,000 rows
-            at most (of fewer, down to 100, from 78 features on); "auto" does so up to 500 features.
+            Whether to calibrate the results with ``left_out=True``, too. This takes ``n_features`` passes per row, for
+            at most 2,000 rows (from 78 features on fewer, down to 100). "auto" does so up to 500 features.
 
         Returns
         -------
@@ -75,13 +76,13 @@ class ConformalMixin(QuantilePredictionsMixin):
         Raises
         ------
         ValueError
-            If more than one in a hundred rows of X_cal were trained on, or equal rows that were, and more than would by
+            If more than 1% of the rows of X_cal were trained on, or equal training rows, and more than would do so by
             chance.
 
         Warns
         -----
         UserWarning
-            Where rows are too few to show where 5 % of them lie; where some look like anomalies.
+            If there are too few rows to show where 5% of them lie, or if some look like anomalies.
         """
         given = {"contamination": contamination, "left_out": left_out}
         check_parameters("conformalize", given, {"contamination": _part, "left_out": choice("auto") | boolean})
@@ -102,33 +103,34 @@ class ConformalMixin(QuantilePredictionsMixin):
         return self
 
     def conformal_p_values(self, X: Any, *, groups: Any = None, confidence: float | None = None) -> NDArray[np.float64]:
-        r"""Share of calibration rows that are at least as unusual as each row.
+        r"""Conformal p-value of each row: the share of calibration rows that are at least as unusual.
 
         .. math:: p(x) = \frac{1 + \#\{i : s(x_i) \le s(x)\}}{n + 1}
 
         with :meth:`score_samples` as s and the n calibration rows. For a row that is exchangeable with them,
-        :math:`P(p \le t) \le t`, whatever the model is worth, on average over calibration sets. For one
-        calibration set the rate scatters around t with a standard deviation of :math:`\sqrt{t (1 - t) / n}`.
+        :math:`P(p \le t) \le t` holds whatever the quality of the model, on average over calibration sets. For one
+        calibration set, the rate scatters around t with a standard deviation of :math:`\sqrt{t (1 - t) / n}`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         groups : array-like of shape (n_samples,), default=None
-            A label of each row, as :meth:`conformalize` was given: n counts calibration rows of the same group.
+            Group label of each row, as given to :meth:`conformalize`; n then counts the calibration rows of the same
+            group.
         confidence : float, default=None
-            With it p-values are larger, such that :math:`P(p \le t) \le t` for all small t (below a fifth) *given*
-            the calibration set, for this share of calibration sets.
+            If given, p-values are larger, such that :math:`P(p \le t) \le t` holds for all small t (below a fifth)
+            *given* the calibration set, for this fraction of calibration sets.
 
         Returns
         -------
         ndarray of shape (n_samples,)
-            From 1 / (n + 1) to 1; with ``confidence`` from about :math:`-\log(1 - \text{confidence}) / n` on.
+            Between 1 / (n + 1) and 1; with ``confidence``, at least about :math:`-\log(1 - \text{confidence}) / n`.
 
         Raises
         ------
         ValueError
-            Before calibration.
+            If the model is not calibrated.
         """
         return self._scores_and_p_values("conformal_p_values", X, groups, confidence)[1]
 
@@ -145,12 +147,12 @@ class ConformalMixin(QuantilePredictionsMixin):
     def detect(
         self, X: Any, fdr: float = 0.05, *, groups: Any = None, confidence: float | None = None
     ) -> NDArray[np.bool_]:
-        """Rows that are anomalies, with the expected share of false ones among them controlled.
+        """Detect anomalies while controlling the false discovery rate.
 
-        The Benjamini-Hochberg procedure over :meth:`conformal_p_values` of the rows of X. If the
-        calibration rows and the inliers in X are exchangeable and apart, the false discovery rate is at most
-        ``fdr`` on average over calibration sets, and lower where X holds many anomalies. What counts as one depends on
-        the other rows of X: ask for all rows of interest at once.
+        Applies the Benjamini-Hochberg procedure to the :meth:`conformal_p_values` of the rows of X. If the calibration
+        rows and the inliers in X are exchangeable and do not overlap, the false discovery rate is at most ``fdr`` on
+        average over calibration sets, and lower if X contains many anomalies. Whether a row is a discovery depends on
+        the other rows of X, so pass all rows of interest at once.
 
         Parameters
         ----------
@@ -159,9 +161,9 @@ class ConformalMixin(QuantilePredictionsMixin):
         fdr : float, default=0.05
             False discovery rate, in (0, 1).
         groups : array-like of shape (n_samples,), default=None
-            A label of each row, as :meth:`conformalize` was given; each is compared with its own group.
+            Group label of each row, as given to :meth:`conformalize`; each row is compared with its own group.
         confidence : float, default=None
-            Share of calibration sets for which the rate holds; None promises its mean over calibration sets.
+            Fraction of calibration sets for which the rate holds; None controls its mean over calibration sets.
 
         Returns
         -------
@@ -171,13 +173,13 @@ class ConformalMixin(QuantilePredictionsMixin):
         Raises
         ------
         ValueError
-            Before calibration.
+            If the model is not calibrated.
 
         Warns
         -----
         UserWarning
-            Where there are too few calibration rows to find any row, or a small share of the rows; where nothing is
-            found although :meth:`predict` flags some rows, or with ``confidence``.
+            If there are too few calibration rows to find any row, or to find a small share of the rows. Also if nothing
+            is found although :meth:`predict` flags some rows, or with ``confidence``.
 
         References
         ----------
@@ -224,7 +226,7 @@ class ConformalMixin(QuantilePredictionsMixin):
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether there are calibration rows."""
+        """Whether the model is calibrated."""
         return self.__sklearn_is_fitted__() and self._calibration is not None
 
     def _calibrated(self, method: str) -> Calibration:

@@ -34,31 +34,31 @@ class DetectionMixin(ConformalMixin):
 
     @in_parts
     def score_samples(self, X: Any, *, refine: int | None = None) -> Array:
-        r"""How normal each row is: the least favorable of three verdicts, in nats.
+        r"""How normal each row is: the smallest of three scores, in nats.
 
         .. math:: b(x) = E_{q(z|x)} \Bigl[ \sum_j \log p(x_j; m_j(z), s_j)
                   + \log \frac{\tilde q(z)}{q(z|x)} \Bigr], \qquad
                   t(x) = \sum_j \log \min(1, 2 F_j(x_j), 2 - 2 F_j(x_j))
 
-        - b, the evidence bound of the trained networks: around the decoder's medians m values are normal with each
-          feature's root mean squared error s on rows that the model has not seen (a feature whose errors follow the
-          decoded quantiles has these for s), but for a chance of one row in n + 1 to be anything; the prior
+        - b, the evidence bound of the trained networks: values are normal around the decoder's medians m, with each
+          feature's root mean squared error on unseen rows as s (for a feature whose errors follow the decoded
+          quantiles, s follows them, too), but with a chance of one row in n + 1 a value can be anything; the prior
           :math:`\tilde q` is the mean posterior of 500 training rows;
-        - the same of the networks after a fifth of their training, which have not come to know any anomalies yet;
-        - t, the features one by one: how far out in its own distribution F each value lies.
+        - the same bound of the networks after a fifth of their training, when they have not yet adapted to anomalies;
+        - t, the features one by one: how far out each value lies in its own distribution F.
 
-        The others are moved and scaled to have the median and the interquartile range of b on unseen rows. After
-        ``partial_fit`` there is no young model, and so no second verdict. In place of the expectation z is the
-        posterior mean, or with ``n_score_samples`` above 1 it is a mean over draws, the same for every row and every
-        call: pairs of orthogonal directions.
+        The last two are shifted and scaled to the median and the interquartile range of b on unseen rows. After
+        ``partial_fit`` there is no early model, and so no second score. The expectation is evaluated at the posterior
+        mean or, with ``n_score_samples`` above 1, as a mean over draws: pairs of orthogonal directions, the same for
+        every row and every call.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         refine : int, default=None
-            Steps by which each row's posterior is refined, as in :meth:`encode`; None means as in fit, by which the
-            threshold was drawn.
+            Number of steps that refine each row's posterior, as in :meth:`encode`. None uses the number that was used
+            in fit, for which the threshold was set.
 
         Returns
         -------
@@ -74,7 +74,7 @@ class DetectionMixin(ConformalMixin):
         return self._score(self._check_rows(X), refine=refine)
 
     def decision_function(self, X: Any) -> Array:
-        """Score of each row above the threshold: ``score_samples(X) - offset_``.
+        """Score of each row minus the threshold: ``score_samples(X) - offset_``.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class DetectionMixin(ConformalMixin):
         return scores - scores.dtype.type(self.offset_)
 
     def predict(self, X: Any) -> NDArray[np.int_]:
-        """Whether each row is an inlier.
+        """Predict whether each row is an inlier.
 
         Parameters
         ----------
@@ -108,8 +108,8 @@ class DetectionMixin(ConformalMixin):
         Returns
         -------
         ndarray of int, of shape (n_samples,)
-            1 for inliers, -1 for outliers: by ``contamination``, row by row. :meth:`detect` controls the false
-            discovery rate.
+            1 for inliers, -1 for outliers. Rows are compared with the threshold one by one, as set by
+            ``contamination``; to control the false discovery rate, use :meth:`detect`.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 

@@ -30,36 +30,36 @@ _SHOWN = 100
 
 
 def explain(model: Any, X: Any, *, alpha: float = 0.1, max_features: int | None = None) -> Any:
-    """Why each row is as unusual as it is, value by value: :meth:`riskvae.QuantileVAE.explain`, also of a pipeline.
+    """Explain why rows are unusual, as :meth:`riskvae.QuantileVAE.explain` does, for models and pipelines.
 
-    The steps of a pipeline before its last are undone for ``value``, ``expected``, ``lower`` and ``upper``, so that
-    they are in the units of X. That needs steps which can be inverted column by column, such as scalers; others, such
-    as PCA, are refused, as what is said of their columns cannot be said of those of X.
+    The steps of a pipeline before its last are inverted for ``value``, ``expected``, ``lower`` and ``upper``, so that
+    these are in the units of X. Such steps must be invertible column by column, as scalers are. Others, such as PCA,
+    are rejected, because an explanation of their columns does not apply to those of X.
 
     Parameters
     ----------
     model : QuantileVAE or sklearn.pipeline.Pipeline
-        Fitted model, or a pipeline with one as its last step.
+        Fitted model, or a pipeline whose last step is one.
     X : array-like of shape (n_samples, n_features)
         Rows, as the model or the pipeline takes them.
     alpha : float, default=0.1
         One minus the coverage of the intervals, in (0, 1).
     max_features : int, default=None
-        Keep only so many features of each row, those with the largest shares, in that order.
+        Keep only this many features of each row, those with the largest shares, in that order.
 
     Returns
     -------
     pandas.DataFrame
-        A line for each row and feature: ``row``, ``feature``, ``value``, ``expected``, ``lower``, ``upper``, ``p``,
-        ``share`` and ``cause``, as :meth:`riskvae.QuantileVAE.explain` describes them. An end that has no counterpart
-        in the units of X is infinite.
+        One line for each row and feature: ``row``, ``feature``, ``value``, ``expected``, ``lower``, ``upper``, ``p``,
+        ``share`` and ``cause``, as described in :meth:`riskvae.QuantileVAE.explain`. The end of an interval is infinite
+        if it has no counterpart in the units of X.
 
     Raises
     ------
     ImportError
-        Without pandas.
+        If pandas is not installed.
     TypeError
-        If the model, or the last step, is no QuantileVAE.
+        If the model, or the last step, is not a QuantileVAE.
     ValueError
         If a step cannot be inverted column by column.
 

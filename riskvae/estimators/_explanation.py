@@ -36,68 +36,70 @@ class ExplanationMixin(DetectionMixin):
     """A fitted detector that says why."""
 
     def explain(self, X: Any, *, alpha: float = 0.1, max_features: int | None = None) -> Any:
-        r"""Why each row is as unusual as it is, value by value: a table with a line for each row and feature.
+        r"""Explain why each row is unusual, in a table with one line for each row and feature.
 
-        What value j should have been is decoded from the other values of its row, ``left_out=True`` in
+        The expected value of feature j is decoded from the other values of the row, as with ``left_out=True`` in
         :meth:`predict_interval` and :meth:`p_values`. Its share of the row's score s (:meth:`score_samples`) is how
-        much that would rise if the value were not known, which counts as a typical one,
+        much the score would rise if the value were not known, which counts as a typical one,
 
         .. math:: \text{share}_j = \frac{\max(0, r_j)}{\sum_k \max(0, r_k)}, \qquad
                   r_j = s(x \text{ without } x_j) - s(x).
 
-        Of a normal density :math:`r_j = z_j^2 / 2` up to a constant, with z the error of the prediction from all
-        others, in standard deviations. A value that alone was changed has the largest :math:`|z_j|` then, although all
-        features that usually go with it are mispredicted, too. Of several changed values each hides the others a
-        little. ``cause`` tells features that only moved along from those without which the row would be no outlier: the
-        value with the largest rise is taken away, then that of the rest, until ``predict`` no longer flags the row
-        (ten at most, and only those that help), and those are put back that were not needed.
+        For a normal density, :math:`r_j = z_j^2 / 2` up to a constant, with z the error of the prediction from all
+        other values, in standard deviations. If a single value was changed, it has the largest :math:`|z_j|`, although
+        all features that usually go with it are mispredicted, too. If several values were changed, each hides the
+        others a little.
 
-        It takes ``n_features`` passes and scores per row.
+        ``cause`` separates features that make the row an outlier from those that only moved along. The value with the
+        largest rise is removed, then the one with the largest rise among the rest, until ``predict`` no longer flags
+        the row (ten at most, and only those that help). Those that were not needed are put back.
+
+        This takes ``n_features`` passes and scores per row.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
-            Rows. Missing values have an interval, and neither p-value nor share.
+            Rows. Missing values have an interval, but no p-value and no share.
         alpha : float, default=0.1
             One minus the coverage of the intervals, in (0, 1).
         max_features : int, default=None
-            Keep only so many features of each row, those with the largest shares, in that order. None keeps all, in
+            Keep only this many features of each row, those with the largest shares, in that order. None keeps all, in
             the order of the columns.
 
         Returns
         -------
         pandas.DataFrame
-            A line for each row and feature:
+            One line for each row and feature:
 
-            - ``row``, its label in the index of a DataFrame, else its position from 0 on;
-            - ``feature``, the name of the column, or "x0", "x1", ... where it has none;
-            - ``value``, and ``expected``, the left-out median, or the likeliest category;
-            - ``lower`` and ``upper``, the left-out interval: calibrated, if the model is; NaN for categories;
-            - ``p``, the left-out p-value, two-sided: that of the calibration rows, if there are any;
-            - ``share`` of the row's score: those of a row add up to 1, or are all 0 where no value makes it less
-              normal;
-            - ``cause``, True for the values without which the row would be no outlier; of rows that :meth:`predict`
-              does not flag all are False. Where no value helps, none is named.
+            - ``row``, its label in the index of a DataFrame, or else its position, counted from 0;
+            - ``feature``, the name of the column, or "x0", "x1", ... if it has none;
+            - ``value``, and ``expected``, the left-out median, or the most likely category;
+            - ``lower`` and ``upper``, the left-out interval, calibrated if the model is; NaN for categories;
+            - ``p``, the two-sided left-out p-value, from the calibration rows if there are any;
+            - ``share`` of the row's score: a row's shares add up to 1, or are all 0 if no value makes it less normal;
+            - ``cause``, True for the values that make the row an outlier; all False for rows that :meth:`predict` does
+              not flag, and where no value helps.
 
-            Labels of the rows that :meth:`predict` flags are in ``attrs["outliers"]``.
+            The labels of rows that :meth:`predict` flags are in ``attrs["outliers"]``.
 
         Raises
         ------
         ImportError
-            Without pandas.
+            If pandas is not installed.
         ValueError
             With fewer than two levels.
 
         Warns
         -----
         UserWarning
-            Without calibration, or one that left no values out (``conformalize(X_cal, left_out=True)``): intervals and
-            p-values are the model's own then, and too narrow or too small.
+            If the model is not calibrated, or its calibration left no values out
+            (``conformalize(X_cal, left_out=True)`` does). Intervals and p-values are then the model's own: too narrow,
+            or too small.
 
         See Also
         --------
-        riskvae.explain : The same of a pipeline, in the units that its first step takes.
-        riskvae.plotting.ExplanationDisplay : A picture of it.
+        riskvae.explain : The same for a pipeline, in the units of its input.
+        riskvae.plotting.ExplanationDisplay : Plots explanations.
 
         Examples
         --------

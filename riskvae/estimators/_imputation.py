@@ -32,39 +32,40 @@ class ImputationMixin(InferenceMixin):
     def impute(
         self, X: Any, *, n_draws: int | None = None, random_state: Any = None, refine: int | None = None
     ) -> Array:
-        r"""Rows with their missing values filled in.
+        r"""Fill in the missing values of rows.
 
-        With one answer for each, these are conditional means given the values that are known,
+        By default, missing values are replaced by conditional means given the known values,
 
         .. math:: \hat x_j = w \, E_{q(z \mid x_{\text{known}})} \, m_j(z)
                   + (1 - w) \left(\mu_j + \Sigma_{jk} \Sigma_{kk}^{-1} (x_k - \mu_k) \right),
 
-        of decoded means m (of QuantileVAE medians), and of a normal distribution of the training rows. The posterior q
-        is the encoder's, refined row by row by ten steps on the row's own evidence bound, as :meth:`encode` takes them.
-        The weight w is that of the smallest errors where ``fit`` hid known values, a tenth at a time. It is 1, and
-        there is no such distribution, in models that were trained on whole rows, on more than 100 features, or with
-        another likelihood than normal noise or quantiles.
+        with decoded means m (medians for QuantileVAE) and a normal distribution of the training rows. The posterior q
+        is the encoder's, refined by ten steps on each row's own evidence bound, as in :meth:`encode`. The weight w is
+        the one with the smallest errors on known values that ``fit`` hid, a tenth at a time. It is 1, without a normal
+        distribution, for models that were trained on complete rows, on more than 100 features, or with a likelihood
+        other than normal noise or quantiles.
 
-        With ``n_draws`` they are draws around these means instead, for multiple imputation: what is computed from each
-        of the completed tables varies as much as the missing values leave it uncertain. Draws spread as the model and
-        the distribution say, by the same weight, times a factor of each feature: that with which nine tenths of the
-        hidden values lay within their ranges.
+        With ``n_draws``, values are drawn around these means instead, for multiple imputation: results computed from
+        each of the completed tables vary as much as the missing values are uncertain. The spread of the draws combines
+        those of the model and of the normal distribution with the same weight. It is scaled for each feature so that
+        nine tenths of the hidden values lie within their ranges.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows, NaN where values are missing.
         n_draws : int, default=None
-            Number of completed tables; None gives one of conditional means.
+            Number of completed tables; None returns a single one, with conditional means.
         random_state : int, RandomState or None, default=None
-            Chance of the draws; None takes the estimator's own.
+            Seed of the draws; None uses the estimator's own.
         refine : int, default=None
-            Steps by which each row's posterior is refined; None takes 10, or the parameter ``refine`` if that is more.
+            Number of steps that refine each row's posterior; None uses 10, or the parameter ``refine`` if that is
+            larger.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features) or (n_draws, n_samples, n_features)
-            Known values as they are.
+            Completed rows; known values are unchanged.
 
         References
         ----------

@@ -50,12 +50,12 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         refine : int, default=None
-            Steps by which each row's posterior is refined, as in :meth:`encode`.
+            Number of steps that refine each row's posterior, as in :meth:`encode`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_components)
-            Of X's dtype, if float32 or float64.
+            Latent codes, in the dtype of X if that is float32 or float64.
         """
         return self.encode(X, refine=refine).mean
 
@@ -63,23 +63,23 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     def encode(self, X: Any, *, refine: int | None = None) -> nets.Posterior:
         r"""Posterior mean and scale of each latent coordinate.
 
-        The encoder answers for all rows by one function. From its answer, ``refine`` steps raise each row's own
-        evidence bound, for a code that fits the row better:
+        The encoder maps all rows with one function. With ``refine``, gradient steps on each row's own evidence bound
+        then move its posterior, starting from the encoder's, so that the code fits the row better:
 
         .. math:: \mu \gets \mu + \rho_t\, \sigma^2 \nabla_\mu \mathrm{ELBO}, \qquad
             \log\sigma \gets \log\sigma + \tfrac{\rho_t}{2} \nabla_{\log\sigma} \mathrm{ELBO}
 
-        which is the natural gradient, with :math:`\rho_t = 0.5 / (1 + t/5)`, by one :math:`\sigma` at most. Each step
-        looks at four latent draws in turn of whole sets, the same in every call; a row keeps the encoder's answer where
-        its mean bound over these has not risen. Ten steps gain most of what there is to gain. Each costs some twelve
-        passes through the decoder.
+        This is the natural gradient, with :math:`\rho_t = 0.5 / (1 + t/5)` and steps of at most one :math:`\sigma`.
+        Each step uses four latent draws, in rotation from complete sets that are the same in every call. A row keeps
+        the encoder's posterior if its mean bound over these draws has not risen. Ten steps achieve most of the possible
+        gain. Each costs about twelve passes through the decoder.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         refine : int, default=None
-            Number of steps; None means the parameter ``refine``.
+            Number of steps; None uses the parameter ``refine``.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @named_rows
     def inverse_transform(self, X: Any) -> Array:
-        """Mean rows (of QuantileVAE medians) of latent points.
+        """Decode latent points to mean rows (medians for QuantileVAE).
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Decoder means.
+            Decoded rows.
         """
         check_is_fitted(self)
         Z = check_array(host_array(X), input_name="X")
@@ -122,14 +122,14 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
     @named_rows
     @in_parts
     def reconstruct(self, X: Any, *, refine: int | None = None) -> Array:
-        """Decoder means (of QuantileVAE medians) at the posterior means.
+        """Reconstruct rows: decode their posterior means to mean rows (medians for QuantileVAE).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         refine : int, default=None
-            Steps by which each row's posterior is refined, as in :meth:`encode`.
+            Number of steps that refine each row's posterior, as in :meth:`encode`.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         refine : int, default=None
-            Steps by which each row's posterior is refined, as in :meth:`encode`.
+            Number of steps that refine each row's posterior, as in :meth:`encode`.
 
         Returns
         -------
@@ -170,17 +170,18 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
         .. math:: E_{q(z|x)} \log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, p(z))
 
-        Always with the KL term in full and without risk, whatever ``beta`` and the loss were in training, so
-        that models compare. The expectation is a mean over ``n_score_samples`` draws, the same for every row and every
-        call. They are antithetic pairs of orthogonal directions; whole sets of 2 ``n_components``, which "auto" takes,
-        make the mean of any quadratic function exact, so that hardly any chance is left in a score.
+        The bound always contains the full KL term and no risk, whatever ``beta`` and the loss were in training, so that
+        models can be compared. The expectation is a mean over ``n_score_samples`` draws, which are the same for every
+        row and every call: antithetic pairs of orthogonal directions. Complete sets of 2 ``n_components`` draws, which
+        "auto" uses, make the mean of any quadratic function exact, so scores have almost no sampling noise.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         refine : int, default=None
-            Steps by which each row's posterior is refined, as in :meth:`encode`: the bound comes nearer to log p(x).
+            Number of steps that refine each row's posterior, as in :meth:`encode`, which brings the bound closer to log
+            p(x).
 
         Returns
         -------
@@ -200,16 +201,16 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
         return self._scored(bound, rows, excess, width=width, refine=refine)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean evidence lower bound: :meth:`score_samples`, averaged.
+        """Mean evidence lower bound: the average of :meth:`score_samples`.
 
-        As a mean it favors models that were trained on the mean: to choose ``eps``, score the tail.
+        A mean favors models that were trained on the mean. To choose ``eps``, score the tail instead.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         y : ignored
-            Present by convention.
+            Not used; present for API consistency.
 
         Returns
         -------
@@ -254,20 +255,20 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityM
 
     @property
     def n_iter_(self) -> int:
-        """Epochs trained."""
+        """Number of epochs trained."""
         return len(self.net_.history)
 
     @property
     def best_iter_(self) -> int:
-        """Epoch whose weights were kept, counted from 1: the last, or the best one under early stopping."""
+        """Epoch whose weights were kept, counted from 1: the last, or the best one with early stopping."""
         best = self.net_.best_epoch
         return self.n_iter_ if best is None else best
 
     @property
     def noise_scale_(self) -> Any:
-        """Standard deviation of the observation noise (of QuantileVAE its Laplace scale), or that of each feature.
+        """Standard deviation of the observation noise (for QuantileVAE, its Laplace scale), or one per feature.
 
-        NaN for likelihoods without one, such as bernoulli.
+        NaN for likelihoods without a scale, such as Bernoulli.
         """
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, ScaledLikelihood):

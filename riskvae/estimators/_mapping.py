@@ -37,7 +37,7 @@ class MappingMixin(ParametersMixin):
 
     @property
     def module_(self) -> Any:
-        """Fitted model, a torch module, on the device that the parameter now names."""
+        """Fitted model, a torch module, on the device set by the parameter ``device``."""
         if self.device != self._placed:
             self.net_.move_to(resolve_device(self.device))
             self._placed = self.device
@@ -45,7 +45,7 @@ class MappingMixin(ParametersMixin):
 
     @property
     def device_(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.module_.parameters()).device
 
     def _steps_of_refinement(self, refine: int | None) -> int:

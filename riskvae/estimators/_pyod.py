@@ -16,27 +16,27 @@ Array = NDArray[Any]
 
 
 class PyODAdapter(BaseEstimator):
-    """A QuantileVAE that answers as PyOD's detectors do: large scores are unusual, outliers are 1, other rows 0.
+    """A QuantileVAE with PyOD's conventions: large scores are unusual, outliers are 1, other rows 0.
 
-    It needs no PyOD, and passes for a detector of it wherever names are all that is asked for; it is no subclass of
-    ``pyod.models.base.BaseDetector``. :meth:`fit` trains a copy of the detector; without it, a fitted detector answers
-    as it is, but has no ``decision_scores_`` and ``labels_``, which PyOD defines as those of the training rows.
+    It does not need PyOD. It has the methods and attributes of a PyOD detector, but is not a subclass of
+    ``pyod.models.base.BaseDetector``. :meth:`fit` trains a copy of the detector. A detector that is already fitted can
+    be used without it, but has no ``decision_scores_`` and ``labels_``, which PyOD defines for the training rows.
 
     Parameters
     ----------
     detector : QuantileVAE or sklearn.pipeline.Pipeline
-        A model, or a pipeline with one as its last step; fitted or not.
+        A model, or a pipeline whose last step is one; fitted or not.
 
     Attributes
     ----------
     detector_ : QuantileVAE or sklearn.pipeline.Pipeline
-        The fitted one, with everything that PyOD lacks.
+        The fitted detector, with everything that PyOD lacks.
     decision_scores_ : ndarray of shape (n_samples,)
         Scores of the training rows: ``-detector_.score_samples(X)``.
     labels_ : ndarray of int, of shape (n_samples,)
-        Of the training rows.
+        Labels of the training rows.
     threshold_ : float
-        Scores above it are outliers: ``-offset_``.
+        Score above which rows are outliers: ``-offset_``.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class PyODAdapter(BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             Rows.
         y : ignored
-            Present by convention.
+            Not used; present for API consistency.
 
         Returns
         -------
@@ -78,7 +78,7 @@ class PyODAdapter(BaseEstimator):
 
     @property
     def detector_(self) -> Any:
-        """The copy that :meth:`fit` trained, or else the detector, if it is fitted."""
+        """The copy that :meth:`fit` trained, or else the given detector, if it is fitted."""
         if "_own" not in vars(self):
             try:
                 check_is_fitted(self.detector)
@@ -90,27 +90,27 @@ class PyODAdapter(BaseEstimator):
 
     @property
     def threshold_(self) -> float:
-        """Scores above it are outliers."""
+        """Score above which rows are outliers."""
         last = getattr(self.detector_, "steps", [("", self.detector_)])[-1][1]
         return -float(last.offset_)
 
     def decision_function(self, X: Any) -> Array:
-        """Scores of rows (n_samples,), larger for more unusual ones: ``-score_samples(X)``."""
+        """Scores of rows (n_samples,), larger for more unusual rows: ``-score_samples(X)``."""
         scores: Array = -self.detector_.score_samples(X)
         return scores
 
     def predict(self, X: Any) -> NDArray[np.int_]:
-        """1 for outliers, 0 for other rows, (n_samples,)."""
+        """Labels of rows (n_samples,): 1 for outliers, 0 for other rows."""
         return self._labels(self.decision_function(X))
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int_]:
-        """Fit, and the labels of the same rows."""
+        """Fit, and return the labels of the same rows."""
         return self.fit(X).labels_
 
     def predict_proba(self, X: Any) -> Array:
-        """Scores of rows between the lowest and the highest of the training rows, (n_samples, 2), as PyOD has them.
+        """Scores scaled to the range of the training scores, (n_samples, 2), as in PyOD.
 
-        No probabilities: :meth:`riskvae.QuantileVAE.conformal_p_values` has a meaning.
+        These are not probabilities; use :meth:`riskvae.QuantileVAE.conformal_p_values` for statistical statements.
         """
         if "_own" not in vars(self):
             raise NotFittedError("predict_proba compares with the scores of training rows. Call fit first.")

@@ -25,65 +25,66 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
     def predict_quantiles(self, X: Any, *, left_out: bool = False) -> Array:
         """Quantiles of each feature, decoded from the posterior mean of each row.
 
-        With ``left_out`` each value is judged by a model that has not seen it: for feature j the row is encoded with
-        value j missing, so that takes ``n_features`` passes. What the other values leave open of the latent point is
-        not in these quantiles, which makes them too narrow; calibration mends that in :meth:`predict_interval` and
-        :meth:`p_values`.
+        With ``left_out``, each value is predicted by a model that has not seen it: for feature j, the row is encoded
+        with value j missing, which takes ``n_features`` passes. These quantiles are too narrow, because they leave out
+        the uncertainty of the latent point given the other values; calibration corrects this in
+        :meth:`predict_interval` and :meth:`p_values`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         left_out : bool, default=False
-            Decode the quantiles of each value from the other values of its row, as if it were missing.
+            Whether to predict each value from the other values of its row, as if it were missing.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features, n_quantiles)
-            In the order of ``quantiles``, never crossing. Not calibrated.
+            In the order of ``quantiles``. They never cross, and are not calibrated.
         """
         _check_left_out("predict_quantiles", left_out)
         return self._in_units(self._judged(self._check_rows(X), left_out).quantiles)
 
     @in_parts
     def predict_interval(self, X: Any, alpha: float, *, left_out: bool = False) -> Array:
-        r"""Interval of each feature that is to hold a share 1 - alpha of its values.
+        r"""Interval of each feature that should contain a fraction 1 - alpha of its values.
 
-        Its ends are the quantiles of levels alpha / 2 and 1 - alpha / 2, between trained levels by interpolation,
-        linear in the normal score. Calibration moves them outwards, or inwards, by one distance c per feature,
+        Its ends are the quantiles of levels alpha / 2 and 1 - alpha / 2; between trained levels they are interpolated
+        linearly in the normal score. Calibration moves the ends outwards, or inwards, by one distance c per feature,
 
         .. math:: [\,q_{\alpha/2} - c,\; q_{1-\alpha/2} + c\,], \qquad
                   c = \text{the } \lceil (n + 1)(1 - \alpha) \rceil\text{-th smallest }
                   \max(q_{\alpha/2} - x,\; x - q_{1-\alpha/2})
 
-        of the n calibration rows. Where those and a new row are exchangeable, each value of the new row lies in its
-        interval with probability at least 1 - alpha, whatever the model is worth. This is *marginal*: on
-        average over rows, for each feature by itself. It is not promised among rows of one kind, nor for all
-        features of a row together. The decoder has seen the row: an interval says how far a value may lie from its
-        own reconstruction, and is no forecast. With ``left_out`` it is one, from the other values of the row; residuals
-        are then of calibration rows whose values were left out, too (of 2,000 rows at most).
+        over the n calibration rows. If these and a new row are exchangeable, each value of the new row lies in its
+        interval with probability at least 1 - alpha, whatever the quality of the model. This guarantee is *marginal*:
+        it holds on average over rows, for each feature by itself, but not among rows of one kind, nor for all features
+        of a row together.
+
+        The decoder has seen the row, so an interval says how far a value may lie from its own reconstruction; it is not
+        a forecast. With ``left_out`` it is a forecast from the other values of the row, and calibration uses residuals
+        of left-out values, too (of at most 2,000 rows).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         alpha : float
-            One minus the coverage, in (0, 1). Only after calibration beyond the trained levels, where the slope
-            between the outermost two goes on.
+            One minus the coverage, in (0, 1). Levels beyond the trained ones need calibration; they continue the slope
+            between the outermost two.
         left_out : bool, default=False
-            Decode the quantiles of each value from the other values of its row, as if it were missing.
+            Whether to predict each value from the other values of its row, as if it were missing.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features, 2)
-            Lower and upper ends; infinite, with a warning, where alpha asks for more calibration rows than there
-            are.
+            Lower and upper ends; infinite, with a warning, if alpha needs more calibration rows than there are.
 
         Raises
         ------
         ValueError
-            If alpha reaches beyond the trained levels without calibration; with fewer than two levels; with
-            ``left_out`` if the calibration left no values out.
+            If alpha needs levels beyond the trained ones and the model is not calibrated; with fewer than two levels;
+            with ``left_out``, if the calibration left no values out.
 
         References
         ----------
@@ -104,27 +105,27 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
 
     @in_parts
     def predict_scale(self, X: Any, *, left_out: bool = False) -> Array:
-        r"""Standard deviation of each feature around its median, where it is normal.
+        r"""Standard deviation of each feature around its median, if its distribution is normal.
 
         .. math:: \sigma_j = \kappa_j \frac{q_{j,b} - q_{j,a}}{\Phi^{-1}(b) - \Phi^{-1}(a)}
 
-        with the outermost levels a and b; never below a tenth of the feature's root mean squared error on rows
-        that the model has not seen, as quantiles may collapse where the decoder extrapolates, far from all training
-        rows. The factor :math:`\kappa` is 1, but for features whose values repeat, such as categories: there levels do
-        not tell of what is rare, and it makes 99.5 % of the unseen rows have :math:`|z_j| \le 2.8`. With ``left_out``,
-        after calibration, it is never below the feature's spread of errors of values that were left out.
+        with the outermost levels a and b. It is never below a tenth of the feature's root mean squared error on unseen
+        rows, because quantiles may collapse where the decoder extrapolates, far from all training rows. The factor
+        :math:`\kappa` is 1, except for features whose values repeat, such as categories. There, levels do not show what
+        is rare, and :math:`\kappa` is such that 99.5% of the unseen rows have :math:`|z_j| \le 2.8`. With ``left_out``,
+        after calibration, the scale is never below the feature's spread of errors of left-out values.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         left_out : bool, default=False
-            Decode the quantiles of each value from the other values of its row, as if it were missing.
+            Whether to predict each value from the other values of its row, as if it were missing.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            In the units of X.
+            Standard deviations, in the units of X.
 
         Raises
         ------
@@ -143,24 +144,24 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
 
     @in_parts
     def z_scores(self, X: Any, *, left_out: bool = False) -> Array:
-        r"""Normal score of each value: where it lies among its predicted quantiles, in standard deviations.
+        r"""Normal score of each value: its position among its predicted quantiles, in standard deviations.
 
         .. math:: z_j = \Phi^{-1}(a) / \kappa_j \quad\text{where}\quad q_{j,a}(x) = x_j
 
-        with quantiles of all levels a linear in the normal score, between the trained levels and beyond, and
-        :math:`\kappa` as in :meth:`predict_scale`. Where quantiles lie evenly around the median that is
-        :math:`(x_j - m_j) / \sigma_j`; where noise is skewed, each side has its own scale. Quantiles are decoded from
-        what the encoder made of the whole row: an anomaly in one feature moves the latent point, and so the z-scores of
-        features that usually go with it. Read them as where the row and its reconstruction part. With ``left_out`` each
-        value is compared with what the others say; after calibration, scores beyond the outermost levels rise no faster
-        than by the feature's spread of such errors.
+        where quantiles of all levels a are linear in the normal score, between the trained levels and beyond, and
+        :math:`\kappa` is as in :meth:`predict_scale`. If the quantiles are symmetric around the median, this is
+        :math:`(x_j - m_j) / \sigma_j`; for skewed noise, each side has its own scale. Quantiles are decoded from the
+        code of the whole row, so an anomaly in one feature moves the latent point and changes the z-scores of features
+        that usually go with it. Read them as the differences between a row and its reconstruction. With ``left_out``,
+        each value is compared with its prediction from the other values; after calibration, the standard deviation
+        beyond the outermost levels is then at least the feature's spread of such errors.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         left_out : bool, default=False
-            Decode the quantiles of each value from the other values of its row, as if it were missing.
+            Whether to predict each value from the other values of its row, as if it were missing.
 
         Returns
         -------
@@ -181,34 +182,35 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
     def p_values(
         self, X: Any, *, alternative: str = "two-sided", mask: ArrayLike | None = None, left_out: bool = False
     ) -> Array:
-        r"""Probability of a value at least as far from its median, feature by feature.
+        r"""p-value of each value: the probability of a value at least as far from its median.
 
-        After calibration (``calibration_fraction`` or :meth:`conformalize`) the share of values of the calibration rows
-        that are as far out, over all d features that are looked at,
+        After calibration (``calibration_fraction`` or :meth:`conformalize`), it is the share of calibration values that
+        are at least as far out, over all d features that are tested,
 
         .. math:: p_j = \frac{1 + \#\{(i, l) : |z_{il}| \ge |z_j|\}}{1 + n d}
 
-        (for one side, z or -z in place of :math:`|z|`): for rows exchangeable with those it holds whatever the model is
-        worth, on average over features; of a table over its numbers, and each column of categories by itself. Without
-        calibration it is that of the model,
+        (for one side, z or -z in place of :math:`|z|`). For rows exchangeable with the calibration rows, it is valid
+        whatever the quality of the model, on average over features. In a table, this average is over the numeric
+        columns; each categorical column is compared only with itself. Without calibration, it is the p-value of the
+        model,
 
         .. math:: 2 \Phi(-|z_j|) \text{ (two-sided)}, \qquad \Phi(-z_j) \text{ (greater)}, \qquad
                   \Phi(z_j) \text{ (less)}
 
-        of the :meth:`z_scores`: uniform where the model is right and features are normal around their medians. With
-        ``left_out`` both sides are z-scores of values that were left out; as their spreads are those of the calibration
-        rows, the promise holds nearly.
+        of the :meth:`z_scores`, which is uniform if the model is right and features are normal around their medians.
+        With ``left_out``, all z-scores are of left-out values. Their spreads are estimated on the calibration rows, so
+        p-values are only approximately valid.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Rows.
         alternative : {"two-sided", "greater", "less"}, default="two-sided"
-            What is unusual: values far from the median, above it, or below it.
+            Which values are unusual: those far from the median, above it, or below it.
         mask : array-like of bool, shape (n_features,) or (n_samples, n_features), default=None
-            Where to look; elsewhere the result is NaN.
+            True for the values to test; the result is NaN elsewhere.
         left_out : bool, default=False
-            Decode the quantiles of each value from the other values of its row, as if it were missing.
+            Whether to predict each value from the other values of its row, as if it were missing.
 
         Returns
         -------
@@ -230,11 +232,12 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         mask: ArrayLike | None = None,
         left_out: bool = False,
     ) -> NDArray[np.bool_]:
-        """Values that stand out from the reconstruction of their row: discoveries among its features, or pixels.
+        """Detect features (or pixels) that deviate from the reconstruction of their row.
 
-        The Benjamini-Hochberg procedure over the :meth:`p_values` of each row by itself. After calibration those are
-        what calibration rows say, and of rows like these about ``fdr`` have a discovery at most. Without it they are as
-        good as the model: look at the spread of :meth:`z_scores` on held-out rows, which should be near 1.
+        Applies the Benjamini-Hochberg procedure to the :meth:`p_values` of each row separately. After calibration,
+        these come from the calibration rows, and at most a share of about ``fdr`` of rows like those has any discovery.
+        Without calibration, they are only as good as the model: check that the spread of :meth:`z_scores` on held-out
+        rows is near 1.
 
         Parameters
         ----------
@@ -243,7 +246,7 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
         fdr : float, default=0.05
             False discovery rate within a row, in (0, 1).
         alternative, mask, left_out
-            As in :meth:`p_values`; what is masked is not counted.
+            As in :meth:`p_values`; values outside the mask are not counted.
 
         Returns
         -------

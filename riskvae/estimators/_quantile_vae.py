@@ -35,192 +35,192 @@ _MOST_LATENT = 64
 
 
 class QuantileVAE(OutlierMixin, ExplanationMixin, JudgedFit):
-    r"""Variational autoencoder whose decoder gives quantiles of each feature; a detector of anomalies.
+    r"""Variational autoencoder that predicts quantiles of each feature and detects anomalies.
 
-    Minimizes, over the encoder q, the decoded quantiles and their scale s,
+    The model minimizes, over the encoder q, the decoded quantiles and their scale s,
 
     .. math:: \frac1N \sum_i E_{q(z|x_i)} \Bigl[ \frac1Q \sum_{j,a} \frac{\rho_a(x_{ij} - q_{ja}(z))}{s}
               + \log \frac{s}{a (1 - a)} \Bigr] + \beta \, \mathrm{KL}(q(z|x_i) \,\|\, N(0, I)),
               \qquad \rho_a(u) = \max(a u, (a - 1) u),
 
-    over features j and levels a (:func:`riskvae.losses.asymmetric_laplace_nll`). A decoder that gives a mean
-    and a variance is rewarded without bound for a variance that shrinks to 0 where it knows a value; quantiles are
-    not. They cannot cross: the decoder gives the middle one, and positive steps from there.
+    over features j and levels a (:func:`riskvae.losses.asymmetric_laplace_nll`). A decoder of means and variances is
+    rewarded without limit for shrinking the variance to 0 where it knows a value; quantiles avoid this. They cannot
+    cross, because the decoder outputs the middle one and positive steps from there.
 
-    Three kinds of statements, from what the model says to what holds whatever it is worth:
+    Results differ in what they guarantee:
 
-    - of the model: :meth:`predict_quantiles`, :meth:`predict_scale`, :meth:`z_scores`;
-    - marginal, once calibrated with held-out rows (``calibration_fraction`` or :meth:`conformalize`):
-      the coverage of :meth:`predict_interval`, :meth:`conformal_p_values`, the false discovery rate of
-      :meth:`detect`, the :meth:`p_values` of single values. They hold on average over rows and calibration sets;
-    - nothing is promised conditionally: for rows of one kind, or given a row's content.
+    - model-based: :meth:`predict_quantiles`, :meth:`predict_scale` and :meth:`z_scores` are as good as the model;
+    - marginal: after calibration with held-out rows (``calibration_fraction`` or :meth:`conformalize`), the coverage of
+      :meth:`predict_interval`, :meth:`conformal_p_values`, the false discovery rate of :meth:`detect` and the
+      :meth:`p_values` of single values hold for any model, on average over rows and calibration sets;
+    - conditional: nothing is guaranteed for rows of one kind, or given a row's content.
 
-    Rows are scored by their evidence bound under the fitted density, or by their values one by one if those are more
-    unusual (:meth:`score_samples`), and :meth:`predict` compares that with ``offset_``. Training on everything that
-    there is, anomalies and all, is what the default is made for. Scale X first (StandardScaler): features count by
-    their errors in the units that they come in.
+    Rows are scored by their evidence bound under the fitted density, or by their single values if those are more
+    unusual (:meth:`score_samples`), and :meth:`predict` compares the score with ``offset_``. The defaults are meant for
+    training on all available rows, anomalies included. Scale X first (StandardScaler), because errors count in the
+    units of the features.
 
-    Parameters stand in groups: what is learned (``n_components`` to ``scale_offset``), which rows count and which are
-    anomalies (``eps`` to ``n_folds``), how it trains (``max_epochs`` to ``random_state``), what it
-    runs on (``n_score_samples`` to ``compile``).
+    Parameters stand in four groups: the model (``n_components`` to ``scale_offset``), training rows and anomalies
+    (``eps`` to ``n_folds``), training (``max_epochs`` to ``random_state``), and execution (``n_score_samples`` to
+    ``compile``).
 
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Number of latent dimensions; "auto" takes as many as there are features, at most 64. The KL term
-        switches off those that do not help.
+        Number of latent dimensions. "auto" uses the number of features, at most 64; the KL term switches off those that
+        do not help.
     beta : float, default=1.0
         Weight of the KL term, at least 0.
     quantiles : sequence of float, default=(0.15, 0.5, 0.85)
-        Increasing levels in (0, 1). Two or more for whatever needs a spread; without 0.5 the median is interpolated. A
-        ``decoder`` of your own gives ``len(quantiles)`` values per feature, a whole row for each level in turn
-        (channels of an image).
+        Increasing levels in (0, 1). Results that need a spread need two or more; without 0.5 the median is
+        interpolated. Your own ``decoder`` must output ``len(quantiles)`` values per feature, ordered as one whole row
+        per level (like the channels of an image).
     likelihood : "quantiles" or Mixed, default="quantiles"
-        What the columns are: all of them numbers, or those of a table, by
-        :meth:`Mixed.from_frame <riskvae.likelihoods.Mixed.from_frame>`. Of these, categories have probabilities and
-        all others quantiles, and columns of any units do.
+        Type of the columns. "quantiles" treats all of them as numbers. For a table, pass a Mixed, as returned by
+        :meth:`Mixed.from_frame <riskvae.likelihoods.Mixed.from_frame>`: categories then have probabilities, all other
+        columns have quantiles, and columns may have any units.
     hidden_layer_sizes : sequence of int, default=(256, 128)
         Widths of the encoder's hidden layers; the decoder mirrors them. Empty for a linear model.
     activation : str, default="relu"
         Hidden activation: "relu", "leaky_relu", "elu", "gelu", "silu", "tanh" or "softplus".
     encoder, decoder : callable, default=None
         Factories ``(n_in, n_out) -> nn.Module`` that replace the multilayer perceptrons, such as
-        :func:`riskvae.nets.conv_encoder`. The encoder gives ``2 * n_components`` values per row in one tensor:
-        the means, then what a softplus turns into scales. Functions and classes of an importable file, and partials
-        of them, can be pickled; others by cloudpickle alone, which carries them to joblib's workers.
+        :func:`riskvae.nets.conv_encoder`. The encoder returns ``2 * n_components`` values per row in one tensor: the
+        means, then raw scales, which go through a softplus. Functions and classes of an importable file, and partials
+        of them, can be pickled. Others need cloudpickle, which joblib uses for its workers.
     scale_offset : float, default=0.0
-        Constant tau added to the encoder's standard deviations, in training and after: a floor under the noise that
-        the decoder learns to bear, where the encoder's own would be smaller.
+        Constant tau added to the encoder's standard deviations, in training and afterwards. It is a lower limit on the
+        latent noise, so the decoder learns to tolerate at least that much.
     eps : float, default=1.0
-        Share of each batch that trains, in (0, 1], by the rows' whole bounds; which rows is said by ``risk``. 1 trains
-        on all but those that lie far off (by ten interquartile ranges of the batch). Lower it, to .9 or .8, where you
-        know that X holds many anomalies: rows of a rare but normal kind are left out, too.
+        Fraction of each batch to train on, in (0, 1]; ``risk`` selects the rows by their whole bounds. 1 trains on all
+        rows except extreme outliers (ten interquartile ranges of the batch). Lower it, to 0.9 or 0.8, if you know that
+        X holds many anomalies; rows of a rare but normal kind are then left out, too.
     risk : {"seeking", "averse", "neutral"}, default="seeking"
-        Train on the best rows, on the worst, or on all; of no effect at ``eps=1``.
+        Whether to train on the best rows, on the worst, or on all; has no effect at ``eps=1``.
     contamination : float or "auto", default="auto"
-        Where :meth:`predict` draws the line. A float in (0, 0.5]: that share of all rows given to fit is flagged, and
-        more of new ones. "auto" needs no guess at it, but allows 5 % of false alarms, by rows that the model has not
-        seen (``n_folds``, or those that calibrate). Set ``offset_`` to draw it by hand. After ``partial_fit``, under
-        ``warm_start``, and of a Dataset that is iterable or has fewer than 1,000 rows, all rows were seen: the line is
-        where 5 % of them would lie if they were new to the prior, which flags somewhat more of new ones. It is that of
-        the last call's rows; of a Dataset of 10,000 items at random (of an iterable one, of the first thousand). A part
-        given to ``partial_fit`` that is smaller than the largest so far counts by its share of that one, so a single
-        row may be learned without deciding what is normal.
+        Determines the threshold of :meth:`predict`. A float in (0, 0.5] flags that fraction of all rows given to fit,
+        and more of new ones. "auto" needs no such guess: it allows 5% false alarms, measured on rows that the model has
+        not seen (those of ``n_folds``, or the calibration rows). Set ``offset_`` to choose the threshold yourself.
+        After ``partial_fit``, under ``warm_start``, and for a Dataset that is iterable or has fewer than 1,000 rows,
+        there are no unseen rows. The threshold is then where 5% of the rows of the last call would lie if they were new
+        to the prior, which flags somewhat more of new rows. For a Dataset it uses 10,000 random items (the first
+        thousand of an iterable one). A part given to ``partial_fit`` that is smaller than the largest so far counts in
+        proportion to its size, so a single row can be learned without redefining what is normal.
     calibration_fraction : float or "cross", default=0.0
-        Share of the rows, at random, that fit keeps from training and calibrates with, in [0, 1). "cross" gives no more
-        away than ``n_folds`` does (below 1,000 rows none): it calibrates with the rows that judge, by models that have
-        not seen them; as those are not quite the model itself, its promises hold nearly. Training on, by
-        ``partial_fit``, ends a calibration; under ``warm_start`` a fit that goes on cannot keep any.
+        Fraction of the rows, chosen at random, that fit holds out for calibration, in [0, 1). "cross" calibrates with
+        the unseen rows of ``n_folds`` instead, so it costs no more training rows (none below 1,000 rows). The models
+        that predict these rows are not quite the final model, so guarantees are approximate. ``partial_fit`` discards
+        the calibration. Under ``warm_start``, a fit that continues cannot hold out calibration rows.
     n_folds : int or "auto", default="auto"
-        Where the error scales and the threshold come from: of n_folds parts of the rows each is judged by a model that
-        was trained on the others, while the model itself trains on all. 1 holds a fifth of the rows out, at most 2,000,
-        and trains no further model; 0 judges by the training rows, whose errors are too small. "auto" takes 5 for fewer
-        than 1,000 rows (six times the work), else 1. Equal rows and those of one of the ``groups`` stay together;
-        equal rows do not where all features have few values, so that rows are equal by chance.
+        How to get unseen rows, from which error scales and the threshold are estimated. The rows are split into n_folds
+        parts, each predicted by a model trained on the others; the model itself trains on all rows. 1 holds out a fifth
+        of the rows, at most 2,000, and trains no further model. 0 uses the training rows, whose errors are too small.
+        "auto" uses 5 for fewer than 1,000 rows (six times the work), else 1. Equal rows and rows of the same group
+        (``groups``) stay together. If all features have few values, rows are equal by chance, and equal rows may be
+        separated.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" makes 2,000 gradient steps, but 30 epochs at least (one of QuantileVAE, and of more
-        rows than those steps take, as many at random) and 200 at most (30 for an iterable Dataset, whose rows nobody
-        knows).
+        Number of passes over the data. "auto" aims for 2,000 gradient steps within 30 to 200 epochs; for an iterable
+        Dataset, whose length is unknown, it means 30 epochs. For QuantileVAE the minimum is one epoch, and if there are
+        more rows than 2,000 steps can use, it trains on a random subset of that size.
     beta_warmup : int, default=0
-        Epochs over which the weight of the KL term rises in equal steps from 0 to ``beta``, so that latent coordinates
-        are in use before they cost anything. Epochs of earlier calls count under ``warm_start`` and ``partial_fit``;
-        early stopping begins to look after them.
+        Number of epochs over which the weight of the KL term increases in equal steps from 0 to ``beta``, so that
+        latent coordinates are in use before they are penalized. With ``warm_start`` and ``partial_fit``, epochs of
+        earlier calls count. Early stopping starts after the warm-up.
     batch_size : int, default=256
-        Rows per gradient step, at most; an epoch is cut into batches of equal size, give or take a row.
+        Maximum number of rows per gradient step. An epoch is split into batches whose sizes differ by at most one row.
     lr : float, default=1e-3
         Learning rate of Adam.
     weight_decay : float, default=0.0
         Decoupled weight decay (AdamW).
     lipschitz_penalty : float, default=0.0
-        Weight, in nats, of how much farther a reconstruction moves than its row, in the direction that moves it most:
-        of what the squared ratio of the two moves exceeds 1 by. A projection on the rows' manifold has the ratio 1, so
-        margins widen at little cost in reconstruction; 10 suits images. An epoch takes some four times as long. Losses
-        in ``history_`` leave it out.
+        Weight, in nats, of a penalty on reconstructions that move farther than their rows: on the excess over 1 of the
+        squared ratio of the two moves, in the direction that moves the reconstruction most. Robustness margins widen at
+        little cost, since a projection onto the data manifold has the ratio 1; for images, 10 works well. An epoch
+        takes about four times as long. Losses in ``history_`` exclude the penalty.
     early_stopping : bool, default=False
-        Hold out rows, stop when their loss has not improved for a while, keep the best epoch's weights.
+        Hold out some rows, stop when their loss no longer improves, and keep the weights of the best epoch.
     validation_fraction : float, default=0.1
-        Share of the rows that are held out when ``early_stopping``.
+        Fraction of the rows to hold out if ``early_stopping`` is True.
     n_iter_no_change : int, default=5
-        Epochs without improvement after which training stops when ``early_stopping``.
+        Number of epochs without improvement after which early stopping ends the training.
     tol : float, default=1e-4
-        Smallest decrease of the held-out loss, in nats per row, that counts as improvement.
+        Smallest decrease of the held-out loss, in nats per row, that counts as an improvement.
     callbacks : list, default=None
-        Skorch callbacks, for schedules, checkpoints, loggers. Used as they are, so that their state can be read
-        after fit (and is pickled with this parameter). Scikit-learn's own callbacks go to ``set_callbacks``.
+        Skorch callbacks, such as schedules, checkpoints and loggers. They are not copied, so their state can be read
+        after fit (and is pickled with this parameter). Pass scikit-learn's own callbacks to ``set_callbacks``.
     warm_start : bool, default=False
-        Let :meth:`fit` go on from the last fit (weights, optimizer, history) instead of starting anew.
+        Whether :meth:`fit` continues from the previous fit (weights, optimizer, history) instead of starting over.
     checkpoint : path, default=None
-        File in which :meth:`fit` keeps, after each epoch, all it needs to go on. If the file is there already, fit
-        goes on from it, and ends as if it had never been interrupted, bit for bit; a file of other data or
-        parameters is refused. ``max_epochs`` may be raised later. In a folder that exists, each training has a file
-        of its own, as a grid search needs. With ``random_state=None`` the file's seed goes on. Callbacks of your own
-        must be the same; of all it keeps attributes that end in "_", as skorch's state does.
+        File in which :meth:`fit` stores, after each epoch, all it needs to resume. If the file exists, fit resumes from
+        it and ends bit for bit as if it had never been interrupted. A file from other data or parameters is rejected;
+        ``max_epochs`` may be raised later. In an existing folder, each training gets its own file, as a grid search
+        needs. With ``random_state=None``, the seed in the file is used. Your own callbacks must stay the same; of all
+        callbacks, attributes that end in "_" are saved, as in skorch.
     random_state : int, RandomState or None, default=None
-        Decides initial weights, order of rows and latent draws, and nothing else does. None draws a seed from
-        NumPy's global generator.
+        Determines the initial weights, the order of the rows and the latent draws, which depend on no other seed. None
+        draws a seed from NumPy's global generator.
     n_score_samples : int or "auto", default=1
-        Latent draws per row in :meth:`score_samples`, as they were in fit. 1 takes the posterior mean alone, which
-        ranks rows as well as draws do, and faster; "auto" takes whole sets of 2 ``n_components``, at least 16 draws.
+        Number of latent draws per row in :meth:`score_samples`, as set at fit time. 1 uses the posterior mean, which is
+        faster and ranks rows as well as draws do; "auto" uses complete sets of 2 ``n_components``, at least 16 draws.
     refine : int, default=0
-        Steps by which each row's posterior is refined on its own evidence bound (:meth:`encode`), in all answers of the
-        fitted model: codes fit their rows better, and answers take many times as long. 0 takes the encoder's.
-        QuantileVAE is judged by refined posteriors, and so answers as it was fitted.
+        Number of steps that refine each row's posterior on its own evidence bound (see :meth:`encode`), in all methods
+        of the fitted model. Codes then fit their rows better, but calls take many times as long. 0 uses the encoder's
+        posterior. QuantileVAE sets its threshold with refined posteriors, so it keeps the value it was fitted with.
     verbose : int, default=0
-        1 shows a progress bar (a line per epoch where tqdm is not installed).
+        1 shows a progress bar, or one line per epoch if tqdm is not installed.
     device : str or torch.device, default="auto"
-        "cpu", "cuda", "cuda:1", "mps"; "auto" takes the best there is. Answers are computed in the dtype of their rows,
-        and most GPUs are many times slower in float64 (which MPS lacks: the CPU does it). There, pass float32 rows:
-        ``X.astype("float32")``.
+        "cpu", "cuda", "cuda:1" or "mps"; "auto" uses the best device available. A fitted model computes in the dtype of
+        its input, and most GPUs are many times slower in float64, so pass float32 rows on a GPU:
+        ``X.astype("float32")``. MPS has no float64; there, float64 input is computed on the CPU.
     distributed : {"replicated", "sharded"}, default=None
-        Train one model in all processes that ``torchrun`` started: "replicated" where each is given all rows and takes
-        its share of every batch, "sharded" where each is given rows of its own. Losses, thresholds and a learned noise
-        are those of all rows, so that the model is that of one process, up to rounding. Afterwards each process has it.
+        Train one model in all processes that ``torchrun`` started. With "replicated", each gets all rows and takes its
+        share of every batch; with "sharded", each gets its own rows. Losses, thresholds and a learned noise scale are
+        those of all rows, so the model is that of one process, up to rounding. Afterwards each process has it.
     precision : {"float32", "tf32", "bfloat16"}, default="float32"
-        In which the networks compute in training; losses, weights and all answers of the fitted model stay in float32
-        or better. "bfloat16" suits NVIDIA's GPUs since Ampere, and processors with AMX or AVX-512 for it; "tf32" those
-        GPUs alone. Elsewhere a warning says so, and training goes on in float32.
+        Precision of the networks in training; losses, weights and all results of the fitted model stay in float32 or
+        better. "bfloat16" suits NVIDIA GPUs since Ampere, and CPUs with AMX or AVX-512 instructions for it; "tf32"
+        suits only those GPUs. Elsewhere, training uses float32 and a warning says so.
     compile : bool, default=False
-        Compile the training step with :func:`torch.compile`; it takes some ten seconds and a C++ compiler. On
-        a GPU leave it: there ``fit`` records its steps, which is faster.
+        Compile the training step with :func:`torch.compile`, which takes about ten seconds and needs a C++ compiler.
+        Leave it off on a GPU: there ``fit`` records its steps as CUDA graphs, which is faster.
 
     Attributes
     ----------
     n_features_in_ : int
-        Features seen in fit.
+        Number of features seen in fit.
     feature_names_in_ : ndarray of shape (n_features,)
-        Their names, where X had names that are all strings.
+        Names of the features, if X had column names that are all strings.
     module_ : nn.Module
         The fitted model: ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
     net_ : skorch.NeuralNet
-        The net that trained it.
+        The net that trained the model.
     history_ : list of dict
-        One dict per epoch: "train_loss", what is minimized; "train_reconstruction" and "train_kl", the plain
-        means of its terms (train_loss minus beta times train_kl is the risk of the reconstruction losses), all in
-        nats per row; the same as ``"valid_..."`` when early_stopping; "beta" and "eps", those of the
-        epoch, under ``beta_warmup`` and ``eps_warmup``; "dur", the seconds it took.
+        One dict per epoch. "train_loss" is the minimized loss; "train_reconstruction" and "train_kl" are the plain
+        means of its terms, all in nats per row. (train_loss minus beta times train_kl is the risk of the reconstruction
+        losses.) With early stopping, the ``"valid_..."`` entries are the same for the held-out rows. "beta" and "eps"
+        are the epoch's values under ``beta_warmup`` and ``eps_warmup``; "dur" is its duration in seconds.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     best_iter_ : int
         Epoch whose weights were kept, counted from 1: with ``early_stopping`` the one with the smallest held-out loss,
-        ``history_[best_iter_ - 1]``; otherwise the last.
+        ``history_[best_iter_ - 1]``, otherwise the last.
     noise_scale_ : float
-        Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss of a value.
+        Scale of the asymmetric Laplace noise, in units of X: the mean pinball loss per value.
     device_ : torch.device
-        Where the model is.
+        Device of the model.
     offset_ : float
-        Score below which rows are outliers. Set it to draw the line by hand: it stays until the next training.
+        Score below which rows are outliers. You can set it yourself; it then holds until the next training.
 
     Notes
     -----
-    As in scikit-learn, larger scores are more normal, and outliers are -1 (PyOD has both the other way round). In a
-    pipeline ``pipe[-1].detect(pipe[:-1].transform(X))`` reaches what pipelines do not pass on. :meth:`score`, the
-    mean of the scores, does not tell which ``quantiles`` have the better intervals: compare
-    :func:`riskvae.metrics.interval_score`.
+    As in scikit-learn, larger scores are more normal, and outliers are labeled -1 (PyOD does the opposite in both).
+    Pipelines do not expose all methods: use ``pipe[-1].detect(pipe[:-1].transform(X))``. :meth:`score`, the mean of the
+    scores, does not show which ``quantiles`` give better intervals; use :func:`riskvae.metrics.interval_score`.
 
     See Also
     --------
-    riskvae.metrics.coverage, riskvae.metrics.interval_score : How good intervals are.
-    riskvae.plotting.CalibrationDisplay, riskvae.plotting.AnomalyMapDisplay : Pictures of it.
+    riskvae.metrics.coverage, riskvae.metrics.interval_score : Quality of intervals.
+    riskvae.plotting.CalibrationDisplay, riskvae.plotting.AnomalyMapDisplay : Plots of the results.
 
     References
     ----------

@@ -25,16 +25,16 @@ class SamplingMixin(InferenceMixin):
 
     @named_rows
     def sample(self, n_samples: int = 1, *, observation_noise: bool = False, random_state: Any = None) -> Array:
-        """Rows generated from the prior.
+        """Generate rows from the prior.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of rows.
         observation_noise : bool, default=False
-            Draw from p(x|z); otherwise its mean, which is what VAEs show.
+            Whether to draw from p(x|z). False returns its mean, as is usual for VAEs.
         random_state : int, RandomState or None, default=None
-            None takes the estimator's own.
+            Seed of the draws; None uses the estimator's own.
 
         Returns
         -------

@@ -46,26 +46,28 @@ class SavingMixin(InferenceMixin):
     _groups: dict[Any, int]  # numbers of the labels of groups
 
     def save(self, path: str | os.PathLike[str], *, training: bool = False, trusted: Sequence[str] = ()) -> None:
-        """Write the fitted model to a file that holds no code: a zip of JSON and safetensors.
+        """Save the fitted model to a file that contains no code: a zip archive of JSON and safetensors.
 
-        :func:`riskvae.load <riskvae.persistence.load>` reads it, with the same answers, bit for bit. The file is
-        written in one step, so it is whole at any time, and equal models make equal files.
+        Read it with :func:`riskvae.load <riskvae.persistence.load>`; results are identical, bit for bit. The file is
+        written atomically, so it is never incomplete, and equal models give equal files.
 
         Parameters
         ----------
         path : path
-            File, such as ``"model.riskvae"``; replaced if it is there.
+            File name, such as ``"model.riskvae"``. An existing file is replaced.
         training : bool, default=False
-            Keep the optimizer's state and a learned threshold, too, so that ``warm_start`` and ``partial_fit`` go on
-            bit for bit. The file is about three times as large.
+            Whether to also save the optimizer's state and a learned threshold, so that ``warm_start`` and
+            ``partial_fit`` continue bit for bit. The file is then about three times as large.
         trusted : sequence of str, default=()
-            Modules of yours whose networks, measures, likelihoods or estimators the model is made of. They are named
-            in the file, not kept; :func:`riskvae.load <riskvae.persistence.load>` must be told them, too.
+            Your own modules that define networks, measures, likelihoods or estimators used by the model. The file
+            stores their names, not their code; pass the same modules to
+            :func:`riskvae.load <riskvae.persistence.load>`.
 
         Raises
         ------
         ValueError
-            For what no file can hold, such as a lambda or a class of a notebook; it says what to do.
+            For objects that cannot be saved, such as a lambda or a class defined in a notebook. The message says what
+            to do.
         """
         check_is_fitted(self)
         name = type(self).__name__
@@ -97,25 +99,26 @@ class SavingMixin(InferenceMixin):
         path: str | os.PathLike[str],
         what: Literal["encode", "reconstruct", "score_samples"] = "encode",
     ) -> None:
-        """Write one method of the fitted model as an ONNX file, to be run without torch and without riskvae.
+        """Export one method of the fitted model to an ONNX file, which runs without torch or riskvae.
 
-        The input "X" takes float32 rows (n, n_features) for any n. Answers agree with the method's to about 1e-5 of
-        their size. Rows are taken as they are: missing values and impossible rows are not refused, and of scores
-        values are cut at 1e12. Needs the extra ``onnx``.
+        The input "X" takes float32 rows (n, n_features) for any n. Results agree with those of the method to a relative
+        precision of about 1e-5. Input is not checked: missing values and invalid rows are not rejected, and for scores,
+        values are clipped at 1e12. Needs the extra ``onnx``.
 
         Parameters
         ----------
         path : path
-            File, such as ``"model.onnx"``; replaced if it is there.
+            File name, such as ``"model.onnx"``. An existing file is replaced.
         what : {"encode", "reconstruct", "score_samples"}, default="encode"
-            Which method. "encode" has two outputs, "mean" and "scale"; the others one of their own name.
+            Method to export. "encode" has two outputs, "mean" and "scale"; the others have one output, named after the
+            method.
 
         Raises
         ------
         ImportError
-            Without the packages of the extra ``onnx``.
+            If the packages of the extra ``onnx`` are not installed.
         ValueError
-            For networks that torch cannot export, and under ``refine``.
+            For networks that torch cannot export, and if ``refine`` is not 0.
         """
         check_is_fitted(self)
         check_parameters("export_onnx", {"what": what}, {"what": choice("encode", "reconstruct", "score_samples")})

@@ -1,9 +1,9 @@
-"""Models in files that hold no code: a zip of JSON and safetensors, which opens without executing anything.
+"""Save and load models in files that contain no code: zip archives of JSON and safetensors.
 
-:meth:`~riskvae.estimators.BaseVAE.save` writes one, :func:`load` reads it. ``python -m riskvae.inspect FILE`` tells
-what is inside without loading torch.
+Opening a file executes nothing. :meth:`~riskvae.estimators.BaseVAE.save` writes files and :func:`load` reads them.
+``python -m riskvae.inspect FILE`` shows what is inside without loading torch.
 
-In the house: this room knows file formats and values; what of an estimator goes into a file, estimators say.
+In the house: this package knows file formats and values; estimators decide what goes into a file.
 """
 
 from riskvae.persistence._archive import FORMAT

@@ -11,34 +11,34 @@ __all__ = ["load"]
 
 
 def load(path: str | os.PathLike[str], *, device: Any = "auto", trusted: Sequence[str] = ()) -> Any:
-    """Fitted estimator from a file that :meth:`~riskvae.estimators.BaseVAE.save` wrote.
+    """Load a fitted estimator from a file written by :meth:`~riskvae.estimators.BaseVAE.save`.
 
-    Nothing in the file is executed, and nothing of it is believed: names lead to public classes and functions of
-    riskvae, or to modules that you trust; sizes, types and values are checked before they are used. Answers are those
-    of the model that was saved, bit for bit, on the same kind of processor.
+    Nothing in the file is executed, and its contents are not trusted: names may refer only to public classes and
+    functions of riskvae, or to modules that you trust, and sizes, types and values are checked before use. On the same
+    kind of processor, results equal those of the saved model, bit for bit.
 
     Parameters
     ----------
     path : path
-        File.
+        File to read.
     device : str or torch.device, default="auto"
-        Where the model shall be; it becomes the estimator's parameter ``device``.
+        Device to load the model onto; it becomes the estimator's parameter ``device``.
     trusted : sequence of str, default=()
-        Modules (or packages with all that is in them) whose networks, measures, likelihoods and estimators a file may
-        name. They are imported, and their code runs: list what you would import yourself.
+        Modules (or packages with everything in them) whose networks, measures, likelihoods and estimators the file may
+        refer to. They are imported and their code runs, so list only what you would import yourself.
 
     Returns
     -------
     estimator
-        Fitted, of the class that was saved.
+        The fitted estimator, of the class that was saved.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the file is damaged or none of riskvae, of a newer format, or names what is not trusted; it says which part.
-        If there is no such device here.
+        If the file is damaged, was not written by riskvae, has a newer format, or refers to something that is not
+        trusted; the message says which part. Also if the device is not available.
 
     Examples
     --------
