@@ -1,6 +1,6 @@
 """Variational autoencoders that care about the tail, as scikit-learn estimators.
 
-Importing the package is cheap: torch and scikit-learn load with the first name that needs them.
+Importing the package is fast: torch and scikit-learn are loaded when a name that needs them is first used.
 """
 
 from importlib import import_module

@@ -16,11 +16,11 @@ _PACKAGES = ("torch", "numpy", "scikit-learn", "skorch")
 
 
 def show_versions() -> None:
-    """Print versions, the processor, and which matrix products, low precision and devices there are.
+    """Print versions, the processor, and the available matrix products, low precision and devices.
 
-    Paste it into a report. "matrix products" says whether layers are trained by torch's own products on the CPU or by
-    oneDNN's, and why; the environment variable ``RISKVAE_MATMUL`` ("auto", "torch" or "onednn", read at import)
-    overrides the choice, and ``python benchmarks/products.py`` of a clone measures it.
+    Include the output in bug reports. "matrix products" shows whether layers are trained with torch's own products on
+    the CPU or with oneDNN's, and why. The environment variable ``RISKVAE_MATMUL`` ("auto", "torch" or "onednn", read at
+    import) overrides the choice; ``python benchmarks/products.py`` in a clone measures it.
 
     See Also
     --------

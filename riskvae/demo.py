@@ -1,4 +1,4 @@
-"""What the package does, in about a minute and without files of your own: ``python -m riskvae.demo``."""
+"""Demonstrates the package in about a minute, without files of your own: ``python -m riskvae.demo``."""
 
 import sys
 import tempfile

@@ -1,7 +1,7 @@
 """Per-row losses in nats: ``(..., n, n_features)`` in, ``(..., n)`` out.
 
-Every function keeps the rows apart, so that a risk measure can weigh them afterwards, works on any
-device and floating dtype, broadcasts over leading dimensions and is differentiable.
+Functions do not average over rows, so that a risk measure can weight them afterwards. They work on any device and
+floating dtype, broadcast over leading dimensions and are differentiable.
 """
 
 import math
@@ -31,9 +31,9 @@ def gaussian_nll(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     x : Tensor of shape (n, d)
         Observed rows.
     mean : Tensor of shape (..., n, d)
-        Means, one row each.
+        Means, one row for each row of ``x``.
     log_scale : Tensor of shape ()
-        Logarithm of the standard deviation s, in the units of ``x``, shared by all features.
+        Logarithm of the standard deviation s, in the units of ``x``; shared by all features.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
 
     .. math:: -\sum_j x_j \log p_j + (1 - x_j) \log (1 - p_j), \qquad p = \mathrm{sigmoid}(\text{logits})
 
-    A log-probability where ``x`` is 0 or 1; for grey values in between it is the usual surrogate, whose
+    This is a negative log-probability if ``x`` is 0 or 1. For gray values in between it is the usual surrogate, whose
     minimum over ``p`` is at ``p = x`` and above zero.
 
     Parameters
@@ -64,7 +64,7 @@ def bernoulli_nll(x: Tensor, logits: Tensor) -> Tensor:
     x : Tensor of shape (n, d)
         Observed rows, in [0, 1].
     logits : Tensor of shape (..., n, d)
-        Log-odds, one row each.
+        Log-odds, one row for each row of ``x``.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def kl_divergence(mean: Tensor, scale: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (..., n)
-        Nats per row; never negative, zero only for the standard normal itself.
+        Nats per row; never negative, and zero only for the standard normal itself.
 
     Examples
     --------
@@ -111,8 +111,8 @@ def pinball_loss(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tenso
 
     .. math:: \frac1Q \sum_{j, a} \rho_a(x_j - q_{ja}), \qquad \rho_a(u) = \max(a u, (a - 1) u),
 
-    whose expectation is least where :math:`q_{ja}` is the quantile of level a. The mean over levels makes
-    one row count once, whatever the number of levels.
+    Its expectation is minimal if :math:`q_{ja}` is the quantile of level a. Averaging over levels makes one row count
+    once, whatever the number of levels.
 
     Parameters
     ----------
@@ -121,12 +121,12 @@ def pinball_loss(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tenso
     quantiles : Tensor of shape (..., n, d, Q)
         Predicted quantiles.
     levels : sequence of float, of length Q
-        Their levels, in (0, 1).
+        Levels of the quantiles, in (0, 1).
 
     Returns
     -------
     Tensor of shape (..., n)
-        In the units of ``x``.
+        Losses in the units of ``x``.
 
     References
     ----------
@@ -157,15 +157,15 @@ def _pinballs(x: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
 def asymmetric_laplace_nll(x: Tensor, quantiles: Tensor, levels: Sequence[float], log_scale: Tensor) -> Tensor:
     r"""Negative log-density of rows under asymmetric Laplace noise around predicted quantiles.
 
-    The density :math:`p_a(x) = \frac{a (1 - a)}{s} e^{-\rho_a(x - q_a) / s}` has its quantile of level a at
-    :math:`q_a`. With several levels this is the logarithm of their densities' geometric mean:
+    The density :math:`p_a(x) = \frac{a (1 - a)}{s} e^{-\rho_a(x - q_a) / s}` has :math:`q_a` as its quantile of level
+    a. For several levels, the loss is the negative logarithm of the geometric mean of their densities:
 
     .. math:: \frac{1}{s} \frac1Q \sum_{j, a} \rho_a(x_j - q_{ja})
               + d \Bigl(\log s - \frac1Q \sum_a \log a (1 - a)\Bigr)
 
-    A geometric mean of densities integrates to at most one, so it is a bound on the nats of a proper density,
-    and exact for one level. Unlike the pinball loss alone it does not hang on the units of ``x``, and its
-    weight against a KL term is that of one observation.
+    A geometric mean of densities integrates to at most one, so this is a bound on the nats of a proper density, and
+    exact for one level. Unlike the pinball loss alone, it does not depend on the units of ``x``, and its weight
+    relative to a KL term is that of one observation.
 
     Parameters
     ----------
@@ -174,10 +174,10 @@ def asymmetric_laplace_nll(x: Tensor, quantiles: Tensor, levels: Sequence[float]
     quantiles : Tensor of shape (..., n, d, Q)
         Predicted quantiles.
     levels : sequence of float, of length Q
-        Their levels, in (0, 1).
+        Levels of the quantiles, in (0, 1).
     log_scale : Tensor of shape ()
-        Logarithm of the scale s, in the units of ``x``, shared by all features. The mean pinball loss of a
-        feature is its maximum-likelihood estimate.
+        Logarithm of the scale s, in the units of ``x``, shared by all features. The maximum-likelihood estimate of s is
+        the mean pinball loss of a feature.
 
     Returns
     -------
@@ -203,16 +203,16 @@ def log_peak(levels: Sequence[float]) -> float:
 
 
 def total_correlation(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    r"""Log-ratio of the aggregated posterior to the product of its marginals, at draws of a batch.
+    r"""Log-ratio of the aggregated posterior to the product of its marginals, at the draws of a batch.
 
     .. math:: \log \bar q(z_i) - \sum_k \log \bar q_k(z_{ik}), \qquad
               \bar q(z) = \frac1n \sum_j N(z; m_j, \mathrm{diag}\, s_j^2)
 
-    whose mean over draws from :math:`\bar q` is the total correlation, KL of the aggregated posterior from
-    the product of its marginals: zero where the latent coordinates are independent. The aggregate is that of
-    the batch. For a sample of N rows in all, the minibatch-weighted estimate of Chen et al. divides by n N in
-    place of n: a constant, :math:`(k - 1) \log N`, that no gradient sees. As an estimate for all rows it is
-    biased while batches are small.
+    Its mean over draws from :math:`\bar q` is the total correlation, the KL divergence of the aggregated posterior from
+    the product of its marginals; it is zero if the latent coordinates are independent. The aggregate is that of the
+    batch. For N rows in all, the minibatch-weighted estimate of Chen et al. divides by n N instead of n: a constant,
+    :math:`(k - 1) \log N`, that does not affect gradients. As an estimate for all rows it is biased while batches are
+    small.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Tables in files, image data from local IDX files or OpenML, their distortions, simulations whose noise is known.
+"""Rows of files, image data from IDX files or OpenML, distortions, and simulations with known noise.
 
-In the house: this room makes arrays and knows no model. Import the names below.
+In the house: this package creates arrays and does not depend on models.
 """
 
 from riskvae.datasets._cifar10 import fetch_cifar10

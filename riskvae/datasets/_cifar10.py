@@ -29,37 +29,37 @@ _ARCHIVE = "cifar-10-binary.tar.gz"
 def fetch_cifar10(
     *, subset: str = "train", data_home: str | os.PathLike[str] | None = None, return_X_y: bool = False
 ) -> Any:
-    """Load CIFAR-10: 60,000 colour photographs of ten kinds of things, 32 x 32 pixels.
+    """Load CIFAR-10: 60,000 color photographs of ten kinds of objects, 32 x 32 pixels.
 
-    Read from the publisher's binary version, "cifar-10-binary.tar.gz" or the files in it (packed with gzip or not),
-    in ``data_home`` or in the folder that the environment variable ``RISKVAE_DATA`` names, either directly or in its
-    subfolder "cifar10"; else downloaded from OpenML and kept in scikit-learn's data home in that format. A part of the
-    files will do, and is told by a warning.
+    The data is read from the publisher's binary version, "cifar-10-binary.tar.gz" or the files in it (gzipped or not).
+    They are searched for in ``data_home``, in the folder that the environment variable ``RISKVAE_DATA`` names, and in
+    the subfolder "cifar10" of each. Otherwise, it is downloaded from OpenML and stored in that format in scikit-learn's
+    data home. If only some of the files are there, their images are loaded, with a warning.
 
     Parameters
     ----------
     subset : {"train", "test"}, default="train"
-        The 50,000 training images or the 10,000 test images.
+        Whether to load the 50,000 training images or the 10,000 test images.
     data_home : path, default=None
-        Folder of files, and of the cache.
+        Folder of the files, and of the cache.
     return_X_y : bool, default=False
-        Return ``(data, target)``.
+        Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     Bunch
         ``data`` of shape (n, 3072), float32 in [0, 1]: all red values of an image, then the green and the blue ones,
-        so ``image_shape=(3, 32, 32)``; ``target`` of shape (n,), int64; ``target_names``.
+        that is, ``image_shape=(3, 32, 32)``; ``target`` of shape (n,), int64; ``target_names``.
 
     Raises
     ------
     ValueError
-        If a file is cut short, or not of CIFAR-10.
+        If a file is truncated, or not a CIFAR-10 file.
 
     Warns
     -----
     UserWarning
-        If not all images are there.
+        If some images are missing.
 
     References
     ----------

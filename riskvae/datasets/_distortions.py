@@ -21,37 +21,37 @@ def elastic_distortion(
     image_shape: Sequence[int] | None = None,
     random_state: Any = None,
 ) -> NDArray[np.floating]:
-    r"""Images whose pixels are moved by smooth random displacements, each image by its own.
+    r"""Distort images by smooth random displacements of their pixels, a different one for each image.
 
     .. math:: x'(p) = x(p + \alpha \, (G_\sigma * u)(p)), \qquad u_1(p), u_2(p) \sim U(-1, 1)
 
-    with the Gaussian kernel :math:`G_\sigma`; pixels in between are interpolated linearly, and outside of the image
-    there are zeros. Each coordinate of a displacement has a standard deviation of about
-    :math:`0.16 \, \alpha / \sigma` pixels (1.4 by default), more near the border, where the noise is mirrored, and
-    varies over some :math:`\sigma` pixels.
+    with the Gaussian kernel :math:`G_\sigma`. Values between pixels are interpolated linearly, and outside of the image
+    they are zero. Each coordinate of a displacement has a standard deviation of about :math:`0.16 \, \alpha / \sigma`
+    pixels (1.4 by default), and more near the border, where the noise is mirrored. It varies over about :math:`\sigma`
+    pixels.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, height * width)
         Images, one per row.
     alpha : float, default=34.0
-        Strength in pixels, at least 0; 0 leaves the images as they are.
+        Strength in pixels, at least 0; 0 does not change the images.
     sigma : float, default=4.0
-        Smoothness in pixels, above 0. The defaults are those of the source for 28 x 28 digits.
+        Smoothness in pixels, above 0. The defaults are those of the reference for 28 x 28 digits.
     image_shape : (height, width), default=None
         None means square images.
     random_state : int, RandomState or None, default=None
-        Decides the displacements.
+        Determines the displacements.
 
     Returns
     -------
     ndarray of shape (n_samples, height * width)
-        Of the dtype of X, where that is a float; within the range of X and 0.
+        Distorted images, in the dtype of X if that is a float; within the range of X and 0.
 
     Raises
     ------
     ValueError
-        For a bad parameter, and where ``image_shape`` is not that of the rows.
+        For an invalid parameter, or if ``image_shape`` does not match the rows.
 
     References
     ----------

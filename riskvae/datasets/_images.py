@@ -44,20 +44,21 @@ _OPENML = {"mnist": "mnist_784", "fashion_mnist": "Fashion-MNIST"}
 def fetch_mnist(
     *, subset: str = "train", data_home: str | os.PathLike[str] | None = None, return_X_y: bool = False
 ) -> Any:
-    """Load MNIST: 70,000 handwritten digits of 28 x 28 pixels.
+    """Load MNIST: 70,000 handwritten digits, 28 x 28 pixels.
 
-    Read from the publishers' IDX files (packed or not) in ``data_home`` or in the folder that the environment
-    variable ``RISKVAE_DATA`` names, either directly or in their subfolder "mnist"; else downloaded from
-    OpenML and kept in scikit-learn's data home as IDX files. Files are compared with the published contents.
+    The data is read from the publishers' IDX files (gzipped or not). They are searched for in ``data_home``, in the
+    folder that the environment variable ``RISKVAE_DATA`` names, and in the subfolder "mnist" of each. Otherwise, it is
+    downloaded from OpenML and stored as IDX files in scikit-learn's data home. Files are compared with the published
+    contents.
 
     Parameters
     ----------
     subset : {"train", "test"}, default="train"
-        The 60,000 training images or the 10,000 test images.
+        Whether to load the 60,000 training images or the 10,000 test images.
     data_home : path, default=None
-        Folder of IDX files, and of the cache.
+        Folder of the IDX files, and of the cache.
     return_X_y : bool, default=False
-        Return ``(data, target)``.
+        Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def fetch_mnist(
     Raises
     ------
     ValueError
-        If a file's contents are not the published ones.
+        If the contents of a file differ from the published ones.
 
     References
     ----------
@@ -84,21 +85,21 @@ def fetch_mnist(
 def fetch_fashion_mnist(
     *, subset: str = "train", data_home: str | os.PathLike[str] | None = None, return_X_y: bool = False
 ) -> Any:
-    """Load Fashion-MNIST: 70,000 pictures of clothes of 28 x 28 pixels.
+    """Load Fashion-MNIST: 70,000 pictures of clothes, 28 x 28 pixels.
 
-    Read from the publishers' IDX files (packed or not) in ``data_home`` or in the folder that the environment
-    variable ``RISKVAE_DATA`` names, either directly or in their subfolder "fashion_mnist"; else downloaded
-    from OpenML and kept in scikit-learn's data home as IDX files. Files are compared with the published
-    contents.
+    The data is read from the publishers' IDX files (gzipped or not). They are searched for in ``data_home``, in the
+    folder that the environment variable ``RISKVAE_DATA`` names, and in the subfolder "fashion_mnist" of each.
+    Otherwise, it is downloaded from OpenML and stored as IDX files in scikit-learn's data home. Files are compared with
+    the published contents.
 
     Parameters
     ----------
     subset : {"train", "test"}, default="train"
-        The 60,000 training images or the 10,000 test images.
+        Whether to load the 60,000 training images or the 10,000 test images.
     data_home : path, default=None
-        Folder of IDX files, and of the cache.
+        Folder of the IDX files, and of the cache.
     return_X_y : bool, default=False
-        Return ``(data, target)``.
+        Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def fetch_fashion_mnist(
     Raises
     ------
     ValueError
-        If a file's contents are not the published ones.
+        If the contents of a file differ from the published ones.
 
     References
     ----------
@@ -124,22 +125,22 @@ def fetch_fashion_mnist(
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Read an IDX file of unsigned bytes, packed with gzip or not.
+    """Read an IDX file of unsigned bytes, gzipped or not.
 
     Parameters
     ----------
     path : path
-        The file; a name that ends in ".gz" is unpacked.
+        File name; if it ends in ".gz", the file is decompressed.
 
     Returns
     -------
     ndarray of uint8
-        In the shape that the file states; read-only.
+        Read-only array, in the shape that the file states.
 
     Raises
     ------
     ValueError
-        If the file is damaged or of another format.
+        If the file is damaged or has another format.
     """
     return _parse_idx(unpacked(Path(path)), str(path))
 

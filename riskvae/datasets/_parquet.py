@@ -40,28 +40,30 @@ class _Piece(NamedTuple):
 
 
 class ParquetRows(IterableDataset[Tensor]):
-    """Rows of Parquet or Feather files, or of other record batches, which are never all in memory.
+    """Rows of Parquet or Feather files, or of other record batches, that need not fit in memory.
 
-    Estimators take it wherever they take a Dataset. They read it in pieces (the row groups of a Parquet file), in
-    training in random order, and mix ``buffer_size`` rows of these at a time; the estimator's ``random_state`` decides
-    both. Rows are float32. Missing values (null) are NaN; infinite ones are refused, with their file and row.
+    Estimators accept it wherever they accept a Dataset. They read it in pieces (the row groups of a Parquet file), in
+    random order during training, and mix ``buffer_size`` rows at a time; the estimator's ``random_state`` determines
+    both. Rows are float32. Missing values (null) become NaN; infinite values are rejected, with their file and row in
+    the message.
 
     Parameters
     ----------
     path : str, path-like, sequence of them, or iterable of pyarrow record batches
-        A file (.parquet, .pq, .feather, .arrow, .ipc), a folder with such files, which are taken in the order of their
-        names, or several of these. An iterable must begin anew each time it is asked, as a list does; a generator does
-        not.
+        A file (.parquet, .pq, .feather, .arrow, .ipc), a folder with such files, which are read in the order of their
+        names, or several of these. An iterable must start over each time it is iterated, as a list does; a generator
+        does not.
     columns : sequence of str, default=None
-        Columns that are features, in this order; None takes all of the first file. They must be numbers or booleans.
+        Columns to use as features, in this order; None uses all columns of the first file. They must be numbers or
+        booleans.
     batch_size : int or "auto", default="auto"
-        Rows that are read at once, at most; "auto" takes 8 MiB of them.
+        Maximum number of rows that are read at once; "auto" reads 8 MiB of them.
     buffer_size : int or "auto", default="auto"
-        Rows that are mixed with each other in training; "auto" takes 64 MiB of them. It should hold several row groups;
-        where the table is sorted, more are better.
+        Number of rows that are mixed with each other in training; "auto" mixes 64 MiB of them. The buffer should hold
+        several row groups. If the table is sorted, a larger buffer is better.
     transform : fitted transformer, default=None
-        Its ``transform`` is applied to rows as they are read, such as that of a StandardScaler that ``partial_fit`` has
-        shown all ``blocks()``. It must leave the number of features as it is.
+        Transformer whose ``transform`` is applied to rows as they are read, such as a StandardScaler whose
+        ``partial_fit`` has seen all ``blocks()``. It must keep the number of features.
 
     Attributes
     ----------
@@ -73,9 +75,9 @@ class ParquetRows(IterableDataset[Tensor]):
     Raises
     ------
     ImportError
-        Without pyarrow, which the extra ``arrow`` brings.
+        If pyarrow is not installed; the extra ``arrow`` installs it.
     FileNotFoundError, ValueError
-        Where there is no such file, or a file lacks a column, or a column holds no numbers: by name.
+        If a file does not exist, a file lacks a column, or a column is not numeric; the message names it.
 
     Examples
     --------
@@ -157,12 +159,12 @@ class ParquetRows(IterableDataset[Tensor]):
             yield from rows
 
     def blocks(self, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows, as places (n,) and float32 rows (n, n_features); shuffled by a generator, else in order.
+        """Iterate over all rows, as positions (n,) and float32 rows (n, n_features); shuffled if a generator is given.
 
         Parameters
         ----------
         generator : torch.Generator, default=None
-            Shuffles pieces, and the rows of a buffer of them.
+            Shuffles the pieces, and the rows in each buffer of them; None keeps the order.
 
         Yields
         ------
@@ -197,7 +199,7 @@ class ParquetRows(IterableDataset[Tensor]):
             yield places[some], rows[some]
 
     def head(self, n: int) -> tuple[Tensor, Tensor]:
-        """About n places and rows: the first ones of some pieces that are spread over the table."""
+        """About n positions and rows: the first ones of some pieces that are spread over the table."""
         step = max(1, len(self._pieces) // 16) if self.files else 1
         some = range(0, len(self._pieces), step)
         each = -(-n // len(some)) if self.files else n
@@ -214,7 +216,7 @@ class ParquetRows(IterableDataset[Tensor]):
         return torch.cat(places), torch.cat(rows)
 
     def where(self, place: int) -> str:
-        """File and row of a place, in words."""
+        """File and row of a position, in words."""
         i = bisect_right(self._ends, place)
         piece = self._pieces[i]
         first = next(j for j, other in enumerate(self._pieces) if other.source == piece.source)

@@ -16,26 +16,26 @@ __all__ = ["make_heteroscedastic", "make_lesions"]
 def make_heteroscedastic(
     n_samples: int = 1000, *, n_features: int = 4, n_latent: int = 2, noise: float = 0.2, random_state: Any = None
 ) -> Bunch:
-    r"""Rows near a curved surface, with normal noise whose standard deviation changes along it and is known.
+    r"""Rows near a curved surface, with normal noise of known standard deviation that changes along it.
 
     .. math:: x_j = f_j(t) + s_j(t) \, \epsilon_j, \qquad f_j = \sin(a_j^T t + b_j), \qquad
               s_j = c \, \bigl(1 + \tfrac34 \sin(u_j^T t + v_j)\bigr), \qquad t, \epsilon \sim N(0, I)
 
     with directions :math:`a_j, u_j` of length 1 and phases that are the same for every ``random_state``: two calls draw
-    rows of one population.
+    rows of the same population.
 
     Parameters
     ----------
     n_samples : int, default=1000
-        Rows.
+        Number of rows.
     n_features : int, default=4
-        Features.
+        Number of features.
     n_latent : int, default=2
-        Dimensions of the surface.
+        Number of dimensions of the surface.
     noise : float, default=0.2
         c, at least 0: standard deviations lie between 1/4 and 7/4 of it.
     random_state : int, RandomState or None, default=None
-        Decides the rows.
+        Determines the rows.
 
     Returns
     -------
@@ -71,30 +71,31 @@ def make_lesions(
     contrast: float = 0.3,
     random_state: Any = None,
 ) -> Bunch:
-    """Slices of a simulated head with noise of known standard deviation, and blurred bright lesions of known contrast.
+    """Simulated slices of a head, with noise of known standard deviation and blurred bright lesions.
 
-    An ellipse of varying shape, turn and brightness, with a bright rim and two dark ventricles. The noise is
-    normal and strongest in the rim; lesions are discs of 2 to 5 pixels' radius (of 64), blurred, inside the ellipse.
+    A slice is an ellipse of varying shape, rotation and brightness, with a bright rim and two dark ventricles. The
+    noise is normal and strongest in the rim. Lesions are blurred discs of known contrast inside the ellipse, with radii
+    of 2 to 5 pixels (of 64).
 
     Parameters
     ----------
     n_samples : int, default=200
-        Images.
+        Number of images.
     size : int, default=64
         Height and width in pixels, at least 16.
     n_lesions : int, default=1
-        Lesions in each image; 0 for healthy ones.
+        Number of lesions in each image; 0 for healthy ones.
     contrast : float, default=0.3
-        Brightness that a lesion adds at its center, where tissue is near 0.5.
+        Brightness that a lesion adds at its center; tissue has a brightness of about 0.5.
     random_state : int, RandomState or None, default=None
-        Decides the images.
+        Determines the images.
 
     Returns
     -------
     Bunch
-        ``data`` of shape (n_samples, size**2), float32; ``mean`` and ``scale``, the noise-free image *without*
-        lesions and the standard deviation of the noise; ``lesions`` and ``inside``, bool: pixels in which a lesion
-        has half of its contrast at least, and those of the head. All of one shape.
+        ``data`` of shape (n_samples, size**2), float32; ``mean`` and ``scale``, the noise-free image *without* lesions
+        and the standard deviation of the noise; ``lesions`` and ``inside``, bool: the pixels in which a lesion has at
+        least half of its contrast, and those of the head. All have the same shape.
 
     Examples
     --------

@@ -153,7 +153,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         X : array-like of shape (n_samples, n_features), or torch Dataset
             Numbers, with NaN for missing values; at least two rows. X is not changed, and copied only if it is not
             float32 (one float32 copy). Items of a Dataset are rows, tuples that start with a row, or dicts with a row
-            as "x" and, if needed, its group as "group" (an integer). Of a DataLoader, only the dataset and the workers
+            as "x" and, if needed, its group as "group" (an integer). For a DataLoader, only the dataset and the workers
             are used; ``batch_size`` and ``random_state`` determine the batches.
         y : ignored
             Not used; present for API consistency.

@@ -41,7 +41,7 @@ def explain(model: Any, X: Any, *, alpha: float = 0.1, max_features: int | None 
     model : QuantileVAE or sklearn.pipeline.Pipeline
         Fitted model, or a pipeline whose last step is one.
     X : array-like of shape (n_samples, n_features)
-        Rows, as the model or the pipeline takes them.
+        Rows, in the form that the model or the pipeline takes.
     alpha : float, default=0.1
         One minus the coverage of the intervals, in (0, 1).
     max_features : int, default=None

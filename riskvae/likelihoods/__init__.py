@@ -1,7 +1,7 @@
-"""Observation models p(x|z), the argument ``likelihood`` of estimators: what the decoder's output means.
+"""Observation models p(x|z), which define the meaning of the decoder's output: ``likelihood`` of the estimators.
 
-In the house: this room knows the losses and networks of torch, and no estimator. Import the classes below; one of
-your own is a subclass of :class:`Likelihood` in a file of its own.
+In the house: this package depends on torch, the losses and the networks, but not on the estimators. To write your own
+likelihood, subclass :class:`Likelihood` in a file of its own.
 """
 
 from riskvae.likelihoods._bernoulli import Bernoulli

@@ -13,11 +13,11 @@ _SLACK = 1e-6  # scalers miss the ends by rounding
 
 
 class Bernoulli(Likelihood):
-    r"""Values in [0, 1] with probabilities :math:`p = \mathrm{sigmoid}(\text{raw})`: binary, or gray as if they were.
+    r"""Values in [0, 1] with probabilities :math:`p = \mathrm{sigmoid}(\text{raw})`: binary values, or gray levels.
 
     .. math:: -\log p(x|z) = -\sum_j x_j \log p_j + (1 - x_j) \log (1 - p_j)
 
-    ``likelihood="bernoulli"`` is short for it.
+    ``likelihood="bernoulli"`` is short for this class.
 
     Examples
     --------

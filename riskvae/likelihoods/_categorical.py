@@ -36,18 +36,18 @@ _CATEGORIES = Rule(
 
 
 class Categorical(Likelihood):
-    r"""Values that are one of K categories, by their codes 0 to K - 1, with probabilities of a softmax.
+    r"""Values that are one of K categories, given by their codes 0 to K - 1, with softmax probabilities.
 
     .. math:: -\log p(x|z) = -\sum_j \log p_{j, x_j}(z), \qquad
               p_{jc} = \frac{\hat p_{jc} e^{raw_{jc}}}{\sum_k \hat p_{jk} e^{raw_{jk}}}
 
-    An untrained decoder, of zeros, gives each category its share of the first rows. The encoder sees one column for
-    each category, 1 where it is there, minus that share.
+    An untrained decoder, which outputs zeros, gives each category its share of the first rows. The encoder sees one
+    column per category, which is 1 if the value is that category, minus that share.
 
     Parameters
     ----------
     categories : int or sequence, default=2
-        Number of categories, of which X holds the codes; or their labels, such as ``("no", "yes")``, for a column of a
+        Number of categories, if X holds their codes; or their labels, such as ``("no", "yes")``, for a column of a
         table (:class:`Mixed`).
 
     Examples
@@ -74,7 +74,7 @@ class Categorical(Likelihood):
 
     @property
     def labels(self) -> tuple[Any, ...]:
-        """The categories as they are called."""
+        """Labels of the categories."""
         return tuple(range(self.n_categories)) if _is_number(self.categories) else tuple(self.categories)  # type: ignore[arg-type]
 
     @property
@@ -99,11 +99,11 @@ class Categorical(Likelihood):
         self.started.fill_(True)
 
     def log_probabilities(self, raw: Tensor) -> Tensor:
-        """Logarithms (..., K, n_features) of the probabilities of all categories."""
+        """Log-probabilities (..., K, n_features) of all categories."""
         return (raw.unflatten(-1, (self.n_categories, self.n_features)) + self.log_share).log_softmax(-2)
 
     def mean(self, raw: Tensor) -> Tensor:
-        """Codes of the likeliest categories."""
+        """Codes of the most likely categories."""
         return self.log_probabilities(raw).argmax(-2).to(raw.dtype)
 
     def central(self, raw: Tensor) -> Tensor:

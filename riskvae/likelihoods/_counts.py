@@ -19,10 +19,10 @@ _LEAST = 1e-6
 
 
 class Counts(Likelihood):
-    r"""Counts around expected ones, :math:`\lambda_j = \bar x_j \log(1 + (e - 1) e^{raw_j})`.
+    r"""Counts with expectations :math:`\lambda_j = \bar x_j \log(1 + (e - 1) e^{raw_j})`.
 
-    An untrained decoder, of zeros, expects the mean count of each feature in the first rows. The encoder sees
-    standardized logarithms of 1 + x.
+    An untrained decoder, which outputs zeros, expects the mean count of each feature in the first rows. The encoder
+    sees standardized logarithms of 1 + x.
     """
 
     started: Tensor
@@ -52,7 +52,7 @@ class Counts(Likelihood):
         self.fit_dispersion(x)
 
     def fit_dispersion(self, x: Tensor) -> None:
-        """Start what else is learned at the first rows."""
+        """Initialize further learned parameters from the first rows."""
 
     def inputs(self, x: Tensor) -> Tensor:
         return (x.clamp(min=0.0).log1p() - self.center) / self.spread
@@ -71,7 +71,7 @@ class Counts(Likelihood):
 
 
 class Poisson(Counts):
-    r"""Counts whose variance is their mean, around expected counts of each feature.
+    r"""Counts whose variance equals their mean, with an expected count for each feature.
 
     .. math:: -\log p(x|z) = \sum_j \lambda_j(z) - x_j \log \lambda_j(z) + \log x_j!
 
@@ -94,18 +94,19 @@ class Poisson(Counts):
 
 
 class NegativeBinomial(Counts):
-    r"""Counts that vary more than Poisson's, around expected counts, with a dispersion r of each feature.
+    r"""Counts that vary more than Poisson counts, with an expected count and a dispersion r for each feature.
 
     .. math:: p(x_j|z) = \binom{x_j + r_j - 1}{x_j} \Bigl(\frac{r_j}{r_j + \lambda_j(z)}\Bigr)^{r_j}
               \Bigl(\frac{\lambda_j(z)}{r_j + \lambda_j(z)}\Bigr)^{x_j}, \qquad
               \mathrm{var}(x_j|z) = \lambda_j + \frac{\lambda_j^2}{r_j}
 
-    As r grows, it becomes Poisson's.
+    As r grows, the distribution approaches the Poisson distribution.
 
     Parameters
     ----------
     dispersion : float or "learned", default="learned"
-        The r of all features, or one for each, learned with the networks from that of the first rows on.
+        The r of all features. "learned" learns one for each feature along with the networks, starting from that of the
+        first rows.
 
     Examples
     --------

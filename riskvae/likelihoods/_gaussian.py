@@ -19,26 +19,26 @@ _RULES = {
 
 
 class Gaussian(ScaledLikelihood):
-    r"""Rows with normal noise of one standard deviation s for all features, fixed or learned, or of one for each.
+    r"""Rows with normal noise: a single standard deviation s, fixed or learned, or one for each feature.
 
     .. math:: -\log p(x|z) = \frac{\lVert x - m(z) \rVert^2}{2 s^2} + d \log s + \frac d2 \log 2\pi
 
-    A learned s follows the best one for a batch,
+    A learned s follows the optimal one for a batch,
 
     .. math:: \frac{s_*^2}{s^2} = \frac{\overline{\lVert x - m \rVert^2}}{d s^2}
               = 2 \left(\frac{\overline{\mathrm{nll}}}{d} - \log s - \tfrac12 \log 2\pi \right)
 
-    ``likelihood="gaussian"`` is short for it, with the estimator's ``noise_scale`` and ``output_activation``.
+    ``likelihood="gaussian"`` is short for this class, with the estimator's ``noise_scale`` and ``output_activation``.
 
     Parameters
     ----------
     noise_scale : float or "learned", default="learned"
         Standard deviation s, in units of X.
     sigmoid : bool, default=False
-        Squash means to (0, 1).
+        Whether to squash means to (0, 1).
     per_feature : bool, default=False
-        Learn one standard deviation for each feature, with the networks and by the loss that is minimized: an averse
-        loss makes them larger. Features that are noisier than others then count for less.
+        Whether to learn a standard deviation for each feature, along with the networks and by the minimized loss (an
+        averse loss makes them larger). Features that are noisier than others then count for less.
 
     Examples
     --------

@@ -13,13 +13,13 @@ _FARTHEST = 80.0  # logarithm of what single precision has
 
 
 class LogNormal(Likelihood):
-    r"""Numbers above 0 whose logarithms have normal noise, of one standard deviation s for each feature.
+    r"""Positive numbers whose logarithms have normal noise, with a standard deviation s for each feature.
 
     .. math:: -\log p(x|z) = \sum_j \frac{(\log x_j - m_j(z))^2}{2 s_j^2} + \log s_j + \log x_j + \tfrac12 \log 2\pi
 
-    Errors count in per cent: an order of 1,000,000 may be off by more than one of 10. The decoder gives the mean m in
+    Errors count in percent: an order of 1,000,000 may be off by more than one of 10. The decoder outputs the mean m in
     standard deviations of the logarithms of the first rows; central rows are medians, :math:`e^m`. The noise is learned
-    with the networks.
+    along with the networks.
 
     Examples
     --------

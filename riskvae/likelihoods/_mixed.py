@@ -25,25 +25,25 @@ _FINEST, _WHOLE = 1e5, 2.0**24
 
 
 class Mixed(Likelihood):
-    r"""A likelihood for each column of a table, independent of each other given the code.
+    r"""A likelihood for each column of a table; columns are independent given the code.
 
     .. math:: -\log p(x|z) = -\sum_j \log p_j(x_j|z)
 
-    Columns of numbers (:class:`Gaussian`, :class:`StudentT`, :class:`Quantiles`) are standardized inside, by the first
-    rows, so that raw columns of any unit do: a noise scale that is given is in standard deviations of its column, and
-    one that is learned is learned for each column. The encoder sees those, logarithms of counts, and one column for
-    each category. Rows come and go as they are: with the names of categories, and in the units of their columns.
+    Raw columns may have any units: numeric columns (:class:`Gaussian`, :class:`StudentT`, :class:`Quantiles`) are
+    standardized internally, based on the first rows. A given noise scale is in standard deviations of its column; a
+    learned one is learned for each column. The encoder sees the standardized columns, logarithms of counts, and one
+    column per category. Input and output rows have the labels of categories and the units of the columns.
 
     Parameters
     ----------
     columns : dict of column to Likelihood
-        Names of the columns of a DataFrame, or places in an array, in their order.
+        Likelihoods by column, in order: names of the columns of a DataFrame, or positions in an array.
     unknown : {"error", "missing"}, default="error"
-        What a category is that is not named: an error, or a missing value.
+        How to treat a category that is not listed: as an error, or as a missing value.
 
     Notes
     -----
-    Items of a torch Dataset are numbers: there, categories are their places among the labels, 0 to K - 1.
+    Items of a torch Dataset are numeric: there, categories are given by their position among the labels, 0 to K - 1.
 
     Examples
     --------
@@ -81,21 +81,21 @@ class Mixed(Likelihood):
         max_categories: int = 100,
         unknown: Literal["error", "missing"] = "error",
     ) -> Self:
-        """Likelihoods by what the columns of a DataFrame hold.
+        """Choose likelihoods from the contents of the columns of a DataFrame.
 
-        Strings, booleans, pandas' categories, and 0 and 1 become :class:`Categorical`. Whole numbers from 0 on that
-        vary more than their mean are counts, :class:`NegativeBinomial`. Numbers above 0 that are skewed, and whose
-        logarithms are not, are :class:`LogNormal`. Other numbers are :class:`Gaussian`, each with a noise of its own.
-        Missing values tell nothing.
+        Strings, booleans, pandas categories, and the numbers 0 and 1 become :class:`Categorical`. Nonnegative whole
+        numbers that vary more than their mean are counts, :class:`NegativeBinomial`. Positive numbers that are skewed,
+        but whose logarithms are not, are :class:`LogNormal`. Other numbers are :class:`Gaussian`, each column with its
+        own noise. Missing values are ignored.
 
         Parameters
         ----------
         X : DataFrame
-            Of pandas or polars. Make it of all rows, so that no category is unknown later.
+            A pandas or polars DataFrame. Pass all rows, so that no category is unknown later.
         categorical : sequence of column names, default=()
-            Columns whose values are categories though they are numbers, such as codes of regions.
+            Numeric columns whose values are categories, such as codes of regions.
         max_categories : int, default=100
-            Most categories of a column of strings, or of one named in ``categorical``.
+            Maximum number of categories of a column of strings, or of one listed in ``categorical``.
         unknown : {"error", "missing"}, default="error"
             As in :class:`Mixed`.
 
@@ -106,8 +106,8 @@ class Mixed(Likelihood):
         Raises
         ------
         ValueError
-            For dates, strings that are hardly ever the same, and columns that mix strings with numbers or are empty;
-            it names them all.
+            For dates, strings that hardly ever repeat, and columns that mix strings with numbers or are empty. The
+            message lists all of them.
         """
         check_parameters("Mixed.from_frame", {"max_categories": max_categories}, {"max_categories": integer(1)})
         if not hasattr(X, "columns") or not hasattr(X, "dtypes") or hasattr(X, "collect"):
@@ -125,7 +125,7 @@ class Mixed(Likelihood):
 
     @property
     def names_of_columns(self) -> list[Any]:
-        """What the columns are called, in order."""
+        """Names of the columns, in order."""
         return list(self.columns)
 
     def setup(self, n_features: int) -> None:

@@ -47,16 +47,16 @@ LEVELS = Rule(
 
 
 class Quantiles(ScaledLikelihood):
-    r"""Rows by quantiles of each feature that cannot cross, under asymmetric Laplace noise of one learned scale s.
+    r"""Rows described by non-crossing quantiles of each feature, with asymmetric Laplace noise of a learned scale s.
 
-    The decoder gives each feature the quantile whose level is nearest to one half, and the steps from there to its
-    neighbors through a softplus, all in units of the first rows: an untrained decoder, of zeros, predicts the
-    quantiles of normal features with the means and spreads of those rows.
+    For each feature, the decoder outputs the quantile whose level is nearest to one half, and the steps from there to
+    its neighbors through a softplus, all in units of the first rows. An untrained decoder, which outputs zeros,
+    predicts the quantiles of normal features with the means and spreads of those rows.
 
     .. math:: \frac{s_*}{s} = \frac{\overline{\rho_a(x - q_a)}}{s}
               = \frac{\overline{\mathrm{nll}}}{d} - \log s + \overline{\log a (1 - a)}
 
-    :class:`riskvae.QuantileVAE` is made of it.
+    This is the likelihood of :class:`riskvae.QuantileVAE`.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Quantiles(ScaledLikelihood):
         return (self.center + self.unit * torch.cat(rows, -2)).transpose(-1, -2)
 
     def mean(self, raw: Tensor) -> Tensor:
-        """Medians: a level of its own, which needs no other, or between two by :meth:`at`."""
+        """Medians: the level 0.5 if there is one, which needs no other; otherwise interpolated by :meth:`at`."""
         if self.levels[self.middle] == 0.5:
             median = raw.unflatten(-1, (self.values_per_feature, self.n_features))[..., self.middle, :]
             return self.center + self.unit * median  # no addcmul: the exporter of torch 2.6 cannot broadcast it
@@ -142,25 +142,25 @@ class Quantiles(ScaledLikelihood):
     # What a detector compares: here, values as they are; of a table, what stands for its categories.
 
     def medians(self, raw: Tensor) -> Tensor:
-        """Central values (..., n_features) among those of :meth:`compared`."""
+        """Medians (..., n_features) of :meth:`compared` values."""
         return self.mean(raw)
 
     def compared(self, x: Tensor, raw: Tensor) -> Tensor:
-        """Values of rows as :meth:`quantiles` are about them, (n, n_features) or with the draws of ``raw``."""
+        """Values of rows that :meth:`quantiles` refer to, (n, n_features), or with the draws of ``raw``."""
         return x
 
     def ordered(self, x: Tensor) -> Tensor:
-        """Values of rows in an order whose ends are unusual."""
+        """Values of rows in an order in which the ends are unusual."""
         return x
 
     def in_units(self, values: Tensor) -> Tensor:
-        """Quantiles (..., n_features, n) of :meth:`compared` values in the units of X."""
+        """Convert quantiles (..., n_features, n) of :meth:`compared` values to the units of X."""
         return values
 
     def at(self, quantiles: Tensor, score: Tensor) -> Tensor:
         """Values (..., n_features) at normal scores of that shape, linear in the score between and beyond levels.
 
-        With one level there is no slope, and its quantile is all that is known.
+        With one level there is no slope; the result is then its quantile.
         """
         t = torch.tensor(self.normal_scores).to(quantiles)
         if len(t) == 1:
@@ -170,7 +170,7 @@ class Quantiles(ScaledLikelihood):
         return low + (high - low) * ((score - t[right - 1]) / (t[right] - t[right - 1]))
 
     def scales(self, quantiles: Tensor) -> Tensor:
-        """Standard deviations (..., n_features) by the outermost levels, of normal values; NaN with one level."""
+        """Standard deviations (..., n_features) from the outermost levels, if values are normal; NaN with one level."""
         if len(self.normal_scores) == 1:
             return torch.full_like(quantiles[..., 0], torch.nan)
         return (quantiles[..., -1] - quantiles[..., 0]) / float(self.normal_scores[-1] - self.normal_scores[0])

@@ -79,7 +79,7 @@ class FeatureScales(nn.Module):
 
 
 class ScaledLikelihood(Likelihood):
-    """Observation model with one scale s for all features, fixed or learned, or with one for each.
+    """Observation model with one scale s for all features, fixed or learned, or with one for each feature.
 
     A learned s is the maximum-likelihood one, whatever an averse loss makes of the rows: risk reweighs them, it does
     not change what noise is. (Of a seeking loss it is that of the rows that count: ``Objective.counted``.) The mean
@@ -101,7 +101,7 @@ class ScaledLikelihood(Likelihood):
     by_gradient: bool = False  # a scale for each feature, trained with the networks
 
     def setup_scale(self, scale: float | None) -> None:
-        """Make the buffers of a fixed scale, or with None of a learned one."""
+        """Create the buffers of a fixed scale, or, with None, of a learned one."""
         self.by_gradient = self.by_gradient and scale is None
         self.learned = scale is None and not self.by_gradient
         self.scales_of_each = FeatureScales(self.n_features) if self.by_gradient else None
@@ -115,11 +115,11 @@ class ScaledLikelihood(Likelihood):
         return self.log_scale if self.scales_of_each is None else self.scales_of_each()
 
     def log_gap(self, nll: Tensor) -> Tensor:
-        """Logarithm of the best scale relative to the present one, from nats per row."""
+        """Logarithm of the optimal scale relative to the current one, from nats per row."""
         raise NotImplementedError
 
     def start(self, spread: Tensor) -> float:
-        """Scale of rows whose features have these standard deviations, where nothing is known of a row."""
+        """Initial scale for features with these standard deviations, before anything is learned about rows."""
         return float(spread.square().mean().sqrt())
 
     def _start_each(self, spread: Tensor) -> None:
@@ -155,7 +155,7 @@ class ScaledLikelihood(Likelihood):
         return ratio if math.isfinite(ratio) else 1.0
 
     def fit_location(self, center: Tensor, spread: Tensor) -> None:
-        """Note what else of the first rows the model is measured by."""
+        """Store the center and the spread of the first rows, if the model needs them."""
 
     def excess(self) -> float:
         if self.scales_of_each is not None:

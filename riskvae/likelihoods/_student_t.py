@@ -15,22 +15,22 @@ _RULES = {"nu": real(0.0, closed="neither"), "noise_scale": choice("learned") | 
 
 
 class StudentT(ScaledLikelihood):
-    r"""Rows with noise of Student's t distribution, with nu degrees of freedom and a scale s of each feature.
+    r"""Rows with Student's t noise, with nu degrees of freedom and a scale s for each feature.
 
     .. math:: -\log p(x|z) = \sum_j \frac{\nu + 1}{2} \log\Bigl(1 + \frac{(x_j - m_j(z))^2}{\nu s_j^2}\Bigr)
               + \log s_j + \tfrac12 \log \nu \pi + \log\Gamma\bigl(\tfrac\nu2\bigr)
               - \log\Gamma\bigl(\tfrac{\nu + 1}2\bigr)
 
-    A value far off costs the logarithm of its distance, where normal noise takes the square: a few outliers hardly move
-    the model. As nu grows, noise becomes normal.
+    Outliers hardly affect the model: the cost of a distant value grows with the logarithm of its distance, while for
+    normal noise it grows with the square. As nu grows, the noise becomes normal.
 
     Parameters
     ----------
     nu : float, default=4.0
         Degrees of freedom.
     noise_scale : float or "learned", default="learned"
-        Scale s in units of X, one number for all features; or learned for each, with the networks. The standard
-        deviation is :math:`s \sqrt{\nu / (\nu - 2)}`, for nu above 2.
+        Scale s in units of X, one number for all features. "learned" learns one for each feature along with the
+        networks. The standard deviation is :math:`s \sqrt{\nu / (\nu - 2)}`, for nu above 2.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Measures of fitted models: tails of their losses, worth of their intervals, and how real generated rows look.
+"""Evaluate fitted models: tails of their losses, quality of their intervals, realism of generated rows.
 
-In the house: this room measures arrays, and asks fitted models by their public methods. Import the names below.
+In the house: this package evaluates arrays, and uses only the public methods of fitted models.
 """
 
 from riskvae.metrics._detectors import anomaly_scorer

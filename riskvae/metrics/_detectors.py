@@ -40,29 +40,29 @@ class _AnomalyScorer:
 
 
 def anomaly_scorer(metric: str = "roc_auc", *, anomaly: Any = None) -> Callable[[Any, Any, Any], float]:
-    """Scorer of detectors for :class:`~sklearn.model_selection.GridSearchCV`, for both conventions of labels.
+    """Scorer of anomaly detectors for :class:`~sklearn.model_selection.GridSearchCV`, for both label conventions.
 
-    Scikit-learn writes anomalies as -1 and other rows as 1; PyOD and most collections of tables write 1 and 0. Of
-    the latter ``scoring="roc_auc"`` takes anomalies for the normal rows, and a search chooses the worst detector.
+    Scikit-learn labels anomalies -1 and other rows 1; PyOD and most collections of tables use 1 and 0. With the latter,
+    ``scoring="roc_auc"`` mistakes anomalies for normal rows, and a search chooses the worst detector.
 
     Parameters
     ----------
     metric : str, default="roc_auc"
-        "roc_auc" and "average_precision" look at ``decision_function``, or else ``score_samples``; "f1", "precision",
-        "recall" and "balanced_accuracy" at ``predict``, with anomalies as the positive class.
+        "roc_auc" and "average_precision" use ``decision_function``, or else ``score_samples``. "f1", "precision",
+        "recall" and "balanced_accuracy" use ``predict``, with anomalies as the positive class.
     anomaly : object, default=None
-        The label of anomalies. None takes -1 where labels are -1 and 1, and 1 (or True) where they are 0 and 1.
+        Label of anomalies. None uses -1 if labels are -1 and 1, and 1 (or True) if they are 0 and 1.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y)``, larger is better, for any detector that follows scikit-learn. It pickles, for
-        ``n_jobs``, and compares.
+        ``scorer(estimator, X, y)``, larger is better, for any detector that follows scikit-learn. It can be pickled,
+        for ``n_jobs``, and compared.
 
     Raises
     ------
     ValueError
-        When called: for labels of which ``anomaly`` is none, or whose convention is unclear.
+        When the scorer is called: if no label equals ``anomaly``, or the convention of the labels is unclear.
 
     Examples
     --------

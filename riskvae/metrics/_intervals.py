@@ -7,18 +7,18 @@ from riskvae._validation import check_parameters, real
 
 
 def coverage(X: ArrayLike, intervals: ArrayLike) -> NDArray[np.float64]:
-    r"""Share of the rows whose value lies in its interval, feature by feature.
+    r"""Share of the rows whose value lies in its interval, for each feature.
 
     .. math:: \frac1n \sum_i 1[l_{ij} \le x_{ij} \le u_{ij}]
 
-    Take the mean over features for one number.
+    Average over features to get a single number.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        What came true.
+        Observed values.
     intervals : array-like of shape (n_samples, n_features, 2)
-        Lower and upper ends, as ``predict_interval`` gives them.
+        Lower and upper ends, as returned by ``predict_interval``.
 
     Returns
     -------
@@ -35,16 +35,16 @@ def coverage(X: ArrayLike, intervals: ArrayLike) -> NDArray[np.float64]:
 
 
 def interval_score(X: ArrayLike, intervals: ArrayLike, alpha: float) -> NDArray[np.float64]:
-    r"""Mean interval (Winkler) score, feature by feature: width, and a penalty for every miss.
+    r"""Mean interval (Winkler) score for each feature: the width, plus a penalty for every miss.
 
     .. math:: \frac1n \sum_i (u_{ij} - l_{ij}) + \frac2\alpha (l_{ij} - x_{ij})_+ + \frac2\alpha (x_{ij} - u_{ij})_+
 
-    Smaller is better, and in expectation the quantiles of levels alpha / 2 and 1 - alpha / 2 are best.
+    Smaller is better. In expectation, the quantiles of levels alpha / 2 and 1 - alpha / 2 are optimal.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        What came true.
+        Observed values.
     intervals : array-like of shape (n_samples, n_features, 2)
         Lower and upper ends.
     alpha : float
@@ -53,7 +53,7 @@ def interval_score(X: ArrayLike, intervals: ArrayLike, alpha: float) -> NDArray[
     Returns
     -------
     ndarray of shape (n_features,)
-        In the units of X.
+        Scores, in the units of X.
 
     References
     ----------

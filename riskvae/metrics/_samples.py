@@ -15,15 +15,15 @@ Array = NDArray[np.float64]
 
 
 class TwoSampleResult(NamedTuple):
-    """Outcome of a two-sample test.
+    """Result of a two-sample test.
 
     Attributes
     ----------
     statistic : float
-        What the function returns by its definition.
+        Value that the function defines.
     pvalue : float
-        Share of permutations of the labels, this one included, with a statistic at least as large; NaN
-        without permutations.
+        Share of permutations of the labels, including the original one, with a statistic at least as large; NaN without
+        permutations.
     """
 
     statistic: float
@@ -35,18 +35,18 @@ def nearest_neighbor_two_sample(
 ) -> TwoSampleResult:
     r"""Leave-one-out accuracy of a 1-nearest-neighbor classifier between two samples.
 
-    One half where both come from one distribution, one where they are far apart; below one half where ``Y``
-    copies rows of ``X``. The p-value permutes labels over the fixed neighbors, so it is exact in any
-    dimension. Neighbors at equal distance, as in counts or repeated rows, are drawn by lot.
+    The accuracy is one half if both samples come from the same distribution, one if they are far apart, and below one
+    half if ``Y`` copies rows of ``X``. The p-value permutes labels over the fixed neighbors, so it is exact in any
+    dimension. Ties between neighbors at equal distance, as in counts or repeated rows, are broken at random.
 
     Parameters
     ----------
     X, Y : array-like of shape (n_samples_X, n_features) and (n_samples_Y, n_features)
-        Real and generated rows, best of equal number: only then is chance one half.
+        Real and generated rows, preferably of equal number: only then is chance level one half.
     n_permutations : int, default=999
-        Permutations of the labels for the p-value; 0 for none.
+        Number of permutations of the labels for the p-value; 0 for none.
     random_state : int, RandomState or None, default=None
-        Source of the permutations and of the lots.
+        Seed of the permutations and of the tie-breaking.
 
     Returns
     -------
@@ -88,13 +88,13 @@ def kernel_mmd(
     n_permutations: int = 0,
     random_state: Any = None,
 ) -> TwoSampleResult:
-    r"""Squared maximum mean discrepancy between two samples, without bias.
+    r"""Unbiased estimate of the squared maximum mean discrepancy between two samples.
 
     .. math:: \frac{1}{m(m-1)} \sum_{i \ne j} k(x_i, x_j) + \frac{1}{n(n-1)} \sum_{i \ne j} k(y_i, y_j)
               - \frac{2}{mn} \sum_{i,j} k(x_i, y_j)
 
-    Zero in expectation where both samples come from one distribution, so a small value may be negative.
-    Holds the kernel of all pairs: :math:`8 (m + n)^2` bytes.
+    The estimate is zero in expectation if both samples come from the same distribution, so small values may be
+    negative. The kernel of all pairs is held in memory: :math:`8 (m + n)^2` bytes.
 
     Parameters
     ----------
@@ -103,12 +103,12 @@ def kernel_mmd(
     kernel : str or callable, default="rbf"
         As in :func:`sklearn.metrics.pairwise.pairwise_kernels`.
     gamma : float, default=None
-        Of the "rbf" kernel exp(-gamma ||x - y||^2), above 0; None takes 1 / (2 median^2) of the distances between all
-        rows (or 1 where that median is 0).
+        Parameter of the "rbf" kernel exp(-gamma ||x - y||^2), above 0. None uses 1 / (2 median^2) of the distances
+        between all rows (or 1 if that median is 0).
     n_permutations : int, default=0
-        Permutations of the labels for a p-value; 0 for none.
+        Number of permutations of the labels for a p-value; 0 for none.
     random_state : int, RandomState or None, default=None
-        Source of the permutations.
+        Seed of the permutations.
 
     Returns
     -------
@@ -185,32 +185,34 @@ def mixture_log_likelihood(
     reg_covar: float = 1e-3,
     random_state: Any = None,
 ) -> Array:
-    r"""Log-likelihood of single rows under a Gaussian mixture fitted to real ones.
+    r"""Log-likelihood of single rows under a Gaussian mixture fitted to real rows.
 
     .. math:: \log \sum_k w_k \, N(x; \mu_k, \Sigma_k)
 
-    Judges each generated row by itself, so that best and worst cases can be compared (:func:`tail_curve` of
-    the negated values), where two-sample tests judge the sample as a whole.
+    Each generated row is evaluated by itself, so best and worst cases can be compared (:func:`tail_curve` of the
+    negated values). Two-sample tests evaluate the sample as a whole instead.
 
     Parameters
     ----------
     X_real : array-like of shape (n_samples_real, n_features)
         Rows that the mixture is fitted to.
     X : array-like of shape (n_samples, n_features)
-        Rows that are judged.
+        Rows to evaluate.
     n_components : int, default=10
-        Components of the mixture.
+        Number of components of the mixture.
     covariance_type : {"full", "tied", "diag", "spherical"}, default="diag"
-        As in :class:`sklearn.mixture.GaussianMixture`; "full" has features squared parameters per component.
+        As in :class:`sklearn.mixture.GaussianMixture`; the number of parameters of "full" is quadratic in the number of
+        features, per component.
     reg_covar : float, default=1e-3
-        Added to variances, in squared units of the features: constant pixels would have a variance of zero.
+        Added to the variances, in squared units of the features: constant pixels would otherwise have a variance of
+        zero.
     random_state : int, RandomState or None, default=None
-        Start of the fit.
+        Seed of the initialization.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        Nats per row; larger is more like the real rows.
+        Nats per row; larger is more similar to the real rows.
 
     References
     ----------

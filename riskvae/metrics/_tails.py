@@ -21,24 +21,24 @@ _NEEDED: dict[str, list[tuple[str, ...]]] = {
 
 
 def tail_mean(losses: ArrayLike, eps: float, *, tail: str = "worst") -> float:
-    r"""Mean of the worst or best share of a whole sample of losses, in float64.
+    r"""Mean of the worst or best fraction of a whole sample of losses, in float64.
 
-    :func:`riskvae.risk.cvar` of an array: where ``eps * N`` is not a whole number, the boundary loss counts by its
-    fraction.
+    This is :func:`riskvae.risk.cvar` for arrays. If ``eps * N`` is not a whole number, the boundary loss counts by the
+    fraction that remains.
 
     Parameters
     ----------
     losses : array-like of shape (n_samples,)
-        Larger is worse.
+        Losses; larger is worse.
     eps : float
-        Share of the losses, in (0, 1].
+        Fraction of the losses, in (0, 1].
     tail : {"worst", "best"}, default="worst"
-        Average the largest or the smallest.
+        Whether to average the largest or the smallest losses.
 
     Returns
     -------
     float
-        In the units of the losses.
+        Mean, in the units of the losses.
 
     Examples
     --------
@@ -53,22 +53,23 @@ def tail_curve(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     r"""Mean of the worst (or best) share of the losses, as a function of that share.
 
-    Over the whole sample and exact at every share: the curve of :func:`tail_mean`, from one sort.
+    The curve is computed over the whole sample and exact at every share: it is that of :func:`tail_mean`, from a single
+    sort.
 
     Parameters
     ----------
     losses : array-like of shape (n_samples,)
-        Larger is worse.
+        Losses; larger is worse.
     shares : array-like of shape (n_shares,), default=None
-        Shares in (0, 1]; None takes 100, evenly spaced on a logarithmic scale from 0.01 (or 1/n_samples, where
-        that is larger) to 1.
+        Shares in (0, 1]. None uses 100 shares, evenly spaced on a logarithmic scale from 0.01 (or 1/n_samples, if that
+        is larger) to 1.
     tail : {"worst", "best"}, default="worst"
         Which tail.
 
     Returns
     -------
     shares, means : ndarray of shape (n_shares,)
-        The curve; ``means`` in the units of the losses.
+        The curve, with ``means`` in the units of the losses.
 
     Examples
     --------
@@ -98,20 +99,20 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
     Parameters
     ----------
     estimator : estimator or Pipeline
-        Fitted. Of a pipeline the last autoencoder is judged, on the rows that reach it and in their units,
-        whatever follows it. For "squared_error" a single estimator or the last step may also be anything with
+        Fitted model. For a pipeline, its last autoencoder is evaluated on the rows that reach it, in their units,
+        whatever follows it. For "squared_error", a single estimator or the last step may also be anything with
         ``transform`` and ``inverse_transform``, such as scikit-learn's PCA.
     X : array-like of shape (n_samples, n_features)
         Rows.
     loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
-        Squared error of the reconstruction, averaged over features (known ones, where some are missing); negative
-        log-likelihood at the posterior mean (``reconstruction_loss``); or negative evidence bound
-        (``-score_samples``), both in nats. The last two depend on the noise scale that each model learned.
+        Squared error of the reconstruction, averaged over features (over known ones, if some are missing); negative
+        log-likelihood at the posterior mean (``reconstruction_loss``); or negative evidence bound (``-score_samples``).
+        The last two are in nats, and depend on the noise scale that each model has learned.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        Larger is worse.
+        Losses; larger is worse.
     """
     if loss not in _NEEDED:
         raise ValueError(f"loss must be one of {', '.join(map(repr, _NEEDED))}; got {loss!r}.")
@@ -160,26 +161,26 @@ class _TailLossScorer:
 def tail_loss_scorer(
     eps: float, tail: str = "worst", *, loss: str = "squared_error"
 ) -> Callable[[Any, Any, Any], float]:
-    """Scorer for :class:`~sklearn.model_selection.GridSearchCV` that looks at a tail of the rows' losses.
+    """Scorer for :class:`~sklearn.model_selection.GridSearchCV` based on the tail of the rows' losses.
 
-    A model's own ``score`` is a mean and favors models trained on the mean. In a pipeline the loss is in the
-    units of the rows that reach the autoencoder: of one scaler, models compare; of several, they do not. This is
-    ``-tail_mean(row_losses(estimator, X), eps)``: larger is better.
+    A model's own ``score`` is a mean and favors models that were trained on the mean. This scorer returns
+    ``-tail_mean(row_losses(estimator, X), eps)``: larger is better. In a pipeline, the loss is in the units of the rows
+    that reach the autoencoder, so models can be compared behind the same scaler, but not behind different ones.
 
     Parameters
     ----------
     eps : float
-        Share of the held-out rows, in (0, 1].
+        Fraction of the held-out rows, in (0, 1].
     tail : {"worst", "best"}, default="worst"
         Which tail.
     loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
-        Loss of a row, as in :func:`row_losses`. The squared error is the same measure for all models of a
-        grid, whatever noise scale they learned.
+        Loss of a row, as in :func:`row_losses`. The squared error is the same measure for all models of a grid,
+        whatever noise scale they have learned.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y=None)``; it pickles, for ``n_jobs``, and compares.
+        ``scorer(estimator, X, y=None)``. It can be pickled, for ``n_jobs``, and compared.
 
     Examples
     --------

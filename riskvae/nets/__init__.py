@@ -1,9 +1,9 @@
 """Encoder and decoder networks.
 
-Networks are made by factories ``(n_in, n_out) -> nn.Module`` that map rows to rows, so that an estimator
-can size them once it has seen the data. :func:`mlp` is what estimators use by default;
-:func:`conv_encoder` and :func:`conv_decoder` suit images, :func:`lipschitz_encoder` and :func:`lipschitz_decoder` move
-no further than a constant says. Any factory of yours does as well:
+Networks are created by factories ``(n_in, n_out) -> nn.Module`` that map rows to rows, so that an estimator can set
+their size when it sees the data. Estimators use :func:`mlp` by default. :func:`conv_encoder` and :func:`conv_decoder`
+are for images; :func:`lipschitz_encoder` and :func:`lipschitz_decoder` have a Lipschitz constant of your choice. You
+can also pass your own factory:
 
 >>> from torch import nn
 >>> def encoder(n_in, n_out):
@@ -11,7 +11,7 @@ no further than a constant says. Any factory of yours does as well:
 
 An encoder's ``n_out`` is twice the number of latent dimensions (means, then unconstrained scales).
 
-In the house: this room knows torch and the processor alone, and every other room may import its public names.
+In the house: this package depends only on torch and on facts about the processor; all others may use its public names.
 """
 
 from riskvae.nets._convolutions import conv_decoder, conv_encoder

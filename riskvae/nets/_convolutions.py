@@ -16,18 +16,18 @@ def conv_encoder(
     image_shape: Sequence[int] | None = None,
     channels: Sequence[int] = (32, 64),
 ) -> nn.Module:
-    """Strided convolutions over images that come as flat rows, then a linear map.
+    """Strided convolutions over images given as flat rows, followed by a linear map.
 
     Each convolution (3 x 3, stride 2, ReLU) halves height and width, rounding up.
 
     Parameters
     ----------
     n_in, n_out : int
-        Pixels per image (all channels); width of the output.
+        Number of pixels per image (over all channels); width of the output.
     image_shape : (height, width) or (n_channels, height, width), default=None
-        None means a square image of one channel. Fix it with :func:`functools.partial`.
+        None means a square image with one channel. Set it with :func:`functools.partial`.
     channels : sequence of int, default=(32, 64)
-        Channels after each convolution.
+        Number of channels after each convolution.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def conv_encoder(
     Raises
     ------
     ValueError
-        If ``image_shape`` does not hold ``n_in`` pixels.
+        If ``n_in`` is not the number of pixels of ``image_shape``.
 
     Examples
     --------
@@ -68,11 +68,11 @@ def conv_decoder(
     Parameters
     ----------
     n_in, n_out : int
-        Latent dimensions; pixels per image (all channels).
+        Number of latent dimensions; number of pixels per image (over all channels).
     image_shape : (height, width) or (n_channels, height, width), default=None
-        None means a square image of one channel. Fix it with :func:`functools.partial`.
+        None means a square image with one channel. Set it with :func:`functools.partial`.
     channels : sequence of int, default=(32, 64)
-        The encoder's channels, in the encoder's order.
+        Channels of the encoder, in the encoder's order.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def conv_decoder(
     Raises
     ------
     ValueError
-        If ``image_shape`` does not hold ``n_out`` pixels.
+        If ``n_out`` is not the number of pixels of ``image_shape``.
 
     Examples
     --------

@@ -7,14 +7,14 @@ __all__ = ["GroupSort"]
 
 
 class GroupSort(nn.Module):
-    r"""The larger and the smaller of pairs of units: :math:`(a, b) \mapsto (\max(a, b), \min(a, b))`.
+    r"""Activation that sorts pairs of units: :math:`(a, b) \mapsto (\max(a, b), \min(a, b))`.
 
-    It keeps the length of every gradient, where a ReLU loses that of the units that are off. So chains of it and of
-    orthogonal layers may be as steep everywhere as their Lipschitz constant says, and fit what others cannot at the
-    same constant.
+    It preserves the length of every gradient, while a ReLU loses that of inactive units. Chains of this activation and
+    orthogonal layers can therefore be as steep everywhere as their Lipschitz constant allows, and fit what other
+    networks with the same constant cannot.
 
-    Units of the first half along dimension 1 are paired with those of the second: the larger values come first. For a
-    feature map these are its channels.
+    Units in the first half of dimension 1 are paired with those in the second half, and the larger values come first.
+    For a feature map, the units are its channels.
 
     Raises
     ------

@@ -14,17 +14,16 @@ from riskvae._processor import Processor, processor
 class Linear(nn.Linear):
     """Affine map ``x W^T + b`` with Xavier-uniform weights, zero bias, and faster float32 training on CPU.
 
-    Torch hands float32 matrix products on x86 to MKL, which keeps to AVX2 on processors of other makers;
-    oneDNN, which torch also carries, uses AVX-512. That is about twice the speed where cores compute 512 bits at a
-    time, as AMD's do since Zen 5, and nothing is gained on Intel's, or on Zen 4, which takes two steps for them. So
-    this layer calls oneDNN on AMD's processors since Zen 5 in training, for products large enough to pay for the call.
-    Under :class:`torch.inference_mode` it does so wherever there is AVX-512: there a row has the same digits in any
-    company and on any number of threads. Everywhere else, in models that are exported too, it is a plain
-    :class:`torch.nn.Linear`.
+    On x86, torch passes float32 matrix products to MKL, which is limited to AVX2 on processors of other makers; oneDNN,
+    which torch includes, too, uses AVX-512. It is about twice as fast on cores with 512-bit units, such as AMD's since
+    Zen 5, but no faster on Intel's, or on Zen 4, which takes two steps for 512 bits. In training, this layer therefore
+    uses oneDNN on AMD's processors since Zen 5, for products that are large enough. Under :class:`torch.inference_mode`
+    it uses oneDNN wherever there is AVX-512: results for a row are then bit for bit independent of the other rows and
+    of the number of threads. In all other cases, including exported models, it is a plain :class:`torch.nn.Linear`.
 
-    The choice hangs on what is known of the processor, never on a stopwatch, so that the same fit gives the same
-    digits in every process. The environment variable ``RISKVAE_MATMUL``, read at import, overrides it: "torch" or
-    "onednn" instead of "auto". :func:`riskvae.show_versions` tells what was chosen, and why.
+    The choice depends only on the type of the processor, never on timings, so the same fit gives the same digits in
+    every process. To override it, set the environment variable ``RISKVAE_MATMUL`` (read at import) to "torch" or
+    "onednn" instead of "auto". :func:`riskvae.show_versions` shows the choice and the reason.
     """
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

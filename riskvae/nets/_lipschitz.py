@@ -32,9 +32,9 @@ def lipschitz_encoder(
 ) -> nn.Module:
     r"""Encoder with :math:`\lVert f(x) - f(y) \rVert_2 \le L \lVert x - y \rVert_2`.
 
-    Its layers have norm 1 and its activation, :class:`GroupSort`, slope 1; rows are multiplied by L first. Where the
-    encoder's first half is the mean and the posterior scale is at least s, a perturbation of norm r moves the whitened
-    mean by L r / s at most: a small L and ``scale_offset`` widen margins that are certified.
+    Its layers have norm 1, its activation, :class:`GroupSort`, has slope 1, and rows are first multiplied by L. If the
+    first half of the output is the mean and the posterior scale is at least s, a perturbation of norm r moves the
+    whitened mean by at most L r / s. So a small L and ``scale_offset`` widen certified margins.
 
     Parameters
     ----------
@@ -43,16 +43,17 @@ def lipschitz_encoder(
     constant : float, default=1.0
         L, above 0.
     hidden_layer_sizes : sequence of int, default=(512, 256)
-        Widths of the hidden layers, which are even.
+        Widths of the hidden layers, which must be even.
     channels : sequence of int, default=()
-        Channels, even numbers, after each of some convolutions that come first. Each takes patches of 2 x 2 pixels
-        that do not overlap, so that its norm is that of its kernel as a matrix, and halves height and width.
+        Number of channels, which must be even, after each of the convolutions that come first. Each convolution takes
+        patches of 2 x 2 pixels that do not overlap, so that its norm is that of its kernel as a matrix, and halves
+        height and width.
     image_shape : (height, width) or (n_channels, height, width), default=None
-        Of rows that are images, where there are ``channels``; None means a square image of one channel.
+        Shape of the images if there are ``channels``; None means a square image with one channel.
     layers : {"spectral", "orthogonal"}, default="spectral"
-        Affine maps divided by their largest singular value, which a power iteration follows in training and which is
-        exact in evaluation mode; or maps all of whose singular values are 1, which keep more of the gradient and take
-        ten times as long. Convolutions are spectral.
+        "spectral" divides affine maps by their largest singular value, which is tracked by power iteration in training
+        and exact in evaluation mode. "orthogonal" makes all singular values 1, which preserves more of the gradient and
+        takes ten times as long. Convolutions are always spectral.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def lipschitz_encoder(
     Raises
     ------
     ValueError
-        If the constant is not above 0, a width is odd, or ``layers`` is neither.
+        If the constant is not above 0, a width is odd, or ``layers`` is neither of the two.
 
     References
     ----------
@@ -106,23 +107,23 @@ def lipschitz_decoder(
 ) -> nn.Module:
     r"""Decoder with :math:`\lVert g(z) - g(w) \rVert_2 \le L \lVert z - w \rVert_2`.
 
-    The mirror of :func:`lipschitz_encoder`.
+    This is the mirror image of :func:`lipschitz_encoder`.
 
-    A latent coordinate spreads over some two units, so a decoder whose L is below half the spread of the rows cannot
-    reach them all.
+    A latent coordinate spreads over about two units, so a decoder whose L is below half the spread of the rows cannot
+    reach all of them.
 
     Parameters
     ----------
     n_in, n_out : int
-        Latent dimensions; width of the output.
+        Number of latent dimensions; width of the output.
     constant : float, default=10.0
         L, above 0.
     hidden_layer_sizes : sequence of int, default=(256, 512)
-        Widths of the hidden layers, which are even, in the order in which they come.
+        Widths of the hidden layers, which must be even, from input to output.
     channels : sequence of int, default=()
-        The encoder's channels, in the encoder's order: as many transposed convolutions come last.
+        Channels of the encoder, in the encoder's order: as many transposed convolutions come last.
     image_shape : (height, width) or (n_channels, height, width), default=None
-        Of rows that are images, where there are ``channels``; None means a square image of one channel.
+        Shape of the images if there are ``channels``; None means a square image with one channel.
     layers : {"spectral", "orthogonal"}, default="spectral"
         As in :func:`lipschitz_encoder`.
 
@@ -134,7 +135,7 @@ def lipschitz_decoder(
     Raises
     ------
     ValueError
-        If the constant is not above 0, a width is odd, or ``layers`` is neither.
+        If the constant is not above 0, a width is odd, or ``layers`` is neither of the two.
 
     Examples
     --------

@@ -31,7 +31,7 @@ def mlp(
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """Fully connected network: a linear map, and an activation and another for each hidden layer.
+    """Fully connected network: a linear map, plus an activation and a further linear map for each hidden layer.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ def mlp(
     activation : str, default="relu"
         A key of :data:`ACTIVATIONS`.
     generator : torch.Generator, default=None
-        Source of the initial weights; None takes torch's global generator.
+        Generator of the initial weights; None uses torch's global generator.
     dtype : torch.dtype, default=None
-        Of the weights; None takes torch's default.
+        Data type of the weights; None uses torch's default.
 
     Returns
     -------
     nn.Module
-        Maps (n, n_in) to (n, n_out); Xavier-uniform weights, zero biases.
+        Maps (n, n_in) to (n, n_out), with Xavier-uniform weights and zero biases.
 
     Examples
     --------

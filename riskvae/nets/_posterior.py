@@ -13,7 +13,7 @@ _UNIT = math.log(math.e - 1.0)
 def unit_softplus(raw: Tensor) -> Tensor:
     r"""Positive values from unconstrained ones: :math:`\log(1 + (e - 1) e^x)`.
 
-    1 from 0, so that an untrained network starts there; nearly linear above.
+    It is 1 at 0, where an untrained network starts, and nearly linear above.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def unit_softplus(raw: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Of the same shape.
+        Positive values, of the same shape.
 
     Examples
     --------

@@ -7,10 +7,10 @@ __all__ = ["Standardize"]
 
 
 class Standardize(nn.Module):
-    r"""Rows minus a center, divided by one scale: :math:`(x - c) / s`.
+    r"""Subtract a center from rows and divide them by one scale: :math:`(x - c) / s`.
 
-    One scale for all features keeps their proportions, so that what is small stays small: features that hardly vary, as
-    pixels at the border of images, are not blown up.
+    A single scale for all features preserves their proportions. Features that hardly vary, such as pixels at the border
+    of images, stay small and are not amplified.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def set(self, center: Tensor, spread: Tensor) -> "Standardize":
-        """Take the center of each feature, and the root mean square of their spreads."""
+        """Set the center of each feature, and the scale to the root mean square of their spreads."""
         scale = spread.square().mean().sqrt()
         self.center.copy_(center)
         self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))

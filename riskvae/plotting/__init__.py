@@ -1,7 +1,6 @@
-"""Displays in the manner of scikit-learn: they compute, hold arrays, and draw with matplotlib (extra "plot").
+"""Displays in the style of scikit-learn, which compute, store and draw results with matplotlib (extra "plot").
 
-In the house: this room shows what metrics and robustness measured, and what detectors explain. Import what is
-below.
+In the house: this package shows what metrics and robustness measured, and what detectors explain.
 """
 
 from riskvae.plotting._anomaly_map import AnomalyMapDisplay

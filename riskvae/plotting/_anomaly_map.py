@@ -11,16 +11,16 @@ from riskvae.plotting._reconstruction import ReconstructionDisplay
 
 
 class AnomalyMapDisplay(ReconstructionDisplay):
-    """Images under a QuantileVAE, a column each: input, median, z-scores (red above the median), discoveries.
+    """Images under a QuantileVAE, one per column: input, median, z-scores (red above the median), discoveries.
 
-    Make it by :meth:`from_estimator`.
+    Create it with :meth:`from_estimator`.
 
     Parameters
     ----------
     lines : dict of str to ndarray of shape (n_images, n_features)
-        "input", "median", "z-score", "discoveries", and "truth" where it is known.
+        Images by line: "input", "median", "z-score", "discoveries", and "truth" if it is known.
     image_shape : (height, width)
-        Height and width.
+        Height and width of the images.
 
     Attributes
     ----------
@@ -55,22 +55,22 @@ class AnomalyMapDisplay(ReconstructionDisplay):
         image_shape: Sequence[int] | None = None,
         figure: Any = None,
     ) -> Self:
-        """Score the pixels of images, and draw.
+        """Score the pixels of images and draw the results.
 
         Parameters
         ----------
         vae : QuantileVAE
-            Fitted.
+            Fitted model.
         X : array-like of shape (n_images, n_features)
-            Rows, a handful.
+            A few rows.
         fdr, alternative, mask
             As in :meth:`riskvae.QuantileVAE.detect_features`.
         truth : array-like of bool, shape (n_images, n_features), default=None
-            What should have been found, drawn below.
+            Pixels that should be found; drawn at the bottom.
         image_shape : (height, width), default=None
             None means square images.
         figure : matplotlib Figure or SubFigure, default=None
-            Where to draw; None makes a figure.
+            Figure to draw on; None creates one.
 
         Returns
         -------

@@ -16,28 +16,28 @@ _QUANTITIES = {
 
 
 class AttackDisplay:
-    """Damage of the maximum-damage attack against its norm: median over rows, in a band from quartile to quartile.
+    """Damage of the maximum-damage attack against its norm: median over rows, with a band between the quartiles.
 
-    Curves begin at norm 0, with what the noise alone does. Make it by :meth:`from_estimator`, which attacks and draws,
-    or by :meth:`from_curve`.
+    Curves start at norm 0, with the effect of the noise alone. Create the display with :meth:`from_estimator`, which
+    runs the attack and draws it, or with :meth:`from_curve`.
 
     Parameters
     ----------
     max_norms : ndarray of shape (n_norms,), or dict of str to such
-        Radii of the ball; by model, where these differ.
+        Radii of the ball; by model, if these differ.
     curves : dict of str to ndarray of shape (n_norms, n_rows)
         Damage by model.
     quantity : {"damage", "degradation"}, default="damage"
-        What the curves are.
+        What the curves show.
     norm : {1, 2, inf}, default=2
-        Of the radii.
+        Norm of the radii.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where they are.
+        Axes and figure of the plot.
     lines_, bands_ : dict of str to matplotlib Line2D, FillBetweenPolyCollection
-        Median and quartiles of each model.
+        Medians and quartiles by model.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class AttackDisplay:
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Attack at several norms, and draw.
+        """Attack at several norms and draw the damage.
 
         Parameters
         ----------
@@ -92,13 +92,13 @@ class AttackDisplay:
         X : array-like of shape (n_samples, n_features)
             Rows.
         max_norms : sequence of float
-            Radii, 0 or more.
+            Radii, at least 0.
         quantity : {"damage", "degradation"}, default="damage"
             What to draw.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **options
-            For :func:`riskvae.robustness.damage_curve`.
+            Passed to :func:`riskvae.robustness.damage_curve`.
 
         Returns
         -------
@@ -122,11 +122,11 @@ class AttackDisplay:
         Parameters
         ----------
         curve : DamageCurve, or dict of them
-            Of one model, or of several by name, all with the same norm.
+            Curve of one model, or of several by name, all with the same norm.
         quantity : {"damage", "degradation"}, default="damage"
             What to draw.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
 
         Returns
         -------
@@ -157,9 +157,9 @@ class AttackDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------

@@ -11,22 +11,23 @@ from riskvae.plotting._pyplot import axes_or_new
 
 
 class CalibrationDisplay:
-    """Share of the values inside their intervals against the nominal one: mean over features, and their range.
+    """Actual coverage of intervals against the nominal one: mean over features, and their range.
 
-    On the diagonal intervals are calibrated, below it they are too narrow. Make it by :meth:`from_estimator`, on rows
-    that were neither trained nor calibrated on, or by :meth:`from_intervals`.
+    Intervals are calibrated if the curve lies on the diagonal, and too narrow if it lies below. Create the display with
+    :meth:`from_estimator`, on rows that were used neither for training nor for calibration, or with
+    :meth:`from_intervals`.
 
     Parameters
     ----------
     nominal : ndarray of shape (n_levels,)
-        One minus alpha, ascending.
+        Nominal coverages, one minus alpha, ascending.
     curves : dict of str to ndarray of shape (n_levels, n_features)
         Coverage of each feature, by model.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where they are.
+        Axes and figure of the plot.
     lines_, bands_ : dict of str to matplotlib Line2D, FillBetweenPolyCollection
         Means and ranges over features, by model.
 
@@ -58,21 +59,21 @@ class CalibrationDisplay:
     def from_estimator(
         cls, vae: Any, X: ArrayLike, *, alphas: Sequence[float] | None = None, ax: Any = None, **line_options: Any
     ) -> Self:
-        """Predict intervals of several levels, count, and draw.
+        """Predict intervals at several levels and draw their coverage.
 
         Parameters
         ----------
         vae : QuantileVAE, or dict of them
-            One model, or several by name; fitted, and calibrated where alphas reach beyond their quantiles.
+            One fitted model, or several by name. They must be calibrated if alphas reach beyond their quantiles.
         X : array-like of shape (n_samples, n_features)
             Rows that the models have not seen.
         alphas : sequence of float, default=None
-            One minus the nominal coverages, in (0, 1); None takes nominal coverages from .05 to .95, or, of models
-            that were not calibrated, up to what their quantiles span.
+            One minus the nominal coverages, in (0, 1). None uses nominal coverages from .05 to .95; for models that are
+            not calibrated, up to the range of their quantiles.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -101,20 +102,20 @@ class CalibrationDisplay:
         ax: Any = None,
         **line_options: Any,
     ) -> Self:
-        """Count what given intervals hold, and draw.
+        """Draw the coverage of given intervals.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            What came true.
+            Observed values.
         intervals : dict of str to sequence of array-like of shape (n_samples, n_features, 2)
-            By model: intervals for each of ``alphas``, in that order.
+            By model: the intervals for each of ``alphas``, in that order.
         alphas : sequence of float
             One minus the nominal coverages.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -137,9 +138,9 @@ class CalibrationDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------

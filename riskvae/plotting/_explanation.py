@@ -19,32 +19,33 @@ _RARE = 0.1
 
 
 class ExplanationDisplay:
-    """Why rows are unusual: of one row its values among their intervals, of many the share of each feature.
+    """Why rows are unusual: the values and intervals of one row, or the shares of features for many rows.
 
-    Of one row, the features with the largest shares of its score, each on a line. The band is the interval in which its
-    value should lie, given the others; the stroke in it is what was expected, the dot the value, red where it is a
-    cause. Lines are in units of their interval, so that they compare; a triangle lies farther out than the picture. At
-    the right are value, expected value and share. Of many rows, their shares by color, with a red dot for each cause.
+    For one row, each line shows one of the features with the largest shares of its score. The band is the interval in
+    which the value should lie, given the other values. The stroke in it is the expected value; the dot is the actual
+    value, red if it is a cause. Lines are in units of their intervals, so they can be compared; a triangle marks a
+    value outside of the plot. On the right are the value, the expected value and the share. For many rows, their shares
+    are shown by color, with a red dot for each cause.
 
-    Make it by :meth:`from_estimator`, or by :meth:`from_explanation`.
+    Create it with :meth:`from_estimator` or :meth:`from_explanation`.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What :meth:`riskvae.QuantileVAE.explain` or :func:`riskvae.explain` returned.
+        Table returned by :meth:`riskvae.QuantileVAE.explain` or :func:`riskvae.explain`.
     row : label, default=None
-        The row to draw, as it stands in the column "row"; None draws the only one, or all of several.
+        Row to draw, as in the column "row". None draws the only row, or all of several.
     max_features : int, default=10
-        Draw so many features, those with the largest share: of the row, or on average.
+        Number of features to draw: those with the largest share, of the row or on average.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where they are.
+        Axes and figure of the plot.
     intervals_, values_ : matplotlib LineCollection and PathCollection
-        Bands and dots of one row; None of many.
+        Bands and dots of one row; None for many rows.
     image_ : matplotlib AxesImage
-        Shares of many rows; None of one.
+        Shares of many rows; None for one row.
 
     Examples
     --------
@@ -84,22 +85,22 @@ class ExplanationDisplay:
         max_features: int = 10,
         ax: Any = None,
     ) -> Self:
-        """Explain rows, and draw.
+        """Explain rows and draw the explanation.
 
         Parameters
         ----------
         model : QuantileVAE or sklearn.pipeline.Pipeline
-            Fitted, and better calibrated; as for :func:`riskvae.explain`.
+            Fitted, and preferably calibrated; as for :func:`riskvae.explain`.
         X : array-like of shape (n_samples, n_features)
-            Rows; for a picture of one row, that one (``X.iloc[[17]]``), or all and ``row``.
+            Rows. To plot one row, pass that row (``X.iloc[[17]]``), or all rows and ``row``.
         row : label, default=None
-            The row to draw: its label in the index of a DataFrame, else its position.
+            Row to draw: its label in the index of a DataFrame, or else its position.
         alpha : float, default=0.1
             One minus the coverage of the intervals, in (0, 1).
         max_features : int, default=10
-            Draw so many features, those with the largest share: of the row, or on average.
+            Number of features to draw: those with the largest share, of the row or on average.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
 
         Returns
         -------
@@ -112,18 +113,18 @@ class ExplanationDisplay:
 
     @classmethod
     def from_explanation(cls, table: Any, *, row: Any = None, max_features: int = 10, ax: Any = None) -> Self:
-        """Draw what :meth:`riskvae.QuantileVAE.explain` or :func:`riskvae.explain` returned.
+        """Draw a table returned by :meth:`riskvae.QuantileVAE.explain` or :func:`riskvae.explain`.
 
         Parameters
         ----------
         table : pandas.DataFrame
-            A line for each row and feature.
+            Table with one line for each row and feature.
         row : label, default=None
-            The row to draw, as it stands in the column "row"; None draws the only one, or all of several.
+            Row to draw, as in the column "row". None draws the only row, or all of several.
         max_features : int, default=10
-            Draw so many features, those with the largest share: of the row, or on average.
+            Number of features to draw: those with the largest share, of the row or on average.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
 
         Returns
         -------
@@ -150,12 +151,12 @@ class ExplanationDisplay:
         return cls(table, row, int(max_features)).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw one row, or all.
+        """Draw one row, or all rows.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
 
         Returns
         -------

@@ -23,10 +23,10 @@ _NAMES = {
 
 
 class MarginDisplay:
-    """Lower bounds and estimates of margins against what the attack found, a point per row, with the line of equals.
+    """Lower bounds and estimates of margins against the result of the attack, with one point per row.
 
-    Points of a valid bound lie below the line. Axes are logarithmic where norms span a decade or more. Make it by
-    :meth:`from_estimator` or :meth:`from_margin`.
+    Points of a valid bound lie below the line on which bound and attack are equal. Axes are logarithmic if norms span a
+    decade or more. Create the display with :meth:`from_estimator` or :meth:`from_margin`.
 
     Parameters
     ----------
@@ -35,19 +35,19 @@ class MarginDisplay:
     bounds : dict of str to ndarray of shape (n,)
         Bounds or estimates by name.
     norm : {1, 2, inf}, default=2
-        Of changes, for the label.
+        Norm of changes, for the label.
 
     Attributes
     ----------
     correlations : dict of str to (float, float)
-        Pearson's and Spearman's correlation with ``upper`` for each bound; NaN where fewer than three rows, or
-        constant ones, are left.
+        Pearson and Spearman correlation with ``upper`` for each bound; NaN if fewer than three rows, or only constant
+        ones, remain.
     ax_, figure_ : matplotlib Axes and Figure
-        Where they are.
+        Axes and figure of the plot.
     points_ : dict of str to matplotlib PathCollection
         Points of each bound.
     line_ : matplotlib Line2D
-        Where bound and attack agree.
+        Line on which bound and attack are equal.
 
     Examples
     --------
@@ -93,18 +93,18 @@ class MarginDisplay:
         ax: Any = None,
         **scatter_options: Any,
     ) -> Self:
-        """Draw what :func:`riskvae.robustness.robustness_margin` returned.
+        """Draw margins returned by :func:`riskvae.robustness.robustness_margin`.
 
         Parameters
         ----------
         margin : RobustnessMargin
-            With the method "attack" among those computed.
+            Margins that include the method "attack".
         methods : tuple of str, default=("theorem1", "second_order", "linearized")
-            What to draw, of these, "whitened", "lipschitz", "proven", "certified" and "lower".
+            What to draw: any of these, "whitened", "lipschitz", "proven", "certified" and "lower".
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **scatter_options
-            For matplotlib's ``scatter``.
+            Passed to matplotlib's ``scatter``.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class MarginDisplay:
         Parameters
         ----------
         vae, X, **options
-            For :func:`riskvae.robustness.robustness_margin`.
+            Passed to :func:`riskvae.robustness.robustness_margin`.
         methods, ax
             As in :meth:`from_margin`.
 
@@ -158,9 +158,9 @@ class MarginDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **scatter_options
-            For matplotlib's ``scatter``.
+            Passed to matplotlib's ``scatter``.
 
         Returns
         -------

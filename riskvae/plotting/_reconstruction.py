@@ -14,30 +14,30 @@ _CHANNELS = (1, 3)
 
 
 class ReconstructionDisplay:
-    r"""Images in labelled lines, one column per row of X: what went in, what was added, what came out.
+    r"""Images in labelled lines, one column per row of X: inputs, perturbations and reconstructions.
 
-    Images of three channels are drawn in color, others in gray. Values are drawn from the least to the largest one of
-    the originals (the first line), :math:`(v - \min) / (\max - \min)`, cut at both ends: dark ones are made brighter.
-    Make it by :meth:`from_estimator`, for reconstructions, or :meth:`from_attack`.
+    Images with three channels are drawn in color, others in gray. Values are scaled to the range of the originals (the
+    first line), :math:`(v - \min) / (\max - \min)`, and clipped at both ends, so dark images become brighter. Create
+    the display with :meth:`from_estimator`, for reconstructions, or with :meth:`from_attack`.
 
     Parameters
     ----------
     lines : dict of str to ndarray of shape (n_images, n_features)
         Images by label, from top to bottom; or of shape ``(n_images, *image_shape)``.
     image_shape : (height, width), (channels, height, width) or (height, width, channels)
-        Of one or three channels. Rows are images in C order.
+        Shape with one or three channels. Rows are images in C order.
     signed : sequence of str, default=()
-        Labels of lines that are differences, on a scale of their own around zero: in two colors or, of color images,
-        with zero in gray.
+        Labels of lines that are differences. They have their own scale around zero: with two colors or, for color
+        images, with zero in gray.
 
     Attributes
     ----------
     figure_ : matplotlib Figure
-        What holds the axes.
+        Figure of the axes.
     axes_ : ndarray of matplotlib Axes, of shape (n_lines, n_images)
-        One per image.
+        Axes of each image.
     images_ : dict of str to list of matplotlib AxesImage
-        By label.
+        Images by label.
 
     Examples
     --------
@@ -82,11 +82,11 @@ class ReconstructionDisplay:
         vae : estimator, object with encode and decode, or dict of them
             One model, or several by name.
         X : array-like of shape (n_images, n_features), or of images
-            Rows, a handful; images are of shape (n_images, height, width), with or without channels.
+            A few rows; images have the shape (n_images, height, width), with or without channels.
         image_shape : sequence of int, default=None
-            As in the class; None means the shape of images in X, and square gray images if rows are flat.
+            As in the class. None uses the shape of the images in X; flat rows are then square gray images.
         figure : matplotlib Figure or SubFigure, default=None
-            Where to draw; None makes a figure.
+            Figure to draw on; None creates one.
 
         Returns
         -------
@@ -102,16 +102,16 @@ class ReconstructionDisplay:
     def from_attack(
         cls, vae: Any, X: ArrayLike, result: Any, *, image_shape: Sequence[int] | None = None, figure: Any = None
     ) -> Self:
-        """Draw rows, their perturbations, and reconstructions before and after.
+        """Draw rows, their perturbations, and their reconstructions before and after.
 
         Parameters
         ----------
         vae : estimator, or object with encode and decode
-            What was attacked.
+            Model that was attacked.
         X : array-like of shape (n_images, n_features), or of images
-            Rows that were attacked, a handful.
+            A few rows that were attacked.
         result : AttackResult, TargetedAttackResult or RobustnessMargin
-            With the perturbations ``delta`` of those rows.
+            Result with the perturbations ``delta`` of those rows.
         image_shape, figure
             As in :meth:`from_estimator`.
 
@@ -142,7 +142,7 @@ class ReconstructionDisplay:
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure, default=None
-            Where to draw; None makes a figure.
+            Figure to draw on; None creates one.
 
         Returns
         -------

@@ -27,39 +27,42 @@ _AREAS = {"certified": "#2c7fb8", "unknown": "0.75", "broken": "#d1495b", "noise
 
 
 class RobustnessCurveDisplay:
-    r"""Share of rows that withstand every change of a norm: certified, estimated, and not broken by the attack.
+    r"""Share of rows that withstand every change of a given norm: certified, estimated, and not broken by the attack.
 
-    Of n rows, at the norm t,
+    For n rows, at the norm t,
 
     .. math:: \frac1n \#\{i : \mathrm{certified}_i \ge t\}
         \;\le\; \frac1n \#\{i : \text{no change up to } t \text{ breaks } i\}
         \;\le\; \frac1n \#\{i : \mathrm{upper}_i > t\},
 
-    at the confidence of the margins. What lies between is unknown. Every row is a step: curves are exact. A row that
-    abstains, because its own noise breaks it or may do so, counts as broken from 0 on; the legend says how many do. A
-    censored row, which the attack did not break, counts as not broken at any norm. Make it by :meth:`from_margin`.
+    at the confidence of the margins. What lies between the curves is unknown. Every row is a step: curves are exact. A
+    row that abstains, because its own noise breaks it or may do so, counts as broken from 0 on; the legend shows how
+    many do. A censored row, which the attack did not break, counts as not broken at any norm. Create the display with
+    :meth:`from_margin`.
 
     Parameters
     ----------
     norms : dict of str to dict of str to ndarray of shape (n_rows,)
-        By model, and by curve: norm up to which each row stands, in the units of X; NaN where it does not stand.
-        Curves are "certified", "linearized" and "upper" (infinite where the attack broke nothing), as in
-        :class:`riskvae.robustness.RobustnessMargin`, and "lower", a bound that is not certified. Any may be left out.
+        By model, and by curve: the norm up to which each row withstands changes, in the units of X; NaN if it does not.
+        Curves are "certified", "linearized" and "upper" (infinite if the attack broke nothing), as in
+        :class:`riskvae.robustness.RobustnessMargin`, and "lower", a bound that is not certified. Each of them is
+        optional.
     abstained : dict of str to int, default=None
-        How many rows abstained, by model; None means none.
+        Number of rows that abstained, by model; None means none.
     r : float, default=None
-        Radius of the reconstructions, for the axis.
+        Radius of the reconstructions, for the axis label.
     norm : {1, 2, inf}, default=2
-        Of changes, for the axis.
+        Norm of changes, for the axis label.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where they are.
+        Axes and figure of the plot.
     lines_ : dict of str to dict of str to matplotlib Line2D
         Curves by model and name, in percent.
     areas_ : dict of str to dict of str to matplotlib FillBetweenPolyCollection
-        By model: "unknown"; of a single one "certified", "broken" by the attack and by "noise", too, if there are any.
+        By model: "unknown"; for a single model also "certified", "broken" by the attack and by "noise", if there are
+        any.
 
     See Also
     --------
@@ -115,20 +118,20 @@ class RobustnessCurveDisplay:
         ax: Any = None,
         **options: Any,
     ) -> Self:
-        """Draw what :func:`riskvae.robustness.robustness_margin` returned.
+        """Draw margins returned by :func:`riskvae.robustness.robustness_margin`.
 
-        Curves are those that the margin has. Where nothing is certified, ``lower`` is drawn, as what it is.
+        Curves are those that the margin contains. If nothing is certified, ``lower`` is drawn and labeled as such.
 
         Parameters
         ----------
         margin : RobustnessMargin, or dict of them
-            Of one model, or of several by name; then of the same r, ``perturb`` and norm.
+            Margins of one model, or of several by name with the same r, ``perturb`` and norm.
         name : str, default="model"
             Name of a single model.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -137,9 +140,9 @@ class RobustnessCurveDisplay:
         Raises
         ------
         TypeError
-            If margin is something else.
+            If ``margin`` is something else.
         ValueError
-            If margins differ by r, ``perturb`` or norm, so that they cannot be compared; or if one holds no number.
+            If margins differ in r, ``perturb`` or norm, so that they cannot be compared; or if one contains no number.
         """
         margins = dict(margin) if isinstance(margin, Mapping) else {name: margin}
         _check(margins)
@@ -152,17 +155,18 @@ class RobustnessCurveDisplay:
         ).plot(ax=ax, **options)
 
     def share_at(self, norm: ArrayLike) -> dict[str, dict[str, Any]]:
-        """Shares of all rows that withstand changes of a norm.
+        """Shares of all rows that withstand changes of a given norm.
 
         Parameters
         ----------
         norm : float or array-like
-            At least 0, in the units of X.
+            Norms, at least 0, in the units of X.
 
         Returns
         -------
         dict of str to dict of str to float or ndarray of the shape of norm
-            By model and curve, in [0, 1]: "upper" counts rows above the norm, all others rows at or above it.
+            Shares in [0, 1], by model and curve. "upper" counts rows above the norm, all others count rows at or above
+            it.
         """
         at = np.asarray(norm, dtype=np.float64)
         if not (at >= 0).all():
@@ -173,14 +177,14 @@ class RobustnessCurveDisplay:
         }
 
     def plot(self, ax: Any = None, **options: Any) -> Self:
-        """Draw the curves, and what lies between.
+        """Draw the curves, and the areas between them.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------

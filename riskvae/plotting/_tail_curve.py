@@ -11,33 +11,35 @@ from riskvae.plotting._pyplot import axes_or_new
 
 
 class TailCurveDisplay:
-    """Mean of the worst (or best) share of the losses against that share, one curve per model.
+    """Mean of the worst (or best) share of the losses against that share, with one curve per model.
 
-    Make it by :meth:`from_estimator` or :meth:`from_losses`, which draw at once, as scikit-learn's displays do.
+    Create it with :meth:`from_estimator` or :meth:`from_losses`, which draw immediately, like the displays of
+    scikit-learn.
 
     Parameters
     ----------
     shares : ndarray of shape (n_shares,)
         Shares of the rows, in (0, 1].
     curves : dict of str to ndarray of shape (n_shares,) or (n_seeds, n_shares)
-        Name of each model and its means; several seeds are drawn as their mean, in a band from least to greatest.
+        Means by name of the model. Several seeds are drawn as their mean, with a band from the smallest to the largest.
     tail : {"worst", "best"}, default="worst"
         Which tail.
     loss_name : str, default="loss"
-        What the losses are, with their unit.
+        Description of the losses, with their unit.
     baseline : str, default=None
-        Name of a model: draw the change against it, in percent. Several seeds are paired where both have as many.
+        Name of a model: draw the change relative to it, in percent. Several seeds are paired if both models have as
+        many.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where the curves are.
+        Axes of the curves.
     figure_ : matplotlib Figure
-        What holds the axes.
+        Figure of the axes.
     lines_ : dict of str to matplotlib Line2D
         Curve of each model.
     bands_ : dict of str to matplotlib FillBetweenPolyCollection
-        Range over seeds, of models that have several.
+        Range over seeds, for models that have several.
 
     Examples
     --------
@@ -99,13 +101,13 @@ class TailCurveDisplay:
         name : str, default="model"
             Name of a single model.
         loss_name : str, default="loss"
-            What the losses are, for the axis.
+            Description of the losses, for the axis label.
         baseline : str, default=None
-            Name of a model: draw the change against it, in percent.
+            Name of a model: draw the change relative to it, in percent.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure. Pass ``display.ax_`` to add models to it.
+            Axes to draw on; None creates a figure. Pass ``display.ax_`` to add models to it.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -143,15 +145,15 @@ class TailCurveDisplay:
         Parameters
         ----------
         estimator : estimator, Pipeline, or dict of them
-            One fitted model, or several by name; a list is one model in several seeds.
+            One fitted model, or several by name. A list is one model with several seeds.
         X : array-like of shape (n_samples, n_features)
-            Rows, best held out.
+            Rows, preferably held out.
         loss : {"squared_error", "reconstruction", "evidence"}, default="squared_error"
             As in :func:`riskvae.metrics.row_losses`.
         shares, tail, baseline, ax, **line_options
             As in :meth:`from_losses`.
         name : str, default=None
-            Name of a single model; None takes its class.
+            Name of a single model; None uses the name of its class.
 
         Returns
         -------
@@ -186,9 +188,9 @@ class TailCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------

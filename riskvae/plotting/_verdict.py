@@ -20,27 +20,27 @@ _KINDS = {
 
 
 class VerdictMarginDisplay:
-    """Share of outliers that can be hidden, and of inliers that can be made false alarms, against the size of a change.
+    """Share of outliers that can be hidden, and of inliers that can become false alarms, against the size of a change.
 
-    A line is what an attack does: at least so many rows flip. Above the dashed edge of a shade lie rows of which it is
-    proven that no change of that size flips them. A dot marks the size at which half of the rows flip.
+    A line shows the result of an attack: at least this share of rows flips. Rows above the dashed edge of a shaded area
+    are proven not to flip under any change of that size. A dot marks the size at which half of the rows flip.
 
     Parameters
     ----------
     upper, proven : dict of str to ndarray
-        Norms by kind, "masking" and "false alarm": those found by attack, infinite where there is none; and those below
-        which no change flips a row, NaN where nothing is proven.
+        Norms by kind, "masking" and "false alarm". ``upper`` are those found by an attack, infinite if there is none;
+        below ``proven``, no change flips a row, NaN if nothing is proven.
     norm : float, default=2
-        In which changes are measured.
+        Norm of changes.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        Where they are.
+        Axes and figure of the plot.
     lines_ : dict of str to matplotlib Line2D
         Share of each kind that flips.
     proven_ : dict of str to matplotlib PolyCollection
-        Rows that are proven not to; only kinds of which something is.
+        Rows that are proven not to flip; only for kinds with such rows.
 
     Examples
     --------
@@ -73,16 +73,16 @@ class VerdictMarginDisplay:
 
     @classmethod
     def from_margin(cls, margin: VerdictMargin, *, ax: Any = None, **line_options: Any) -> Self:
-        """Draw what :func:`riskvae.robustness.verdict_margin` returned.
+        """Draw margins returned by :func:`riskvae.robustness.verdict_margin`.
 
         Parameters
         ----------
         margin : VerdictMargin
-            With a flip found for one row at least.
+            Margins with a flip for at least one row.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -104,9 +104,9 @@ class VerdictMarginDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None creates a figure.
         **line_options
-            For matplotlib's ``plot``.
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------

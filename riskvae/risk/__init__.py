@@ -1,17 +1,15 @@
 r"""Risk measures of a loss vector, for any torch model.
 
-Orientation: *losses*, so larger is worse. ``eps`` is the mass of the tail, in (0, 1]: ``eps=0.1`` looks at
-the worst tenth, ``eps=1`` at everything (the mean). When ``eps * N`` is not a whole number, the boundary
-loss counts by its fraction; losses tied at the boundary share its weight equally. When ``eps * N <= 1``
-the result is the maximum. ``tail="best"`` is the mirror image, ``-risk(-losses)``.
+Measures take *losses*, so larger is worse. ``eps`` is the mass of the tail, in (0, 1]: ``eps=0.1`` uses the worst tenth
+of the losses, ``eps=1`` all of them (the mean). If ``eps * N`` is not a whole number, the boundary loss counts by the
+fraction that remains; losses tied at the boundary share its weight equally. If ``eps * N <= 1``, the result is the
+maximum. ``tail="best"`` is the mirror image, ``-risk(-losses)``.
 
-Every measure takes a floating tensor on any device, reduces ``dim``, computes half precision in float32,
-and has an exact gradient: weights that are not negative and sum to one. They work under :mod:`torch.func`
-transforms, ``torch.compile`` and second derivatives. A NaN gives NaN; an infinite loss in the tail gives
-infinity or NaN.
+Every measure takes a floating-point tensor on any device and reduces ``dim``; half precision is computed in float32.
+Its gradient is exact: nonnegative weights that sum to one. Measures work with :mod:`torch.func` transforms,
+``torch.compile`` and second derivatives. A NaN gives NaN; an infinite loss in the tail gives infinity or NaN.
 
-In the house: this room knows torch alone. Import the names below; a measure of your own is a subclass of
-:class:`Measure`.
+In the house: this package depends only on torch. To write a measure of your own, subclass :class:`Measure`.
 
 >>> import torch
 >>> from riskvae import risk

@@ -13,21 +13,21 @@ def entropic_risk(losses: Tensor, theta: float, *, tail: str = "worst", dim: int
 
     .. math:: \frac1\theta \log \frac1N \sum_i e^{\theta l_i}
 
-    between the mean (theta to 0) and the maximum (theta to infinity); below the mean for negative theta. Its
-    gradient is the softmax of :math:`\theta l`. Convex and translation-equivariant, not homogeneous: theta
-    is in inverse units of the losses.
+    It lies between the mean (theta to 0) and the maximum (theta to infinity), and below the mean for negative theta.
+    Its gradient is the softmax of :math:`\theta l`. The measure is convex and translation-equivariant, but not
+    homogeneous: theta is in inverse units of the losses.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     theta : float
-        Tilt, any finite number; 0 is the mean. About the inverse of a standard deviation of the losses (.05
-        where they spread by 20 nats) weighs the tail clearly and is not yet the maximum.
+        Tilt, any finite number; 0 gives the mean. A value around the inverse standard deviation of the losses (.05 if
+        they spread by 20 nats) clearly emphasizes the tail without reducing to the maximum.
     tail : {"worst", "best"}, default="worst"
-        The best tail is ``-entropic_risk(-losses)``, which is the same as ``-theta``.
+        "best" is ``-entropic_risk(-losses)``, which is the same as using ``-theta``.
     dim : int, default=-1
-        Dimension that is reduced.
+        Dimension to reduce.
 
     Returns
     -------
@@ -66,25 +66,25 @@ def entropic_risk(losses: Tensor, theta: float, *, tail: str = "worst", dim: int
 def mean_semideviation(
     losses: Tensor, weight: float, *, order: float = 1.0, tail: str = "worst", dim: int = -1
 ) -> Tensor:
-    r"""Mean plus a share of the upper semideviation.
+    r"""Mean plus a multiple of the upper semideviation.
 
     .. math:: m + c \Bigl( \frac1N \sum_i (l_i - m)_+^p \Bigr)^{1/p}, \qquad m = \frac1N \sum_i l_i
 
-    Coherent for c in [0, 1]. Where no loss lies above the mean, that is where all are equal, the gradient is
-    that of the mean.
+    The measure is coherent for c in [0, 1]. If no loss lies above the mean, which means that all are equal, the
+    gradient is that of the mean.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     weight : float
-        c, in [0, 1]; 0 is the mean.
+        c, in [0, 1]; 0 gives the mean.
     order : float, default=1.0
         p, at least 1.
     tail : {"worst", "best"}, default="worst"
-        The best tail is ``-mean_semideviation(-losses)``: the mean less the lower semideviation.
+        "best" is ``-mean_semideviation(-losses)``: the mean minus the lower semideviation.
     dim : int, default=-1
-        Dimension that is reduced.
+        Dimension to reduce.
 
     Returns
     -------

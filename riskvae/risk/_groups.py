@@ -13,21 +13,21 @@ def group_means(losses: Tensor, groups: Tensor) -> Tensor:
 
     .. math:: \bar l_g = \frac{1}{\#\{i : g_i = g\}} \sum_{i : g_i = g} l_i
 
-    A risk of these counts each group once, however many rows it has: ``cvar(group_means(losses, groups), eps)`` is the
-    mean of the worst share eps of the groups, and for ``eps * n_groups <= 1`` the loss of the worst group, as in group
-    DRO.
+    A risk of these means counts each group once, however many rows it has. ``cvar(group_means(losses, groups), eps)``
+    is the mean of the worst fraction eps of the groups; for ``eps * n_groups <= 1`` it is the loss of the worst group,
+    as in group DRO.
 
     Parameters
     ----------
     losses : Tensor of shape (n,)
         Losses of rows.
     groups : Tensor of int of shape (n,)
-        The group of each.
+        Group of each row.
 
     Returns
     -------
     Tensor of shape (n_groups,)
-        Of the groups that occur, in ascending order; differentiable.
+        Means of the groups that occur, in ascending order of the groups; differentiable.
 
     References
     ----------

@@ -15,27 +15,27 @@ from riskvae.risk._tail import as_threshold, cvar, value_at_risk
 
 
 class Measure(Value):
-    """Base of risk measures: ``measure(losses, tail="worst", dim=-1)`` reduces ``dim`` to the risk.
+    """Base class of risk measures: ``measure(losses, tail="worst", dim=-1)`` reduces ``dim`` to the risk.
 
-    Constructors only remember; values are checked when the measure is called. Measures are equal if their
-    parameters are, print as what makes them, and :func:`sklearn.base.clone` copies them; a grid search
-    reaches into them by ``measure__smoothing`` and the like. For a measure of your own, list its parameters in
-    ``__init__`` and override ``__call__``.
+    As in scikit-learn, constructors only store their parameters; values are checked when the measure is called.
+    Measures are equal if their parameters are, :func:`sklearn.base.clone` copies them, and a grid search reaches their
+    parameters, as in ``measure__smoothing``. For a measure of your own, list its parameters in ``__init__`` and
+    override ``__call__``.
     """
 
     def __call__(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
         raise NotImplementedError
 
     def with_eps(self, eps: float) -> Self:
-        """Same measure, with this tail mass where it has a parameter ``eps`` that is None."""
+        """Same measure, with this tail mass if it has a parameter ``eps`` that is None."""
         return self
 
 
 class TailMeasure(Measure):
-    """Base of measures of a tail, which have a mass ``eps`` and a threshold at which the tail begins.
+    """Base class of tail measures, which have a mass ``eps`` and a threshold at which the tail begins.
 
-    They are minima over the threshold t: ``measure(losses, threshold=t)`` gives the expression under the
-    minimum, ``measure.threshold(losses)`` the t that attains it.
+    They are minima over the threshold t: ``measure(losses, threshold=t)`` is the expression that is minimized, and
+    ``measure.threshold(losses)`` is the minimizing t.
     """
 
     eps: float | None
@@ -46,11 +46,11 @@ class TailMeasure(Measure):
         raise NotImplementedError
 
     def threshold(self, losses: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
-        """Threshold that attains the minimum, without a graph."""
+        """Threshold that attains the minimum, detached from the graph."""
         raise NotImplementedError
 
     def weight_beyond(self, losses: Tensor, threshold: Tensor, *, tail: str = "worst", dim: int = -1) -> Tensor:
-        """Sum of the weights at a threshold: above 1 where it is too far inside, below 1 too far outside."""
+        """Sum of the weights at a threshold: above 1 if it is too far inside, below 1 if too far outside."""
         raise NotImplementedError
 
     def with_eps(self, eps: float) -> Self:
@@ -68,12 +68,12 @@ class TailMeasure(Measure):
 
 
 class CVaR(TailMeasure):
-    """Conditional value at risk, as an object: :func:`cvar`.
+    """Conditional value at risk as an object; see :func:`cvar`.
 
     Parameters
     ----------
     eps : float, default=None
-        Mass of the tail, in (0, 1]; None leaves it to the estimator that holds the measure.
+        Mass of the tail, in (0, 1]; None uses that of the estimator that holds the measure.
 
     Examples
     --------
@@ -102,16 +102,16 @@ class CVaR(TailMeasure):
 
 
 class SmoothedCVaR(TailMeasure):
-    """Smoothed conditional value at risk, as an object: :func:`smoothed_cvar`.
+    """Smoothed conditional value at risk as an object; see :func:`smoothed_cvar`.
 
     Parameters
     ----------
     eps : float, default=None
-        Mass of the tail, in (0, 1]; None leaves it to the estimator that holds the measure.
+        Mass of the tail, in (0, 1]; None uses that of the estimator that holds the measure.
     smoothing : float, default=1.0
-        In units of the losses (nats in an estimator), at least 0.
+        Smoothing in units of the losses (nats in an estimator), at least 0.
     penalty : {"l2", "kl"}, default="l2"
-        Distance to equal weights.
+        Distance to equal weights that is penalized.
 
     Examples
     --------
@@ -149,7 +149,7 @@ class SmoothedCVaR(TailMeasure):
 
 
 class Entropic(Measure):
-    """Entropic risk, as an object: :func:`entropic_risk`.
+    """Entropic risk as an object; see :func:`entropic_risk`.
 
     Parameters
     ----------
@@ -171,12 +171,12 @@ class Entropic(Measure):
 
 
 class Spectral(Measure):
-    """Spectral risk, as an object: :func:`spectral_risk`.
+    """Spectral risk as an object; see :func:`spectral_risk`.
 
     Parameters
     ----------
     spectrum : callable, default=None
-        Cumulative weight, such as :class:`Extremile`; None is ``Superquantile()``.
+        Cumulative weight, such as :class:`Extremile`; None uses ``Superquantile()``.
 
     Examples
     --------
@@ -196,12 +196,12 @@ class Spectral(Measure):
 
 
 class MeanSemideviation(Measure):
-    """Mean plus a share of the upper semideviation, as an object: :func:`mean_semideviation`.
+    """Mean plus a multiple of the upper semideviation as an object; see :func:`mean_semideviation`.
 
     Parameters
     ----------
     weight : float, default=1.0
-        Share of the semideviation, in [0, 1].
+        Weight of the semideviation, in [0, 1].
     order : float, default=1.0
         Power of the deviation, at least 1.
 

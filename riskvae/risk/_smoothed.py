@@ -31,43 +31,43 @@ def smoothed_cvar(
     dim: int = -1,
     threshold: Tensor | float | None = None,
 ) -> Tensor:
-    r"""Conditional value at risk with a penalty that draws its weights towards equal ones.
+    r"""Conditional value at risk with a penalty that pulls its weights towards equal ones.
 
     .. math:: \max_q \; \sum_i q_i l_i - s \, D(q) \quad \text{over} \quad 0 \le q_i \le \frac{1}{\epsilon N},
               \; \sum_i q_i = 1
 
-    with the smoothing s, in units of the losses, and :math:`D(q) = \frac N2 \sum_i (q_i - \frac1N)^2` ("l2")
-    or :math:`\sum_i q_i \log(N q_i)` ("kl"). The weights that attain it, which are its gradient, are
+    with the smoothing s, in units of the losses, and :math:`D(q) = \frac N2 \sum_i (q_i - \frac1N)^2` ("l2") or
+    :math:`\sum_i q_i \log(N q_i)` ("kl"). The optimal weights, which are its gradient, are
 
     .. math:: q_i = \frac1N \, \mathrm{clip}\Bigl(1 + \frac{l_i - t}{s}, 0, \frac1\epsilon\Bigr)
               \quad \text{or} \quad q_i = \frac1N \min\Bigl(e^{(l_i - t)/s}, \frac1\epsilon\Bigr)
 
-    with the t that makes them sum to one. They change continuously with the losses, so the risk has a
-    Lipschitz gradient, where that of :func:`cvar` jumps. Never above :func:`cvar`, which is the limit
-    s = 0; the mean is the limit of large s. Unchanged when the sample is replicated: s means the same for
-    every N. (Laguel et al. write the l2 penalty without the factor N: their :math:`\nu` is s N.)
+    with the t that makes them sum to one. The weights change continuously with the losses, so the risk has a Lipschitz
+    gradient, while that of :func:`cvar` jumps. The risk is never above :func:`cvar`, its limit for s = 0; for large s
+    it approaches the mean. Replicating the sample does not change it: s means the same for every N. (Laguel et al.
+    write the l2 penalty without the factor N: their :math:`\nu` is s N.)
 
-    With a ``threshold`` t from elsewhere: the dual objective
-    :math:`t + \frac1N \sum_i \varphi(l_i - t)` at that t, with :math:`\varphi' = N q`; never below the risk.
+    With a ``threshold`` t from elsewhere, the result is the dual objective :math:`t + \frac1N \sum_i \varphi(l_i - t)`
+    at that t, with :math:`\varphi' = N q`; it is never below the risk.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     eps : float
-        Mass of the tail, in (0, 1]; 1 is the mean, whatever the smoothing.
+        Mass of the tail, in (0, 1]; 1 gives the mean, whatever the smoothing.
     smoothing : float
-        s, at least 0, in units of the losses: with "l2" weights grow from nothing to the full 1/(eps N) over
-        losses that differ by s/eps, with "kl" they grow e-fold over s.
+        s, at least 0, in units of the losses. With "l2", weights grow from zero to the full 1/(eps N) over losses that
+        differ by s/eps; with "kl", they grow e-fold over s.
     penalty : {"l2", "kl"}, default="l2"
-        Squared distance to equal weights, which leaves the best losses out altogether, or relative entropy,
-        which leaves none out.
+        "l2" is the squared distance to equal weights, which excludes the best losses; "kl" is the relative entropy,
+        which excludes none.
     tail : {"worst", "best"}, default="worst"
-        The best tail is ``-smoothed_cvar(-losses)``.
+        "best" is ``-smoothed_cvar(-losses)``.
     dim : int, default=-1
-        Dimension that is reduced.
+        Dimension to reduce.
     threshold : Tensor or float, default=None
-        A scalar or of the result's shape; None takes the one that makes the weights sum to one.
+        Scalar, or tensor of the result's shape; None uses the threshold that makes the weights sum to one.
 
     Returns
     -------

@@ -44,12 +44,12 @@ class Superquantile(Spectrum):
 
 
 class Extremile(Spectrum):
-    r"""Expected maximum of r independent losses of the sample: :math:`\Phi(u) = u^r`.
+    r"""Expected maximum of r independent draws from the losses: :math:`\Phi(u) = u^r`.
 
     Parameters
     ----------
     order : float, default=2.0
-        r, at least 1; 1 is the mean.
+        r, at least 1; 1 gives the mean.
 
     References
     ----------
@@ -76,7 +76,7 @@ class Exponential(Spectrum):
     Parameters
     ----------
     rate : float, default=1.0
-        r, at least 0; 0 is the mean, and the worst loss weighs :math:`e^r` times the best.
+        r, at least 0; 0 gives the mean. The worst loss has :math:`e^r` times the weight of the best.
 
     References
     ----------
@@ -103,25 +103,25 @@ class Exponential(Spectrum):
 def spectral_risk(
     losses: Tensor, spectrum: Callable[[Tensor], Tensor], *, tail: str = "worst", dim: int = -1
 ) -> Tensor:
-    r"""Mean of the sorted losses under weights that do not fall from the best to the worst.
+    r"""Mean of the sorted losses, with weights that do not decrease from the best to the worst.
 
     .. math:: \sum_i \sigma_i \, l_{(i)}, \qquad l_{(1)} \le \dots \le l_{(N)}, \qquad
               \sigma_i = \Phi(\tfrac iN) - \Phi(\tfrac{i-1}N)
 
-    Coherent, and unchanged when the sample is replicated. Its gradient is :math:`\sigma` in the order of the
-    losses; tied losses share their weights equally.
+    The measure is coherent, and replicating the sample does not change it. Its gradient is :math:`\sigma` in the order
+    of the losses; tied losses share their weights equally.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     spectrum : callable
-        The cumulative weight :math:`\Phi`: :class:`Superquantile`, :class:`Extremile`, :class:`Exponential`, or
-        a function of a float tensor of fractions that is convex and goes from 0 at 0 to 1 at 1.
+        Cumulative weight :math:`\Phi`: :class:`Superquantile`, :class:`Extremile`, :class:`Exponential`, or a convex
+        function of a float tensor of fractions that goes from 0 at 0 to 1 at 1.
     tail : {"worst", "best"}, default="worst"
-        The best tail is ``-spectral_risk(-losses)``: the same weights, heavier on the smaller losses.
+        "best" is ``-spectral_risk(-losses)``: the same weights, with the larger ones on the smaller losses.
     dim : int, default=-1
-        Dimension that is reduced.
+        Dimension to reduce.
 
     Returns
     -------
@@ -131,8 +131,8 @@ def spectral_risk(
     Raises
     ------
     ValueError
-        If the weights are negative, fall, or do not sum to one. Not checked inside function transforms and
-        compiled graphs.
+        If the weights are negative, decrease, or do not sum to one. Not checked inside function transforms and compiled
+        graphs.
 
     References
     ----------

@@ -10,29 +10,29 @@ from riskvae.risk._order import at_least_float32, check_eps, check_losses, kth_l
 
 
 def value_at_risk(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = -1) -> Tensor:
-    r"""Loss at which the tail begins.
+    r"""Value at risk: the loss at which the tail begins.
 
     .. math:: v_\epsilon(l) = \min \{ t \in l : \#\{i : l_i > t\} \le \epsilon N \}
 
-    the smallest loss that no more than :math:`\epsilon N` losses exceed; for ``tail="best"`` the largest loss
-    that no more than :math:`\epsilon N` fall below. It minimizes the objective of :func:`cvar`.
+    is the smallest loss that at most :math:`\epsilon N` losses exceed; for ``tail="best"``, the largest loss that at
+    most :math:`\epsilon N` fall below. It minimizes the objective of :func:`cvar`.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     eps : float
         Mass of the tail, in (0, 1].
     tail : {"worst", "best"}, default="worst"
         Which tail.
     dim : int, default=-1
-        Dimension that is reduced.
+        Dimension to reduce.
 
     Returns
     -------
     Tensor
-        Shape of ``losses`` without ``dim``, same dtype: one of the losses. Its gradient goes to that loss, in
-        equal parts where several are tied. NaN where a loss is NaN.
+        Shape of ``losses`` without ``dim``, same dtype: one of the losses. The gradient goes to that loss, in equal
+        parts if several are tied. NaN where a loss is NaN.
 
     Examples
     --------
@@ -53,31 +53,31 @@ def value_at_risk(losses: Tensor, eps: float, *, tail: str = "worst", dim: int =
 
 
 def tail_weights(losses: Tensor, eps: float, *, tail: str = "worst", dim: int = -1) -> Tensor:
-    r"""Weights that turn a loss vector into its conditional value at risk.
+    r"""Weights with which a loss vector sums to its conditional value at risk.
 
-    The dual weights of Rockafellar and Uryasev: with v the value at risk,
+    These are the dual weights of Rockafellar and Uryasev. With v the value at risk,
 
     .. math:: q_i = \frac{1}{\epsilon N} \text{ where } l_i > v, \qquad q_i = 0 \text{ where } l_i < v,
 
-    and the mass that is left, so that :math:`\sum_i q_i = 1`, shared equally by the losses equal to v. For
-    ``tail="best"`` the same of ``-losses``. They are the gradient of :func:`cvar`.
+    and the losses equal to v share the remaining mass equally, so that :math:`\sum_i q_i = 1`. For ``tail="best"``,
+    they are the weights of ``-losses``. They are the gradient of :func:`cvar`.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     eps : float
         Mass of the tail, in (0, 1].
     tail : {"worst", "best"}, default="worst"
-        Weigh the largest or the smallest losses.
+        Whether to weight the largest or the smallest losses.
     dim : int, default=-1
-        Dimension that holds one sample.
+        Dimension along which the losses form one sample.
 
     Returns
     -------
     Tensor
-        Shape and dtype of ``losses``, detached; along ``dim`` they lie in [0, 1/(eps N)] and sum to one.
-        NaN where the sample holds a NaN.
+        Shape and dtype of ``losses``, detached. Along ``dim``, weights lie in [0, 1/(eps N)] and sum to one; NaN if the
+        sample contains a NaN.
 
     References
     ----------
@@ -106,30 +106,30 @@ def cvar(
     with the weights q of :func:`tail_weights`; :math:`S_\epsilon(l) = -C_\epsilon(-l)` for the best tail.
     The gradient with respect to the losses is q, by the envelope theorem.
 
-    With a ``threshold`` t from elsewhere, the expression under the minimum: an upper bound of the risk (for
-    the best tail a lower one), finite when no loss lies beyond t, and additive over micro-batches. Its
-    gradient weighs each loss beyond t by 1/(eps N), whatever their number.
+    With a ``threshold`` t from elsewhere, the result is the expression under the minimum: an upper bound of the risk
+    (for the best tail, a lower bound) that is finite if no loss lies beyond t, and additive over micro-batches. Its
+    gradient gives each loss beyond t the weight 1/(eps N), whatever their number.
 
-    Limits: the mean at ``eps = 1``; the maximum (minimum) when ``eps * N <= 1``. As an estimate of the risk
-    of the distribution behind the sample it is biased low: for exponential losses by 0.9 % at ``eps=0.05``
-    and N = 256, by 15.4 % at N = 16. Prefer large batches where the tail is small.
+    The limits are the mean at ``eps = 1`` and the maximum (minimum) for ``eps * N <= 1``. As an estimate for the
+    distribution behind the sample, it is biased low: for exponential losses by 0.9% at ``eps=0.05`` and N = 256, by
+    15.4% at N = 16. Prefer large batches if the tail is small.
 
-    One dimension is reduced: flatten losses of shape (N, 1), of which the last holds a single value.
+    Only one dimension is reduced: flatten losses of shape (N, 1), whose last dimension holds a single value.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, any shape; at least one element along ``dim``.
+        Floating-point tensor of any shape, with at least one element along ``dim``.
     eps : float
         Mass of the tail, in (0, 1].
     tail : {"worst", "best"}, default="worst"
-        Average the largest or the smallest losses.
+        Whether to average the largest or the smallest losses.
     dim : int, default=-1
-        Dimension that is reduced.
+        Dimension to reduce.
     threshold : Tensor or float, default=None
-        Where the tail begins, a scalar or of the result's shape; None takes the sample's own
-        :func:`value_at_risk`. :class:`EMAThreshold` and :class:`LearnedThreshold` give one. A tensor that
-        requires a gradient gets it: descend on it for the worst tail, ascend for the best.
+        Where the tail begins: a scalar, or a tensor of the result's shape. None uses the sample's own
+        :func:`value_at_risk`; :class:`EMAThreshold` and :class:`LearnedThreshold` provide others. A tensor that
+        requires a gradient receives it: descend on it for the worst tail, ascend for the best.
 
     Returns
     -------
@@ -167,24 +167,25 @@ def cvar(
 def nested_cvar(
     losses: Tensor, eps: float, eps_inner: float, *, tail: str = "worst", dim: tuple[int, int] = (-2, -1)
 ) -> Tensor:
-    r"""Conditional value at risk over rows of that over each row's latent draws.
+    r"""Conditional value at risk over rows of the conditional value at risk over each row's latent draws.
 
     .. math:: C_{\epsilon, i} \bigl( C_{\epsilon', j} (l_{ij}) \bigr)
 
-    It lies between the risk over rows of the mean over draws and the risk at :math:`\epsilon \epsilon'` over
-    all losses together: :math:`C_{\epsilon,i}(\overline{l_i}) \le C_{\epsilon,i}(C_{\epsilon',j}(l_{ij})) \le
-    C_{\epsilon \epsilon'}(l)`. For the best tail the order is reversed.
+    It lies between the risk over rows of the mean over draws and the risk at :math:`\epsilon \epsilon'` of all losses
+    together:
+    :math:`C_{\epsilon,i}(\overline{l_i}) \le C_{\epsilon,i}(C_{\epsilon',j}(l_{ij})) \le C_{\epsilon \epsilon'}(l)`.
+    For the best tail, the order is reversed.
 
     Parameters
     ----------
     losses : Tensor
-        Floating point, at least two dimensions.
+        Floating-point tensor with at least two dimensions.
     eps, eps_inner : float
         Mass of the tail over rows and over draws, in (0, 1].
     tail : {"worst", "best"}, default="worst"
-        Which tail, of both.
+        Which tail, for both.
     dim : (int, int), default=(-2, -1)
-        Dimension of the rows and that of the draws.
+        Dimensions of the rows and of the draws.
 
     Returns
     -------

@@ -8,10 +8,10 @@ from riskvae.risk._order import at_least_float32, check_losses, check_number
 
 
 class Threshold(nn.Module):
-    """Base of thresholds: called with a batch of losses, updated by them in training, frozen in evaluation.
+    """Base class of thresholds: called with a batch of losses, updated by it in training, fixed in evaluation.
 
-    The state is in buffers, so ``state_dict``, ``.to(device)`` and pickling carry it. Until the first
-    batch in training, the batch's own threshold is given.
+    The state is stored in buffers, so ``state_dict``, ``.to(device)`` and pickling include it. Until the first batch in
+    training, the threshold is that of the batch itself.
     """
 
     def __init__(self, measure: TailMeasure, tail: str = "worst") -> None:
@@ -27,14 +27,14 @@ class Threshold(nn.Module):
 
     @torch.no_grad()
     def forward(self, losses: Tensor, measure: TailMeasure | None = None) -> Tensor:
-        """Threshold for these losses, a float32 scalar without a graph.
+        """Threshold for these losses, a float32 scalar detached from the graph.
 
         Parameters
         ----------
         losses : Tensor
-            Floating point; all dimensions are one sample.
+            Floating-point tensor; all dimensions form one sample.
         measure : CVaR or SmoothedCVaR, default=None
-            Followed in place of the module's own, for a tail mass that changes.
+            Measure to use instead of the module's own, for a tail mass that changes.
         """
         check_losses(losses, -1)
         measure = self.measure if measure is None else measure
@@ -56,28 +56,28 @@ class Threshold(nn.Module):
 
 
 class EMAThreshold(Threshold):
-    r"""Moving average of the thresholds of the batches so far, this one included, without the lag of one.
+    r"""Moving average of the thresholds of all batches so far, including the current one, corrected for lag.
 
     .. math:: m_n = \frac{\sum_{k=1}^n d^{\,n-k} v_k}{\sum_{k=1}^n d^{\,n-k}}, \qquad t_n = 2 m_n - m'_n
 
-    with the batches' own thresholds v, and m' the same average of the averages m. The denominator corrects
-    the bias towards the start. While losses fall, m lies d/(1 - d) batches behind, so that no loss
-    exceeds it and nothing is learned; m' lies twice as far behind, so t has no lag behind a steady fall
-    (Brown's double exponential smoothing; the newest batch weighs 1 - d^2 in it).
+    with the thresholds v of the batches, and m' the same average of the averages m. The denominator corrects the bias
+    towards the start. While losses fall, m lags d/(1 - d) batches behind, so that no loss exceeds it and nothing is
+    learned. As m' lags twice as far, t has no lag behind a steady decrease (Brown's double exponential smoothing; the
+    newest batch has the weight 1 - d^2 in it).
 
-    Where eps * N is below 1, a batch's own threshold is its maximum, which no loss of that batch exceeds:
-    take larger batches.
+    If eps * N is below 1, a batch's own threshold is its maximum, which no loss of that batch exceeds: use larger
+    batches.
 
     Parameters
     ----------
     measure : CVaR or SmoothedCVaR
-        Whose threshold is followed.
+        Measure whose threshold is averaged.
     decay : float, default=0.9
-        d, weight of the old average, in [0, 1); 0 takes each batch's own.
+        d, weight of the old average, in [0, 1); 0 uses each batch's own threshold.
     tail : {"worst", "best"}, default="worst"
         Which tail.
     trend : bool, default=True
-        Correct the lag; False gives m, the plain average.
+        Whether to correct the lag; False gives m, the plain average.
 
     Examples
     --------
@@ -119,25 +119,24 @@ class EMAThreshold(Threshold):
 
 
 class LearnedThreshold(Threshold):
-    r"""Threshold that descends on the risk's own objective, in units of its distance from the losses.
+    r"""Threshold learned by gradient steps on the risk's own objective, scaled by its distance from the losses.
 
     .. math:: t \leftarrow t - s \, \mathrm{clip}\Bigl(a \bigl(1 - \sum_i q_i(t)\bigr), -1, 1\Bigr), \qquad
               s^2 = \frac1N \sum_i (l_i - t)^2
 
-    after each batch, with the weights q that the losses beyond t carry (1/(eps N) each for the conditional
-    value at risk): the inner bracket is the gradient in t of the objective
-    :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon`. The step a is ``step``, less where the tail holds fewer than ten
-    losses, whose number is noise: ``step * min(1, eps * N / 10)``. So t follows the quantile of all batches,
-    not the average of the batches' quantiles, which small batches bias; and as s holds the distance, it keeps
-    up with losses that fall. It starts at the first batch's threshold, and its path moves and scales with the
-    losses.
+    after each batch, with the weights q of the losses beyond t (1/(eps N) each for the conditional value at risk). The
+    inner bracket is the gradient in t of the objective :math:`t + \frac1N \sum_i (l_i - t)_+ / \epsilon`. The step a is
+    ``step``; it is reduced to ``step * min(1, eps * N / 10)`` if the tail holds fewer than ten losses, because their
+    number is then noisy. So t follows the quantile of all batches, not the average of the batches' quantiles, which is
+    biased for small batches. As s includes the distance, t keeps up with falling losses. It starts at the first batch's
+    threshold, and shifts and scales with the losses.
 
     Parameters
     ----------
     measure : CVaR or SmoothedCVaR
-        Whose threshold is learned.
+        Measure whose threshold is learned.
     step : float, default=0.3
-        Largest a, above 0.
+        Largest step a, above 0.
     tail : {"worst", "best"}, default="worst"
         Which tail.
 

@@ -1,10 +1,11 @@
-"""Robustness of variational autoencoders: how far a row can be pushed before its reconstruction breaks.
+"""Robustness of variational autoencoders: how far a row can be perturbed before its reconstruction breaks.
 
-Everything takes a fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on
-tensors: models of other libraries and plain torch modules can be examined too.
+Functions take a fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on
+tensors, so models of other libraries and plain torch modules can be examined, too. :func:`verdict_margin` takes a
+detector.
 
-In the house: this room asks models and knows no estimator. Import the names below; an attack of your own is a function
-that an ``Envelope`` calls (`_max_damage.py` is the example).
+In the house: this package examines models and does not depend on the estimators. To write an attack of your own, write
+a function that an ``Envelope`` calls (`_max_damage.py` is an example).
 """
 
 from riskvae.robustness._attack_results import AttackResult, DamageCurve, TargetedAttackResult

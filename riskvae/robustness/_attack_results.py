@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AttackResult:
-    r"""What :func:`max_damage_attack` found for n rows.
+    r"""Result of :func:`max_damage_attack` for n rows.
 
     Attributes
     ----------
@@ -24,25 +24,25 @@ class AttackResult:
     delta : ndarray of the shape of X
         ``X_adv - X``.
     damage : ndarray of shape (n,)
-        Mean distance of the attacked row's reconstructions from the clean one, in the units of the decoder's
+        Mean distance between the reconstructions of the attacked row and the clean one, in the units of the decoder's
         output, over draws that the attack did not see.
     clean_damage : ndarray of shape (n,)
-        The same without a perturbation: what the noise alone does.
+        The same without a perturbation: the effect of the noise alone.
     log_likelihood, log_likelihood_adv : ndarray of shape (n,)
-        Mean over draws of log p(x | z) for z of the clean and of the attacked row, in nats; NaN for models
+        Mean over draws of log p(x | z), with z of the clean row and of the attacked row, in nats; NaN for models
         without a likelihood.
     degradation : ndarray of shape (n,)
-        ``|log_likelihood_adv - log_likelihood| / |log_likelihood|``, of the paper. A log-density may lie near
-        0; the difference in nats then says more.
+        ``|log_likelihood_adv - log_likelihood| / |log_likelihood|``, as in the paper. A log-density may be close to 0;
+        the difference in nats is then more informative.
     p_broken : ndarray of shape (n,)
-        Share of those draws at which the reconstruction moves by more than r.
+        Share of those draws for which the reconstruction moves by more than r.
     success : ndarray of bool of shape (n,)
-        Whether the row is broken: by ``p_broken``, the probability of moving by more than r exceeds one half, at the
-        confidence asked for.
+        Whether the row is broken: ``p_broken`` shows, at the requested confidence, that the probability of moving by
+        more than r exceeds one half.
     norm : float
-        Of the ball.
+        Norm of the ball.
     max_norm : float or ndarray of shape (n,)
-        Its radius.
+        Radius of the ball.
     r : float or ndarray of shape (n,)
         Radius of the reconstructions.
     """
@@ -61,7 +61,7 @@ class AttackResult:
     r: float | Array
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per number."""
+        """Convert to a pandas DataFrame with one line per row and one column per number."""
         return to_frame(self, norm=self.norm, max_norm=self.max_norm, r=self.r)
 
     def __repr__(self) -> str:
@@ -82,28 +82,28 @@ class AttackResult:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DamageCurve:
-    """What :func:`damage_curve` found for n rows at m norms.
+    """Result of :func:`damage_curve` for n rows at m norms.
 
     Attributes
     ----------
     max_norms : ndarray of shape (m,)
-        Radii of the balls, from the smallest on.
+        Radii of the balls, in ascending order.
     damage : ndarray of shape (m, n)
-        Mean distance of the attacked row's reconstructions from the clean one, in the units of the decoder's output,
-        over draws that the attack did not see. It does not fall from one norm to the next.
+        Mean distance between the reconstructions of the attacked row and the clean one, in the units of the decoder's
+        output, over draws that the attack did not see. It never decreases from one norm to the next.
     clean_damage : ndarray of shape (n,)
-        The same without a perturbation: what the noise alone does.
+        The same without a perturbation: the effect of the noise alone.
     log_likelihood, log_likelihood_adv, degradation : ndarrays of shape (n,), (m, n), (m, n)
         As in :class:`AttackResult`; NaN for models without a likelihood.
     p_broken, success : ndarrays of shape (m, n)
-        Share of those draws at which the reconstruction moves by more than r, and whether the row is broken, at the
-        confidence asked for.
+        Share of those draws for which the reconstruction moves by more than r, and whether the row is broken, at the
+        requested confidence.
     norm : float
-        Of the balls.
+        Norm of the balls.
     r : float or ndarray of shape (n,)
         Radius of the reconstructions.
     X_adv : ndarray of shape (m, n_samples, ...) or None
-        Attacked rows, where they were to be kept.
+        Attacked rows, if they were requested.
     """
 
     max_norms: Array
@@ -119,7 +119,7 @@ class DamageCurve:
     X_adv: Array | None = None
 
     def to_frame(self) -> Any:
-        """Rows at each norm as a pandas DataFrame: a line for each pair, ``row`` and ``max_norm`` saying which."""
+        """Convert to a pandas DataFrame with one line for each pair of ``row`` and ``max_norm``."""
         m, n = self.damage.shape
         names = ("damage", "log_likelihood_adv", "degradation", "p_broken", "success")
         each = {"row": np.tile(np.arange(n), m), "max_norm": np.repeat(self.max_norms, n)}
@@ -143,30 +143,30 @@ class DamageCurve:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TargetedAttackResult:
-    """What :func:`targeted_attack` found for n rows.
+    """Result of :func:`targeted_attack` for n rows.
 
     Attributes
     ----------
     X_adv, delta : ndarray of the shape of X
         Attacked rows, and their difference from X.
     distance, clean_distance : ndarray of shape (n,)
-        Mean distance to the target, attacked and clean, over draws that the attack did not see.
+        Mean distance to the target, of the attacked and of the clean row, over draws that the attack did not see.
     p_reached : ndarray of shape (n,)
-        Share of those draws at which the distance to the target is at most r.
+        Share of those draws for which the distance to the target is at most r.
     success : ndarray of bool of shape (n,)
-        Whether the target is reached: by ``p_reached``, the probability of being within r exceeds one half, at the
-        confidence asked for.
+        Whether the target is reached: ``p_reached`` shows, at the requested confidence, that the probability of being
+        within r exceeds one half.
     space : {"reconstruction", "latent"}
-        Where the distance is.
+        Space of the distance.
     norm : float
-        Of the ball.
+        Norm of the ball.
     max_norm : float or ndarray of shape (n,)
-        Its radius; where the least was looked for, that of the largest ball tried.
+        Radius of the ball. If the smallest perturbation was searched for, that of the largest ball tried.
     r : float or ndarray of shape (n,)
         Radius around the target.
     least_norm : ndarray of shape (n,) or None
-        Norm of the smallest perturbation found that reaches the target, confirmed on fresh draws; infinite where none
-        does, and ``X_adv`` is then what came near. None where ``max_norm`` was given.
+        Norm of the smallest perturbation found that reaches the target, confirmed on fresh draws. Infinite if none
+        does; ``X_adv`` is then the closest attempt. None if ``max_norm`` was given.
     """
 
     X_adv: Array
@@ -182,7 +182,7 @@ class TargetedAttackResult:
     least_norm: Array | None = None
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per number."""
+        """Convert to a pandas DataFrame with one line per row and one column per number."""
         return to_frame(self, norm=self.norm, max_norm=self.max_norm, r=self.r)
 
     def __repr__(self) -> str:

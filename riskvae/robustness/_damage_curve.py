@@ -34,28 +34,29 @@ def damage_curve(
     confidence: float = 0.999,
     keep_rows: bool = False,
 ) -> DamageCurve:
-    r"""Largest damage of a perturbation as a function of how large it may be, row by row.
+    r"""Largest damage of a perturbation as a function of its norm, for each row.
 
     For each :math:`\rho` of ``max_norms``,
 
     .. math:: \max_{\lVert \delta \rVert \le \rho} E_\eta \lVert g(\mu(x + \delta) + \eta \circ \sigma(x + \delta))
         - g(\mu(x)) \rVert_2,
 
-    as :func:`max_damage_attack` finds it, at less than the price of an attack at each norm. Balls lie inside each
-    other, so what was found in one is allowed in the next: the search there begins from it, too, as it is and scaled
-    to the new norm, and keeps it where nothing does more on the fresh draws. So no curve falls. (That choice is made on
-    the draws that are reported, between perturbations that differ by less than these can tell.)
+    as :func:`max_damage_attack` finds it, at a lower cost than an attack at each norm. The balls are nested, so a
+    perturbation found in one is allowed in the next. The search there also starts from it, as it is and scaled to the
+    new norm, and keeps it if nothing does more on the fresh draws. So no curve decreases. (This choice is made on the
+    draws that are reported, between perturbations that differ by less than these draws can resolve.)
 
     Parameters
     ----------
     vae, X, norm, perturb, n_steps, n_restarts, n_draws, bounds, mask
-        As in :func:`max_damage_attack`. Steps and restarts are those at each norm.
+        As in :func:`max_damage_attack`. Steps and restarts apply to each norm.
     batch_size, random_state, verbose, r, confidence
         As in :func:`max_damage_attack`.
     max_norms : array-like of shape (n_norms,)
-        Radii of the balls, in the units of X, 0 or more, in any order. 0 is the row itself: what the noise alone does.
+        Radii of the balls, in the units of X, at least 0, in any order. 0 is the row itself: the effect of the noise
+        alone.
     keep_rows : bool, default=False
-        Whether the result has the attacked rows of each norm.
+        Whether the result contains the attacked rows of each norm.
 
     Returns
     -------
@@ -64,11 +65,11 @@ def damage_curve(
     Raises
     ------
     TypeError, ValueError
-        As :func:`max_damage_attack`; for norms that are negative, not finite, or none.
+        As :func:`max_damage_attack`; also for norms that are negative or not finite, or if there are none.
 
     References
     ----------
-    Carlini et al., "On evaluating adversarial robustness" (2019), who ask for such curves.
+    Carlini et al., "On evaluating adversarial robustness" (2019), who recommend such curves.
 
     Examples
     --------

@@ -68,89 +68,89 @@ def robustness_margin(
     random_state: Any = None,
     verbose: int = 0,
 ) -> RobustnessMargin:
-    r"""Margin of robustness of each row: how far it can be pushed before its reconstruction moves by r.
+    r"""Robustness margin of each row: how far it can be perturbed before its reconstruction moves by r.
 
     With the posterior N(mu(x), diag sigma(x)^2), the decoder's mean g and eta ~ N(0, I), let
 
     .. math:: \Delta(x, \delta) = g(\mu(x + \delta) + \eta \circ \sigma(x)) - g(\mu(x)).
 
-    The model is r-robust at :math:`\delta` if :math:`P(\lVert \Delta \rVert_2 \le r) > \frac12`, and the margin R
-    is the largest radius in which it is for every :math:`\delta`. Lower bounds, with p the probability without
-    a perturbation and J the Jacobian of mu:
+    The model is r-robust at :math:`\delta` if :math:`P(\lVert \Delta \rVert_2 \le r) > \frac12`. The margin R is the
+    largest radius within which it is r-robust for every :math:`\delta`. Lower bounds, with p the probability without a
+    perturbation and J the Jacobian of mu:
 
-    - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, of the paper; for another norm than 2, of
-      the Euclidean ball that holds the ball;
-    - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_{q \to 2}`, never smaller; in norm 2
-      the largest singular value, in norm 1 the length of the longest column, in norm infinity an upper bound by
-      semidefinite relaxation, at most :math:`\sqrt{\pi / 2}` times the truth once it has converged;
-    - "second_order": the same with another reach than :math:`\Phi^{-1}(p)`, from how fast the probability can fall
-      at :math:`\delta = 0`, which antithetic draws tell: hardly at all where the event is nearly symmetric. Never
-      smaller than "whitened";
-    - "third_order": the same from the curvature, too: from how far out the draws lie at which the event fails. Never
+    - "theorem1": :math:`\min_i \sigma_i \, \Phi^{-1}(p) / \lVert J \rVert_F`, the bound of the paper; for a norm other
+      than 2, that of the Euclidean ball that contains the ball;
+    - "whitened": :math:`\Phi^{-1}(p) / \lVert \mathrm{diag}(1/\sigma) J \rVert_{q \to 2}`, never smaller. The matrix
+      norm is the largest singular value in norm 2 and the length of the longest column in norm 1. In norm infinity it
+      is an upper bound by semidefinite relaxation, at most :math:`\sqrt{\pi / 2}` times the true value once it has
+      converged;
+    - "second_order": the same with another numerator than :math:`\Phi^{-1}(p)`, which follows from how fast the
+      probability can fall at :math:`\delta = 0`. Antithetic draws estimate that; it hardly falls at all if the event is
+      nearly symmetric. Never smaller than "whitened";
+    - "third_order": the same, using the curvature, too: how far out the draws lie at which the event fails. Never
       smaller than "second_order";
-    - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian: no
-      first-order error, and a good deal smaller;
-    - "proven": no first-order error either, and by far larger. Inside a ball each activation leaves its tangent by no
-      more than its pre-activation's reach allows, which follows layer by layer from the network's own linear maps at
-      the row. That bounds how far the mean can be from its linearization.
+    - "lipschitz": "whitened" with a proven Lipschitz constant of the encoder in place of the Jacobian. It has no
+      first-order error, but is considerably smaller;
+    - "proven": also without first-order error, and far larger. Inside a ball, each activation deviates from its tangent
+      by no more than the range of its pre-activation allows. These ranges follow layer by layer from the network's own
+      linear maps at the row, and bound how far the mean can be from its linearization.
 
-    p is estimated from draws and enters by its Clopper-Pearson lower limit, which caps :math:`\Phi^{-1}(p)` at
-    3.3 for 30,000 draws and a confidence of .999. From above:
+    p is estimated from draws; bounds use its Clopper-Pearson lower limit, which caps :math:`\Phi^{-1}(p)` at 3.3 for
+    30,000 draws and a confidence of .999. The upper bound is
 
-    - "attack": the smallest norm at which a perturbation was found that breaks r-robustness, confirmed on
-      fresh draws.
+    - "attack": the smallest norm at which a perturbation was found that breaks r-robustness, confirmed on fresh draws.
 
-    And an estimate between them, by far cheaper than the attack:
+    An estimate between them is far cheaper than the attack:
 
-    - "linearized": the smallest crossing along the leading singular directions of :math:`J_g J`, with the
-      encoder linearized and the decoder as it is; in norm infinity along signs that follow from them, in norm 1 along
+    - "linearized": the smallest crossing along the leading singular directions of :math:`J_g J`, with the encoder
+      linearized and the decoder as it is. In norm infinity, the directions are signs derived from these; in norm 1,
       their largest entries and the features that move the output most by themselves.
 
     Parameters
     ----------
     vae : estimator or object
-        A fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on
-        tensors, such as a torch module.
+        A fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors, such
+        as a torch module.
     X : array-like of shape (n_samples, n_features)
-        Rows. Estimators compute in its dtype: float32 is twice as fast. For other objects any shape
-        (n_samples, ...) that ``encode`` takes.
+        Rows. Estimators compute in the dtype of X: float32 is twice as fast. For other objects, any shape (n_samples,
+        ...) that ``encode`` takes.
     r : float, array-like of shape (n_samples,) or "auto", default="auto"
-        Radius, in the units of the decoder's output, over all features: above 0. "auto" is 1.5 times the median
-        of :math:`\lVert \Delta(x, 0) \rVert` over rows and draws: the model's own noise. To compare models, give all
-        of them the same number.
+        Radius of the reconstructions, above 0: a distance over all features, in the units of the decoder's output.
+        "auto" is 1.5 times the median of :math:`\lVert \Delta(x, 0) \rVert` over rows and draws, that is, of the
+        model's own noise. To compare models, use the same number for all of them.
     methods : str or sequence of str, default=all
-        What to compute.
+        Bounds and estimates to compute.
     norm : {1, 2, numpy.inf}, default=2
-        In which changes of a row are measured, in bounds and attack: 1 for changes of few features, numpy.inf for
-        small changes of all.
+        Norm of changes, in bounds and attack: 1 for changes of few features, numpy.inf for small changes of all.
     perturb : {"mean", "both"}, default="mean"
-        Whether the attack moves the posterior's mean, as in the definition, or its scale too. The lower bounds
-        are about "mean" in either case.
+        Whether the attack moves only the posterior mean, as in the definition, or its scale, too. The lower bounds
+        always refer to "mean".
     bounds : (low, high), default=None
         Box that changed rows must stay in, such as (0, 1) for pixels: numbers, or arrays of shape (n_features,) or of
-        the shape of X. The margin is then that of changes inside the box; bounds from below hold for it, too.
+        the shape of X. The margin is then that of changes inside the box; lower bounds hold for it, too.
     mask : array-like of bool, of shape (n_features,) or of the shape of X, default=None
-        True for the features that may change; None for all. First-order bounds look at these alone.
+        True for the features that may change; None for all. First-order bounds consider only these.
     confidence : float, default=0.999
-        Of each row's lower bounds, together, and of its upper end, in [0.5, 1). What is estimated from draws for the
-        methods asked for (p, slopes, curvatures) shares the error.
+        Joint confidence of each row's lower bounds, and confidence of its upper bound, in [0.5, 1). All that is
+        estimated from draws for the chosen methods (p, slopes, curvatures) shares the error.
     n_draws : int or "auto", default="auto"
-        Draws for the probability, and for each confirmation; at least 100. "auto" takes as many as have 24 million
-        decoded values, from 10,000 to 100,000: 30,612 for rows of 784 values.
+        Number of draws for the probability, and for each confirmation; at least 100. "auto" uses as many as give 24
+        million decoded values, from 10,000 to 100,000: 30,612 for rows of 784 values.
     max_norm : float, default=None
-        Largest norm that the attack and "linearized" try; None is a hundred times the norm that can move the row's
+        Largest norm that the attack and "linearized" try. None is a hundred times the norm that can move the row's
         latent distribution by one standard deviation, :math:`1/\lVert \mathrm{diag}(1/\sigma) J \rVert_{q \to 2}`.
     n_steps, n_restarts : int, default=20, 4
-        Steps of the attack, and its starts: the directions of "linearized" with both signs, then random ones.
+        Number of steps of the attack, and of its starts: the directions of "linearized" with both signs, then random
+        ones.
     batch_size : int, default=32
-        Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
-        fewer rows, so that a row's answer depends on its company by rounding alone.
+        Number of rows processed together. Blocks are padded to this size, or to the next power of two if X has fewer
+        rows, so a row's result depends on the other rows only by rounding.
     refine : int, default=None
-        Steps by which posteriors are refined (:meth:`riskvae.BetaVAE.encode`), through which the attack goes; None
-        means the estimator's own parameter. Nothing is certified of refined posteriors, and all takes many times as
-        long.
+        Number of steps that refine the posteriors (:meth:`riskvae.BetaVAE.encode`); the attack goes through them. None
+        uses the estimator's own parameter. Nothing is certified for refined posteriors, and everything takes many times
+        as long.
     random_state : int, RandomState or None, default=None
-        Decides the draws, which all rows share.
+        Determines the draws, which all rows share.
     verbose : int, default=0
         1 shows progress.
 
@@ -162,16 +162,16 @@ def robustness_margin(
     Raises
     ------
     TypeError, ValueError
-        For a bad parameter; for a model whose answers are not finite or whose scales are not positive.
+        For an invalid parameter; for a model whose outputs are not finite or whose scales are not positive.
 
     Notes
     -----
     Work per row: the decoder runs on ``n_draws`` points for the probability, as many for "second_order", "third_order"
-    and "proven" together, as many for the confirmation, and some ``400 * n_steps * n_restarts / 3`` with their
-    gradients in the attack, five times as many in norms 1 and infinity. To save time, in this order: give float32 rows;
-    leave "attack" out, "linearized" comes near it; lower ``n_draws`` (at 2,000 the bounds are 8 to 16 % smaller), then
-    ``n_steps``; for wide convolutions leave "proven" out, which takes seconds a row there. Memory per block:
-    ``batch_size * n_restarts * 128`` decoded rows with their graph.
+    and "proven" together, as many for the confirmation, and about ``400 * n_steps * n_restarts / 3`` with their
+    gradients in the attack (five times as many in norms 1 and infinity). To save time, in this order: pass float32
+    rows; leave out "attack", to which "linearized" comes close; lower ``n_draws`` (at 2,000, bounds are 8 to 16%
+    smaller), then ``n_steps``; for wide convolutions, leave out "proven", which then takes seconds per row. Memory per
+    block: ``batch_size * n_restarts * 128`` decoded rows with their graph.
 
     References
     ----------

@@ -32,60 +32,60 @@ def max_damage_attack(
     r: float | ArrayLike | str = "auto",
     confidence: float = 0.999,
 ) -> AttackResult:
-    r"""Perturbation of each row that moves its reconstruction most.
+    r"""Find the perturbation of each row that moves its reconstruction most.
 
-    Maximizes over :math:`\lVert \delta \rVert \le` ``max_norm``
+    Maximizes, over :math:`\lVert \delta \rVert \le` ``max_norm``,
 
     .. math:: E_\eta \lVert g(\mu(x + \delta) + \eta \circ \sigma(x + \delta)) - g(\mu(x)) \rVert_2
 
-    by projected gradient ascent with momentum and steps that halve where they stop to help (as in APGD), on a
-    fixed bank of draws. It starts at the surface of the ball, along the singular directions in which the
-    linearized model moves most and at random: at :math:`\delta = 0` there may be no gradient. The best point met
-    is kept, and judged on draws that the attack did not see.
+    by projected gradient ascent with momentum on a fixed bank of draws, with steps that are halved when they no longer
+    help (as in APGD). It starts on the surface of the ball, in random directions and along the singular directions in
+    which the linearized model moves most, because there may be no gradient at :math:`\delta = 0`. The best point found
+    is kept, and evaluated on draws that the attack did not see.
 
     Parameters
     ----------
     vae : estimator or object
-        A fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on
-        tensors, such as a torch module. With ``log_likelihood(x, z)`` on tensors (n, d), (n, k), the result
-        has likelihoods.
+        A fitted estimator, or any object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors, such
+        as a torch module. If it has ``log_likelihood(x, z)`` on tensors (n, d), (n, k), the result contains
+        likelihoods.
     X : array-like of shape (n_samples, n_features)
-        Rows. Estimators compute in its dtype: float32 is twice as fast.
+        Rows. Estimators compute in the dtype of X: float32 is twice as fast.
     max_norm : float or array-like of shape (n_samples,)
-        Radius of the ball, in the units of X, above 0. For ``norm=numpy.inf`` also one for each feature, of shape
-        (n_features,), (1, n_features) or (n_samples, n_features): 0 for those that may not change. As many numbers as
-        there are rows count as one per row.
+        Radius of the ball, in the units of X, above 0. For ``norm=numpy.inf`` it may also be given for each feature, in
+        shape (n_features,), (1, n_features) or (n_samples, n_features): 0 for features that may not change. As many
+        numbers as there are rows count as one per row.
     norm : {1, 2, inf}, default=2
-        Of the ball.
+        Norm of the ball.
     perturb : {"mean", "both"}, default="both"
-        Whether the perturbation moves the posterior's mean only, as theory has it, or its scale too.
+        Whether the perturbation moves only the posterior mean, as in theory, or its scale, too.
     n_steps, n_restarts : int, default=50, 2
-        Gradient steps per restart, and restarts. Up to eight times as many starts are tried on four draws, for a sixth
-        of the steps each, and the best go on for what is left.
+        Gradient steps per restart, and number of restarts. Up to eight times as many starts are tried on four draws,
+        for a sixth of the steps each, and the best continue for the rest.
     n_draws : int, default=16
-        Draws in the bank.
+        Number of draws in the bank.
     bounds : (low, high), default=None
         Box that attacked rows must stay in, such as (0, 1) for pixels: numbers, or arrays of shape (n_features,) or of
         the shape of X, a box for each row. X must lie in it. A feature with ``low == high`` may not change.
     mask : array-like of bool, of shape (n_features,) or of the shape of X, default=None
         True for the features that may change; None for all.
     batch_size : int, default=32
-        Rows that are worked on together. Blocks are filled up to this size, or to the next power of two where X has
-        fewer rows, so that a row's answer depends on its company by rounding alone.
+        Number of rows processed together. Blocks are padded to this size, or to the next power of two if X has fewer
+        rows, so a row's result depends on the other rows only by rounding.
     refine : int, default=None
-        Steps by which posteriors are refined (:meth:`riskvae.BetaVAE.encode`), through which the attack goes; None
-        means the estimator's own parameter. Nothing is certified of refined posteriors, and all takes many times as
-        long.
+        Number of steps that refine the posteriors (:meth:`riskvae.BetaVAE.encode`); the attack goes through them. None
+        uses the estimator's own parameter. Nothing is certified for refined posteriors, and everything takes many times
+        as long.
     random_state : int, RandomState or None, default=None
-        Decides draws and starts, which all rows share.
+        Determines draws and starts, which all rows share.
     verbose : int, default=0
         1 shows progress.
     r : float, array-like of shape (n_samples,) or "auto", default="auto"
         A reconstruction that moves farther than r counts as broken, as in
-        :func:`~riskvae.robustness.robustness_margin`: it decides ``success``, not where the attack goes. "auto" is 1.5
-        times the median distance by which the model's own noise moves reconstructions.
+        :func:`~riskvae.robustness.robustness_margin`. This determines ``success``, not the direction of the attack.
+        "auto" is 1.5 times the median distance by which the model's own noise moves reconstructions.
     confidence : float, default=0.999
-        Of ``success``, for each row, in [0.5, 1).
+        Confidence of ``success``, for each row, in [0.5, 1).
 
     Returns
     -------
@@ -94,12 +94,12 @@ def max_damage_attack(
     Raises
     ------
     TypeError, ValueError
-        For a bad parameter; for a model whose answers are not finite or whose scales are not positive.
+        For an invalid parameter; for a model whose outputs are not finite or whose scales are not positive.
 
     Warns
     -----
     UserWarning
-        Where the gradient is zero at every start: the model does not react to its input.
+        If the gradient is zero at every start, so that the model does not react to its input.
 
     References
     ----------

@@ -12,9 +12,9 @@ Array = NDArray[np.float64]
 
 
 def clopper_pearson(count: ArrayLike, n: int, confidence: float) -> tuple[Array, Array]:
-    r"""Exact one-sided limits of a probability that was met ``count`` times in ``n`` draws.
+    r"""Exact one-sided confidence limits of a probability, from ``count`` events in ``n`` draws.
 
-    Each holds with at least the stated confidence, not both at once:
+    Each limit holds with at least the stated confidence, but not both jointly:
 
     .. math:: p_\mathrm{low} = B^{-1}_{1 - c}(k, n - k + 1), \qquad p_\mathrm{high} = B^{-1}_{c}(k + 1, n - k)
 
@@ -32,7 +32,7 @@ def clopper_pearson(count: ArrayLike, n: int, confidence: float) -> tuple[Array,
     Returns
     -------
     low, high : ndarray
-        Shape of ``count``.
+        Limits, in the shape of ``count``.
 
     References
     ----------

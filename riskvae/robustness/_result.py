@@ -23,49 +23,49 @@ _IN_WORDS = {
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RobustnessMargin:
-    r"""Margins of robustness of n rows, as :func:`robustness_margin` returns them.
+    r"""Robustness margins of n rows, as returned by :func:`robustness_margin`.
 
     Attributes
     ----------
     theorem1, whitened, second_order, third_order : ndarray of shape (n,)
-        First-order lower bounds, in the units of X: exact if the encoder's mean is affine, as a network of
-        rectifiers is within ``linear_radius``. NaN where abstained or not asked for, as everywhere below.
+        First-order lower bounds, in the units of X. They are exact if the encoder's mean is affine, as that of a ReLU
+        network is within ``linear_radius``. Here and below, NaN if abstained or not requested.
     lipschitz : ndarray of shape (n,)
-        Lower bound without a first-order error.
+        Lower bound without first-order error.
     proven : ndarray of shape (n,)
-        The same, from the encoder's own linear maps at the row and what each activation can add to them: larger.
+        The same, from the encoder's own linear maps at the row and what each activation can add to them; larger.
     linearized : ndarray of shape (n,)
-        Estimate, no bound.
+        Estimate, not a bound.
     certified : ndarray of shape (n,)
-        Lower bound without a first-order error: the largest of ``lipschitz``, ``proven`` and of the first-order bounds
-        cut at ``linear_radius``; NaN for ``perturb="both"``.
+        Lower bound without first-order error: the largest of ``lipschitz``, ``proven`` and the first-order bounds cut
+        at ``linear_radius``; NaN for ``perturb="both"``.
     lower_is_certified : ndarray of bool of shape (n,)
-        Whether ``lower`` is such a bound, too.
+        Whether ``lower`` has no first-order error, either.
     lower : ndarray of shape (n,)
-        Largest of the lower bounds asked for, row by row.
+        Largest of the requested lower bounds, row by row.
     upper : ndarray of shape (n,)
-        Smallest norm at which the attack broke r-robustness, confirmed on fresh draws; infinite where censored.
+        Smallest norm at which the attack broke r-robustness, confirmed on fresh draws; infinite if censored.
     p_robust, p_low : ndarray of shape (n,)
-        Share of draws within r of the unperturbed row, and its lower confidence limit as the bounds use it.
+        Share of draws within r of the unperturbed row, and its lower confidence limit, which the bounds use.
     linear_radius : ndarray of shape (n,)
-        Radius in which the encoder's mean is exactly affine: 0 for curved activations, infinite for a linear
-        encoder, NaN where the encoder cannot be looked into.
+        Radius within which the encoder's mean is exactly affine: 0 for curved activations, infinite for a linear
+        encoder, NaN if the layers of the encoder are not known.
     abstained : ndarray of bool of shape (n,)
-        Nothing is said of the row: its own noise breaks r-robustness, or may (``p_low`` at most 1/2).
+        No statement about the row: its own noise breaks r-robustness, or may do so (``p_low`` at most 1/2).
     censored : ndarray of bool of shape (n,)
         No break was confirmed up to ``max_norm``.
     r : float or ndarray of shape (n,)
         Radius of the reconstructions.
     confidence : float
-        Of each row's bounds together, and of its upper end.
+        Joint confidence of each row's lower bounds, and confidence of its upper bound.
     perturb : {"mean", "both"}
-        What the perturbation moved.
+        What the attack moved.
     norm : {1, 2, inf}
-        Norm in which changes are measured.
+        Norm of changes.
     delta : ndarray of the shape of X, or None
-        Perturbations of norm ``upper`` that the attack found; zero where it found none.
+        Perturbations of norm ``upper`` that the attack found; zero if it found none.
     notes : tuple of str
-        What could not be computed, and why; caps of the method.
+        What could not be computed, and why; limits of the method.
     """
 
     theorem1: Array
@@ -91,10 +91,10 @@ class RobustnessMargin:
 
     @property
     def certified(self) -> Array:
-        """Lower bound without a first-order error, at the stated confidence.
+        """Lower bound without first-order error, at the stated confidence.
 
-        The largest of ``lipschitz``, ``proven`` and of the first-order bounds cut at ``linear_radius``; NaN where none
-        is known, and for ``perturb="both"``, of which these bounds say nothing.
+        The largest of ``lipschitz``, ``proven`` and the first-order bounds cut at ``linear_radius``. NaN if none is
+        known, and for ``perturb="both"``, to which these bounds do not apply.
         """
         if not self.guaranteed:
             return np.full_like(self.lower, np.nan)
@@ -109,15 +109,15 @@ class RobustnessMargin:
 
     @property
     def guaranteed(self) -> bool:
-        """Whether the bounds are about the perturbation that the attack made: for ``perturb="mean"``.
+        """Whether the bounds apply to the perturbation that the attack made: for ``perturb="mean"``.
 
-        Then lower <= margin <= upper, up to first order for all bounds but ``lipschitz`` and ``proven``, and each side
-        at the stated confidence.
+        Then lower <= margin <= upper, each side at the stated confidence, and up to first order for all bounds but
+        ``lipschitz`` and ``proven``.
         """
         return self.perturb == "mean"
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per array; ``lower_is`` says in words what each row's bound is."""
+        """Convert to a pandas DataFrame with one column per array; ``lower_is`` describes each row's bound."""
         first_order = np.where(np.isnan(self.lower), "none", "first-order bound")
         told = np.where(self.lower_is_certified, "proven bound", first_order)
         known = {"certified": self.certified, "lower_is_certified": self.lower_is_certified, "lower_is": told}

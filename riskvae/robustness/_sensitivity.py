@@ -17,19 +17,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class EncoderSensitivity:
-    r"""Encoder's scale and Jacobian at n rows, as :func:`encoder_sensitivity` returns them.
+    r"""Scale and Jacobian of the encoder at n rows, as returned by :func:`encoder_sensitivity`.
 
     Attributes
     ----------
     scale_mean, scale_min, scale_max : ndarray of shape (n,)
-        Mean, least and largest posterior standard deviation over the latent dimensions.
+        Mean, smallest and largest posterior standard deviation over the latent dimensions.
     variance_mean : ndarray of shape (n,)
         Mean posterior variance.
     jacobian_frobenius, jacobian_spectral : ndarray of shape (n,)
         Frobenius norm and largest singular value of the Jacobian of the posterior mean.
     whitened_spectral : ndarray of shape (n,)
-        Largest singular value of diag(1 / scale) times that Jacobian: the "whitened" bound is
-        :math:`\Phi^{-1}(p)` over it.
+        Largest singular value of diag(1 / scale) times that Jacobian; the "whitened" bound is :math:`\Phi^{-1}(p)`
+        divided by it.
     """
 
     scale_mean: Array
@@ -41,15 +41,15 @@ class EncoderSensitivity:
     whitened_spectral: Array
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per array."""
+        """Convert to a pandas DataFrame with one line per row and one column per array."""
         return to_frame(self)
 
 
 def encoder_sensitivity(vae: Any, X: Any, *, batch_size: int = 256) -> EncoderSensitivity:
     r"""Scale of the encoder's noise, and how fast its mean moves, at each row.
 
-    Theory has margins grow with the scale and shrink with the Jacobian; disentangling (a larger ``beta``) and
-    ``scale_offset`` do both.
+    In theory, margins grow with the scale and shrink with the Jacobian. Disentangling (a larger ``beta``) and
+    ``scale_offset`` increase the one and reduce the other.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def encoder_sensitivity(vae: Any, X: Any, *, batch_size: int = 256) -> EncoderSe
     X : array-like of shape (n_samples, n_features)
         Rows.
     batch_size : int, default=256
-        Rows whose Jacobians, (n_components, n_features) each, are held at once.
+        Number of rows whose Jacobians, (n_components, n_features) each, are held in memory together.
 
     Returns
     -------

@@ -44,21 +44,22 @@ def targeted_attack(
     r: float | ArrayLike | str = "auto",
     confidence: float = 0.999,
 ) -> TargetedAttackResult:
-    r"""Perturbation of each row that brings it nearest to a target.
+    r"""Find the perturbation of each row that brings it closest to a target.
 
-    Minimizes over :math:`\lVert \delta \rVert \le` ``max_norm`` the distance to the target's reconstruction,
+    Minimizes, over :math:`\lVert \delta \rVert \le` ``max_norm``, the distance to the target's reconstruction,
 
     .. math:: E_\eta \lVert g(\mu(x + \delta) + \eta \circ \sigma(x + \delta)) - g(\mu(x_t)) \rVert_2,
 
-    or, with ``space="latent"``, to its embedding, :math:`\lVert \mu(x + \delta) - \mu(x_t) \rVert_2`. Search, draws
-    and checks are those of :func:`max_damage_attack`; it starts towards the target, then at random.
+    or, with ``space="latent"``, to its embedding, :math:`\lVert \mu(x + \delta) - \mu(x_t) \rVert_2`. Search, draws and
+    checks are those of :func:`max_damage_attack`. The search starts in the direction of the target, then at random.
 
-    Without ``max_norm``, it looks for the smallest perturbation that brings the row within r of the target,
+    Without ``max_norm``, it finds the smallest perturbation that brings the row within r of the target,
 
     .. math:: \min \lVert \delta \rVert \quad \text{where} \quad P(\text{distance to the target} \le r) > 1/2,
 
-    in balls that shrink while it gets there, nine of them, so that it costs as much as nine attacks. ``least_norm`` of
-    the result is its norm: what was found, confirmed on fresh draws, and not a proof that no smaller one exists.
+    in balls that shrink as long as it succeeds. There are nine of them, so the cost is that of nine attacks. The norm
+    is ``least_norm`` of the result: that of the perturbation found, confirmed on fresh draws, and not a proof that no
+    smaller one exists.
 
     Parameters
     ----------
@@ -69,12 +70,12 @@ def targeted_attack(
     X_target : array-like of the shape of X, or one row
         Targets.
     max_norm : float or array-like, default=None
-        Radius of the ball, as in :func:`max_damage_attack`. None looks for the smallest one; the row's distance from
-        its target is the largest that is tried.
+        Radius of the ball, as in :func:`max_damage_attack`. None searches for the smallest one, up to the row's
+        distance from its target.
     space : {"reconstruction", "latent"}, default="reconstruction"
-        Where to come near.
+        Space in which to approach the target.
     r : float, array-like of shape (n_samples,) or "auto", default="auto"
-        Within this distance a target counts as reached. "auto" is 1.5 times the median distance by which the model's
+        A target counts as reached within this distance. "auto" is 1.5 times the median distance by which the model's
         own noise moves reconstructions, or latent points.
 
     Returns
@@ -96,7 +97,7 @@ def targeted_attack(
     >>> bool((result.distance < result.clean_distance).all())
     True
 
-    How small may a change be that passes one digit off as another?
+    The smallest change that makes one digit pass for another:
 
     >>> least = targeted_attack(vae, X[:8], X[9], n_steps=10, random_state=0)
     >>> bool((least.least_norm[least.success] < np.linalg.norm(X[9] - X[:8], axis=1)[least.success]).all())

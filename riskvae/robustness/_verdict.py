@@ -32,47 +32,50 @@ def verdict_margin(
     random_state: Any = None,
     verbose: int = 0,
 ) -> VerdictMargin:
-    r"""Smallest change of each row that flips ``predict``: masks an outlier, or makes a false alarm of an inlier.
+    r"""Smallest change of each row that flips ``predict``: hides an outlier, or makes an inlier a false alarm.
 
     .. math:: R(x) = \min \{ \lVert \delta \rVert : \operatorname{predict}(x + \delta) \ne \operatorname{predict}(x) \}
 
-    A small margin of an outlier says that it can be hidden; one of an inlier, that noise of this size may set off an
-    alarm. The margin is bracketed, ``proven`` :math:`\le R \le` ``upper``:
+    An outlier with a small margin can be hidden; an inlier with a small margin may set off a false alarm under noise of
+    this size. The margin is bracketed, ``proven`` :math:`\le R \le` ``upper``:
 
-    - ``upper`` is found by attack, and the detector itself confirms it on ``X_adv``. Rays lead along gradients of each
-      verdict and single features, at random, towards what the model makes of the row and rows that it would make. From
-      the best of them go steps on shrinking balls, which gradients lead, and small trials, which need none, in turn.
-    - ``proven`` needs QuantileVAE. To mask a row all verdicts must be won, and one that cannot be is proof enough; no
-      false alarm needs all to stay. Features one by one are a sum, and what a change of some norm can add to it is
-      bounded by Lagrange's duality. Of networks it is bounded how far each activation leaves its tangent, and from
-      that how far posterior, decoded values and evidence bound may go.
-    - ``estimate`` follows the verdict that is least by a few of Newton's steps, and promises nothing.
+    - ``upper`` is found by an attack and confirmed by the detector itself on ``X_adv``. The attack first follows rays:
+      along gradients of each score and single features, in random directions, and towards the row's reconstruction and
+      rows that the model generates. From the best of these it alternates gradient steps on shrinking balls with small
+      trials, which need no gradient.
+    - ``proven`` needs QuantileVAE, whose verdict is the smallest of several scores
+      (:meth:`~riskvae.QuantileVAE.score_samples`). An outlier is hidden only if all of them rise above the threshold,
+      so it suffices to prove that one cannot; for an inlier, all must be proven to stay above. The score of single
+      features is a sum, and Lagrangian duality bounds what a change of some norm can add to it. For the networks,
+      bounds on how far each activation deviates from its tangent give bounds on the posterior, the decoded values and
+      the evidence bound.
+    - ``estimate`` follows the smallest score with a few Newton steps, and guarantees nothing.
 
     Parameters
     ----------
     detector : estimator or object
-        A fitted :class:`~riskvae.QuantileVAE`; or any object with ``decision_function(x)`` from a tensor of rows (n, d)
-        to a tensor (n,), negative for outliers, such as a torch module. It is not changed.
+        A fitted :class:`~riskvae.QuantileVAE`, or any object with ``decision_function(x)`` from a tensor of rows (n, d)
+        to a tensor (n,), negative for outliers, such as a torch module. It is not modified.
     X : array-like of shape (n_samples, n_features)
-        Rows, as the detector takes them: norms are in their units. Estimators compute in its dtype.
+        Rows, in the form that the detector takes; norms are in their units. Estimators compute in the dtype of X.
     norm : {1, 2, inf}, default=2
-        Of changes. In norm 1 few features change, in norm infinity all by as much.
+        Norm of changes. In norm 1 few features change, in norm infinity all change by the same amount.
     max_norm : float or array-like of shape (n_samples,), default=None
-        Up to where a flip is looked for, above 0; None for 100 times the norm of a row and of the features' spreads.
+        Largest norm to search, above 0; None uses 100 times the norm of a row plus that of the spreads of the features.
     bounds : (low, high), default=None
         Box that changed rows must stay in: numbers, or arrays of shape (n_features,) or of the shape of X. X must lie
         in it. A feature with ``low == high`` may not change.
     mask : array-like of bool, of shape (n_features,) or of the shape of X, default=None
         True for the features that may change; None for all.
     references : array-like of shape (n, n_features), default=None
-        Rows to start towards where they have the other verdict, such as the training rows. They help with a detector
-        that has no gradients in places; QuantileVAE has some of its own.
+        Rows to start towards if they have the other verdict, such as the training rows. They help with a detector whose
+        gradients vanish in places; QuantileVAE has its own.
     n_steps, n_restarts : int, default=60, 4
-        Steps, and as many small trials, in the first round; starts that take part.
+        Number of steps, and of small trials, in each round; number of starts.
     batch_size : int, default=64
-        Rows that are worked on together. A row's answer depends on its company by rounding alone.
+        Number of rows processed together. A row's result depends on the other rows only by rounding.
     random_state : int, RandomState or None, default=None
-        Decides directions and trials, which all rows share.
+        Determines directions and trials, which all rows share.
     verbose : int, default=0
         1 shows progress.
 
@@ -83,8 +86,8 @@ def verdict_margin(
     Raises
     ------
     TypeError, ValueError
-        For a bad parameter; for a detector whose decisions are not made by torch, such as an isolation forest; for a
-        pipeline, of which the model and transformed rows are to be passed.
+        For an invalid parameter; for a detector that does not decide with torch, such as an isolation forest; for a
+        pipeline (pass its last step and transformed rows instead).
 
     References
     ----------

@@ -17,37 +17,37 @@ MASKING, FALSE_ALARM = "masking", "false alarm"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class VerdictMargin:
-    r"""Margins of the verdicts on n rows, as :func:`verdict_margin` returns them: proven <= margin <= upper.
+    r"""Margins of the verdicts on n rows, as returned by :func:`verdict_margin`: proven <= margin <= upper.
 
     Attributes
     ----------
     verdict : ndarray of int of shape (n,)
-        1 for inliers, -1 for outliers: ``predict`` of the rows as they are.
+        ``predict`` of the unchanged rows: 1 for inliers, -1 for outliers.
     kind : ndarray of str of shape (n,)
-        What a flip would be: "masking" of an outlier, a "false alarm" of an inlier.
+        What a flip means: "masking" of an outlier, a "false alarm" for an inlier.
     upper : ndarray of shape (n,)
         Smallest norm at which the attack flipped the verdict, confirmed by the detector itself, in the units of X;
-        infinite where censored.
+        infinite if censored.
     estimate : ndarray of shape (n,)
-        Where Newton's steps meet the line; no bound. NaN where the detector is flat.
+        Norm at which Newton steps reach the threshold; not a bound. NaN if the detector is flat.
     proven : ndarray of shape (n,)
-        No change of a smaller norm flips the verdict; NaN where nothing is proven.
+        No change of a smaller norm flips the verdict; NaN if nothing is proven.
     censored : ndarray of bool of shape (n,)
         No flip was found up to ``max_norm``.
     score : ndarray of shape (n,)
-        ``score_samples`` of the rows: decisions plus ``offset``.
+        ``score_samples`` of the rows: their decisions plus ``offset``.
     offset : float
-        The line: rows that score below are outliers. 0 for a detector of decisions alone.
+        Threshold: rows that score below it are outliers. 0 for a detector that has only decisions.
     X_adv : ndarray of the shape of X
-        Changed rows; the row itself where censored.
+        Changed rows; the row itself if censored.
     delta : ndarray of the shape of X
         ``X_adv - X``.
     norm : float
-        In which changes are measured.
+        Norm of changes.
     max_norm : float, ndarray of shape (n,) or None
-        Up to where a flip was looked for.
+        Largest norm that was searched.
     notes : tuple of str
-        What could not be proven, and why; what stopped the work.
+        What could not be proven, and why; what interrupted the search.
     """
 
     verdict: NDArray[np.int_]
@@ -65,7 +65,7 @@ class VerdictMargin:
     notes: tuple[str, ...] = field(default=())
 
     def to_frame(self) -> Any:
-        """Rows as a pandas DataFrame, one column per number."""
+        """Convert to a pandas DataFrame with one line per row and one column per number."""
         return to_frame(self, offset=self.offset, norm=self.norm)
 
     def __repr__(self) -> str:

@@ -22,44 +22,45 @@ def wrap(
     log_variance: bool = False,
     mean_layers: nn.Sequential | None = None,
 ) -> "Wrapped":
-    r"""Any model as an object that margins and attacks can examine.
+    r"""Wrap any model as an object that margins and attacks can examine.
 
-    What ``encode`` returns is understood where it is
+    ``encode`` may return
 
-    - a pair of tensors (mean, spread), or three of which one is a draw, which is left out;
+    - a pair of tensors (mean, spread), or three tensors of which one is a draw, which is ignored;
     - a normal distribution of :mod:`torch.distributions`, or another object with tensors ``mean`` and ``std`` or
-      ``stddev``; or one that has such an object as ``latent_dist``, as the autoencoders of diffusion models have;
-    - an object with ``embedding`` and ``log_covariance``, as the encoders of pythae return it.
+      ``stddev``; or an object with such a distribution as ``latent_dist``, like the autoencoders of diffusion models;
+    - an object with ``embedding`` and ``log_covariance``, as returned by the encoders of pythae.
 
-    Latent points of any shape, such as images, are flattened, and shaped again for ``decode``, which may return a
-    tensor, a distribution (its mean counts), or an object with ``reconstruction`` or ``sample``.
+    Latent points of any shape, such as images, are flattened, and reshaped for ``decode``. This may return a tensor, a
+    distribution (its mean is used), or an object with ``reconstruction`` or ``sample``.
 
     Parameters
     ----------
     encode : callable
-        From a tensor of rows to their posterior. Gradients must be on.
+        Maps a tensor of rows to their posterior, with gradients enabled.
     decode : callable
-        From latent points to mean rows.
+        Maps latent points to mean rows.
     log_variance : bool, default=False
-        Whether the spread in a pair or three of tensors is a log-variance v; else it is a standard deviation. Of a
-        variance return ``variance.sqrt()``.
+        Whether the spread in a pair or three of tensors is a log-variance v; otherwise it is a standard deviation. If
+        you have a variance, return ``variance.sqrt()``.
     mean_layers : nn.Sequential, default=None
-        Layers that give the mean of the posterior from rows, to the last: with them a margin has bounds that are
-        proven, which need to look inside. Whether they do give that mean is tried on the rows and around them.
+        All layers that map rows to the posterior mean. They make proven bounds possible, which depend on the structure
+        of the network. Whether they do give that mean is tested on the rows and around them.
 
     Returns
     -------
     Wrapped
-        With ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
+        Object with ``encode(x) -> (mean, scale)`` and ``decode(z) -> mean`` on tensors.
 
     Raises
     ------
     TypeError
-        Where an argument is no function, or no sequence of layers; later, where an answer is none of the above.
+        If an argument is not a function, or not a sequence of layers; later, if ``encode`` or ``decode`` returns none
+        of the above.
 
     Examples
     --------
-    Two heads on a trunk, the usual layout:
+    Two heads on a shared trunk, the usual layout:
 
     >>> import torch
     >>> from torch import nn
@@ -92,7 +93,7 @@ def _length(layers: Any) -> int:
 
 
 class Wrapped:
-    """A model of another form, as :func:`wrap` returns it.
+    """A wrapped model, as returned by :func:`wrap`.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Published results and comparisons, each by one command: ``python -m riskvae.studies NAME``.
+"""Published results and comparisons, each reproduced by one command: ``python -m riskvae.studies NAME``.
 
-In the house: the top floor, which uses the library by its public names alone. A study is a module with
+In the house: studies are at the top and use only the public names of the library. A study is a module with
 ``run(config) -> StudyResult``.
 """
 

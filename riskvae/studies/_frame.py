@@ -38,19 +38,19 @@ class Config:
     Parameters
     ----------
     data : Path, default=None
-        Folder of real data; None takes the environment variable ``RISKVAE_DATA``.
+        Folder of real data; None uses the environment variable ``RISKVAE_DATA``.
     out : Path, default="results"
         Folder of results; each study has a subfolder.
     seeds : int, default=3
-        Seeds where a model is trained.
+        Number of seeds for which models are trained.
     epochs : int, default=None
-        Epochs of every training; None takes the study's own.
+        Number of epochs of every training; None uses the study's own.
     quick : bool, default=False
-        Small sizes and one seed: to see that it runs, not to be quoted.
+        Whether to use small sizes and one seed, to see that the study runs; such results are not to be quoted.
     jobs : int, default=1
-        Processes, which share the cores.
+        Number of processes, which share the cores.
     device : str, default="auto"
-        Of the estimators.
+        Device of the estimators.
     """
 
     data: Path | None = None
@@ -63,7 +63,7 @@ class Config:
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str] | None, description: str, prog: str) -> Self:
-        """Read a command line."""
+        """Parse a command line."""
         parser = argparse.ArgumentParser(prog=prog, description=description)
         parser.add_argument("--data", type=Path, help="folder of real data (default: the variable RISKVAE_DATA)")
         parser.add_argument("--out", type=Path, default=cls.out, help="folder of results (default: %(default)s)")
@@ -76,11 +76,11 @@ class Config:
 
     @property
     def n_seeds(self) -> int:
-        """Seeds, one where it must be quick."""
+        """Number of seeds; one if ``quick``."""
         return 1 if self.quick else self.seeds
 
     def folder(self, name: str) -> Path:
-        """Folder of data by its name in the data folder."""
+        """Path of a folder in the data folder, by name."""
         root = self.data or os.environ.get("RISKVAE_DATA")
         path = Path(root) / name if root else None
         if path is None or not path.is_dir() or not any(path.iterdir()):
@@ -92,20 +92,20 @@ class Config:
 
 @dataclass
 class StudyResult:
-    """What a study measured, and how it is told.
+    """Results of a study, with their tables and figures.
 
     Parameters
     ----------
     name : str
-        Of the study.
+        Name of the study.
     settings : dict
-        What was the same for all measurements.
+        Settings that all measurements share.
     records : list of dict
-        One per task: what it was, and what was measured.
+        One per task: the task, and what was measured.
     tables : dict of str to str
-        Markdown by title.
+        Markdown tables by title.
     figures : dict of str to matplotlib Figure
-        By file name.
+        Figures by file name.
     """
 
     name: str
@@ -115,7 +115,7 @@ class StudyResult:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def save(self, config: Config) -> Path:
-        """Write results.json, the tables as tables.md, and the figures; return their folder."""
+        """Write results.json, the tables as tables.md, and the figures; return the folder."""
         from matplotlib.pyplot import close
 
         folder = config.out / self.name

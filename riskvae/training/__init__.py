@@ -1,7 +1,8 @@
-"""How a model is trained: sources of rows, the record that a batch is, the module, what is minimized, the loop.
+"""How a model is trained: sources of rows, batches, the torch module, the objective, the loop.
 
-In the house: the one room that knows skorch, and no estimator. :class:`Objective` is the seam for losses of your own,
-which see :class:`Terms` and, in them, the :class:`Batch`. Sources and the loop are for estimators, from their files.
+In the house: this is the one package that depends on skorch; it does not depend on the estimators. To use a loss of
+your own, subclass :class:`Objective`, which receives :class:`Terms` and, in them, the :class:`Batch`. Sources and the
+loop are internal.
 """
 
 from riskvae.training._batch import Batch

@@ -19,19 +19,19 @@ class Draw(Protocol):
 
 
 class Batch(NamedTuple):
-    """Rows, and what comes with each of them; None where nothing does.
+    """Rows and the data that belongs to each of them; absent fields are None.
 
-    It goes whole from the source of rows through the model to the objective, as ``terms.batch``. What a further
-    capability needs to know of a row is one more field: sources cut and move all of them alike.
+    A batch is passed unchanged from the source of rows through the model to the objective, as ``terms.batch``. To make
+    further information about rows available, add a field: sources cut and move all fields alike.
 
     Parameters
     ----------
     x : Tensor of shape (n, n_features)
         Rows, float32 in training.
     index : Tensor of int64 of shape (n,)
-        The place of each row in the data; what is random about a row hangs on it.
+        Position of each row in the data, which determines all randomness of the row.
     group : Tensor of int64 of shape (n,)
-        The group that each row belongs to, where ``fit`` was told.
+        Group of each row, if ``fit`` was given groups.
     noise : Tensor of shape (n, n_draws, n_components)
         Standard normal draws for each row's latent points, in training.
     """
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["Batch"]) -> Self:
-        """Several, one after another; each field is there in all of them or in none."""
+        """Concatenate several batches; each field is present in all of them or in none."""
         fields = zip(*parts, strict=True)
         return cls._make(None if field[0] is None else torch.cat(field) for field in fields)
 
@@ -54,19 +54,19 @@ class Batch(NamedTuple):
 
     @property
     def pair(self) -> tuple[Tensor, None]:
-        """Rows and no targets: what skorch's callbacks take for a batch."""
+        """Rows without targets: the form of a batch for skorch callbacks."""
         return self.x, None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The same of every field that is there."""
+        """Apply a function to every field that is present."""
         return Batch._make(part if part is None else function(part) for part in self)
 
     def take(self, places: Tensor | slice) -> "Batch":
-        """Rows at some places, with all that comes with them; a slice is a view."""
+        """Select rows by position, with all their fields; a slice is a view."""
         if isinstance(places, slice):
             return self.map(lambda part: part[places])
         return self.map(lambda part: part.index_select(0, places))
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
+        """Move all fields to a device."""
         return self.map(lambda part: part.to(device))

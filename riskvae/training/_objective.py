@@ -11,22 +11,22 @@ __all__ = ["NearELBO", "Objective", "TotalCorrelationELBO", "WeightedELBO", "tol
 
 
 class Objective(nn.Module):
-    """What an estimator minimizes: a module from the :class:`Terms` of a batch to a number.
+    """Base class of objectives: a module that maps the :class:`Terms` of a batch to a number to minimize.
 
-    For an objective of your own, override :meth:`forward` (a differentiable scalar in nats per row), and let
-    ``make_objective`` of an estimator return it. It sees losses row by row, before anything is averaged, and
-    ``terms.batch`` has what came with the rows.
+    For an objective of your own, override :meth:`forward` (a differentiable scalar in nats per row), and return it from
+    ``make_objective`` of an estimator. It receives losses row by row, before any averaging; ``terms.batch`` contains
+    the rows and their data.
 
     Attributes
     ----------
     warmup : int
-        Epochs in which the loss is not yet the one that is wanted; early stopping begins to look after them.
+        Number of epochs before the loss has its final form; early stopping starts after them.
     needs : tuple of str
-        Fields of :class:`Batch` without which it cannot be computed.
+        Fields of :class:`Batch` that are required.
 
     Examples
     --------
-    Free bits: of each latent coordinate's KL term only what exceeds a floor costs anything.
+    Free bits: only the part of each latent coordinate's KL term that exceeds a floor is penalized.
 
     >>> import torch
     >>> from riskvae import BetaVAE, datasets
@@ -63,22 +63,22 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward(terms); define it")
 
     def counted(self, terms: Terms) -> Tensor | None:
-        """Mean ``nll`` of the rows that a learned noise is fitted to, without a graph; None means all."""
+        """Mean ``nll`` of the rows to which a learned noise scale is fitted, without a graph; None means all rows."""
         return None
 
     def weighing(self, n_draws: int) -> tuple[float, float]:
-        """Shares that are expected to weigh in the loss: of the losses of rows' draws, and of the rows' KL terms.
+        """Shares of draws' losses and of rows' KL terms that are expected to have weight in the loss.
 
-        Where few of them do, their graph is made once it is known which.
+        If they are few, their graph is built after it is known which they are.
         """
         return 1.0, 1.0
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
-        """Hear which epoch of the training begins, counted from 0, and tell the history what it changes."""
+        """Called at the start of each epoch, counted from 0; returns values that change, for the history."""
         return {}
 
     def continues(self, other: nn.Module) -> bool:
-        """Whether the state of another loss, from an earlier training, can be taken over."""
+        """Whether the state of another loss, from an earlier training, can be reused."""
         return False
 
 
@@ -101,7 +101,7 @@ class WeightedELBO(Objective):
     beta : float
         Weight of the KL term.
     beta_warmup : int, default=0
-        Epochs of training over which that weight rises in equal steps from 0. Evaluation is always at ``beta``.
+        Number of epochs over which the weight increases from 0 in equal steps. Evaluation always uses ``beta``.
     """
 
     share: Tensor
@@ -124,11 +124,11 @@ class WeightedELBO(Objective):
         return {"beta": share * self.beta}
 
     def weighted(self, kl: Tensor) -> Tensor:
-        """A KL term as it counts now."""
+        """KL term with its current weight."""
         return self.beta * self.eased(kl)
 
     def eased(self, penalty: Tensor) -> Tensor:
-        """A penalty that rises from 0 to itself over the warm-up."""
+        """Scale a penalty by a factor that increases from 0 to 1 over the warm-up."""
         return self.share * penalty if self.beta_warmup and self.training else penalty
 
     def forward(self, terms: Terms) -> Tensor:
@@ -168,7 +168,7 @@ class TotalCorrelationELBO(WeightedELBO):
     beta : float
         Weight of the total correlation (:func:`riskvae.losses.total_correlation`).
     beta_warmup : int, default=0
-        Epochs of training over which the KL term, total correlation and all, rises in equal steps from 0.
+        Number of epochs over which the whole KL term, including the total correlation, increases from 0 in equal steps.
     """
 
     reads: tuple[str, ...] = Objective.reads

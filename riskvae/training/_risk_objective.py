@@ -20,8 +20,8 @@ _LEAST_SHARE = 1e-9
 class RiskObjective(WeightedELBO):
     """Risk of the losses l_ij of draw i of row j, plus the mean KL term weighted by ``beta``.
 
-    Of the best tail the KL term is that of the rows that count. If the others paid for theirs, that alone would move
-    them to the prior, where they are reconstructed badly and so left out for ever.
+    For the best tail, the KL term is that of the rows that count. If the other rows paid for theirs, that alone would
+    pull them to the prior, where they are reconstructed badly and would stay excluded forever.
 
     Parameters
     ----------
@@ -32,21 +32,22 @@ class RiskObjective(WeightedELBO):
     tail : {"worst", "best"}
         Which tail.
     over : {"batch", "subsamples", "nested", "joint", "groups"}
-        Over what the risk is taken; "groups" takes ``rows`` over the mean losses of the groups in a batch, and the mean
-        of the KL term over groups, too.
+        What the risk is taken over. "groups" applies ``rows`` to the mean losses of the groups in a batch, and averages
+        the KL term over groups, too.
     threshold : Threshold or None
-        Where the tail over rows begins; None leaves it to the batch.
+        Where the tail over rows begins; None uses the batch.
     on : {"reconstruction", "elbo"}
-        Whether the losses hold the KL terms, or these are added in the mean.
+        Whether the losses include the KL terms, or their mean is added.
     eps_warmup : int
-        Epochs over which the tail mass of both measures falls from 1. Evaluation is always at the final one.
+        Number of epochs over which the tail mass of both measures decreases from 1. Evaluation always uses the final
+        mass.
     beta_warmup : int
-        Epochs over which the weight of the KL term rises from 0, as in :class:`WeightedELBO`.
+        Number of epochs over which the weight of the KL term increases from 0, as in :class:`WeightedELBO`.
     per : {"row", "value"}
-        Whether the loss of a row is the sum over its known values, or, where some are missing, as many times their mean
-        as there are features.
+        Whether the loss of a row is the sum over its known values or, if some are missing, their mean times the number
+        of features.
     all_pay : bool
-        Whether, of the best tail, all rows pay for their KL terms, as published; by default those that count do.
+        Whether, for the best tail, all rows pay for their KL terms, as published; by default only those that count do.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class RiskObjective(WeightedELBO):
         self.needs: tuple[str, ...] = ("group",) if over == "groups" else ()
 
     def begin_epoch(self, epoch: int) -> dict[str, float]:
-        """Take the tail mass and the weight of the KL term of an epoch, counted from 0."""
+        """Set the tail mass and the weight of the KL term for an epoch, counted from 0."""
         told = super().begin_epoch(epoch)
         if not self.eps_warmup:
             return told
@@ -101,7 +102,7 @@ class RiskObjective(WeightedELBO):
         return share, min(1.0, rows * n_draws) if self.over == "joint" else rows
 
     def continues(self, other: nn.Module) -> bool:
-        """Whether the other loss's threshold is of the same losses."""
+        """Whether the threshold of the other loss belongs to the same losses."""
         return (
             isinstance(other, RiskObjective)
             and type(self.threshold) is type(other.threshold)
@@ -122,9 +123,9 @@ class RiskObjective(WeightedELBO):
         return self._risk(self._losses(terms), terms.batch) + self.weighted(kl.mean())
 
     def counted(self, terms: Terms) -> Tensor | None:
-        """Of a seeking risk the rows that it counts, by its own weights; an averse one leaves noise to all rows.
+        """Mean ``nll`` with the weights of a seeking risk; None for an averse one, whose noise is fitted to all rows.
 
-        Fitted to all rows, the noise of a seeking model would be that of the outliers which it is to ignore.
+        Fitted to all rows, the noise of a seeking model would be that of the outliers that it should ignore.
         """
         if self.tail == "worst":
             return None

@@ -23,7 +23,7 @@ _MIN_SCALE = 1e-6
 
 
 class Terms(NamedTuple):
-    """What a loss is made of: terms in nats, row by row, for ``n_draws`` latent draws of ``n`` rows.
+    """Terms that losses are made of, in nats, row by row, for ``n_draws`` latent draws of ``n`` rows.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class Terms(NamedTuple):
     posterior : Posterior
         Mean and scale of each row's posterior.
     batch : Batch
-        The rows, and what came with them; NaN is a missing value.
+        The rows and their data; NaN is a missing value.
     known : Tensor of shape (n,), default=None
-        Share of each row's values that are known, where some are missing: ``nll`` is of these alone.
+        Share of each row's values that are known, if some are missing; ``nll`` then covers only these.
     """
 
     nll: Tensor
@@ -55,17 +55,17 @@ class VAE(nn.Module):
     Parameters
     ----------
     encoder, decoder : nn.Module
-        (n, n_features) to (n, 2 n_components), and (n, n_components) to what the likelihood takes.
+        Map (n, n_features) to (n, 2 n_components), and (n, n_components) to the input of the likelihood.
     likelihood : Likelihood
         Observation model.
     n_components : int
-        Latent dimensions.
+        Number of latent dimensions.
     scale_offset : float, default=0.0
         Constant tau added to the posterior standard deviation.
     told : {None, "values", "places"}, default=None
-        How the encoder is told of missing values, which are NaN: by the features' means in their place, and with
-        "places" by as many columns again that are 0 where a value is known. None is for rows that are whole; if some
-        are not, the model itself fills in what it expects.
+        How the encoder is informed about missing values (NaN): they are replaced by the means of the features; with
+        "places", as many columns again are added, which are 0 where a value is known. None is for complete rows; the
+        model then replaces missing values, if there are any, by its own expectations.
     """
 
     ROUNDS = 5  # in which a model that was trained on whole rows fills in others
@@ -103,9 +103,9 @@ class VAE(nn.Module):
         self.widest = 0  # values that a layer has for a row, where that is known
 
     def encode(self, x: Tensor) -> Posterior:
-        """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's finite.
+        """Posterior mean and scale of rows; an untrained encoder's scale is near the prior's, an outlier's is finite.
 
-        In evaluation mode it is refined by ``refine`` steps on the row's own bound.
+        In evaluation mode, the posterior is refined by ``refine`` steps on the row's own bound.
         """
         missing, seen = self.missing(x), self.likelihood.inputs(x)
         given = self.through(self.encoder, seen if missing is None else self._filled(seen, missing))
@@ -116,7 +116,7 @@ class VAE(nn.Module):
         return refined(self, x, posterior, self.refine, floor=_MIN_SCALE + self.scale_offset)
 
     def through(self, network: nn.Module, x: Tensor) -> Tensor:
-        """What the encoder or the decoder gives, in the precision of the training; told in that of its input."""
+        """Output of the encoder or the decoder, computed in the precision of training, in the dtype of its input."""
         if self.lower is None:
             return network(x)
         # A cache of cast weights would outlive the step inside a caller's autocast.
@@ -125,7 +125,7 @@ class VAE(nn.Module):
         return given.to(x.dtype)
 
     def missing(self, x: Tensor) -> Tensor | None:
-        """Where values of rows are missing, or None where rows are whole."""
+        """Where values of rows are missing, or None if all rows are complete."""
         if not self.holes:
             return None
         missing = x.isnan()
@@ -148,7 +148,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def fit_fill(self, x: Tensor) -> None:
-        """Learn from the first rows what stands in the place of missing values: their means."""
+        """Learn the means of the features from the first rows, as replacements of missing values."""
         if self.told is not None and not self.fill.any():
             seen = self.likelihood.inputs(x)
             self.fill.copy_(seen.nanmean(0).nan_to_num(0.0))
@@ -158,7 +158,7 @@ class VAE(nn.Module):
                 self.normal.fit(x)
 
     def of_whole_rows(self) -> "VAE":
-        """A copy that answers the same on whole rows, and whose encoder has as many inputs as there are features."""
+        """Copy that gives the same results for complete rows, and whose encoder has one input per feature."""
         other = copy.deepcopy(self)
         if self.told == "places":
             d = len(self.fill)
@@ -173,7 +173,7 @@ class VAE(nn.Module):
         return other
 
     def nll(self, x: Tensor, raw: Tensor) -> Tensor:
-        """Reconstruction losses (..., n) of rows, of their known values."""
+        """Reconstruction losses (..., n) of the known values of rows."""
         missing = self.missing(x)
         return self.likelihood.nll(x, raw) if missing is None else self.likelihood.known_nll(x, raw)
 
@@ -182,12 +182,12 @@ class VAE(nn.Module):
         return self.nll(x, self.through(self.decoder, z.flatten(0, -2)).unflatten(0, z.shape[:-1]))
 
     def known(self, x: Tensor) -> Tensor | None:
-        """Share of each row's values that are known; None where rows are whole."""
+        """Share of each row's values that are known; None if all rows are complete."""
         missing = self.missing(x)
         return None if missing is None else 1.0 - missing.to(x).mean(-1)
 
     def scales(self, raw: Tensor) -> Tensor:
-        """Posterior scales of what the encoder gives after the mean; they rise with it."""
+        """Posterior scales from the second half of the encoder's output, in which they increase."""
         return unit_softplus(raw) + (_MIN_SCALE + self.scale_offset)
 
     def decode(self, z: Tensor) -> Tensor:
