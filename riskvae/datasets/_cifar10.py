@@ -31,10 +31,10 @@ def fetch_cifar10(
 ) -> Any:
     """Load CIFAR-10: 60,000 color photographs of ten kinds of objects, 32 x 32 pixels.
 
-    The data is read from the publisher's binary version, "cifar-10-binary.tar.gz" or the files in it (gzipped or not).
-    They are searched for in ``data_home``, in the folder that the environment variable ``RISKVAE_DATA`` names, and in
-    the subfolder "cifar10" of each. Otherwise, it is downloaded from OpenML and stored in that format in scikit-learn's
-    data home. If only some of the files are there, their images are loaded, with a warning.
+    The publisher's binary version, "cifar-10-binary.tar.gz" or the files in it (gzipped or not), is searched for in
+    ``data_home``, in the folder that the environment variable ``RISKVAE_DATA`` names, and in the subfolder "cifar10" of
+    each. If it is not there, the data are downloaded from OpenML and stored in that format in scikit-learn's data home.
+    If only some of the files are there, their images are loaded, with a warning.
 
     Parameters
     ----------

@@ -46,8 +46,8 @@ def fetch_mnist(
 ) -> Any:
     """Load MNIST: 70,000 handwritten digits, 28 x 28 pixels.
 
-    The data is read from the publishers' IDX files (gzipped or not). They are searched for in ``data_home``, in the
-    folder that the environment variable ``RISKVAE_DATA`` names, and in the subfolder "mnist" of each. Otherwise, it is
+    The publishers' IDX files (gzipped or not) are searched for in ``data_home``, in the folder that the environment
+    variable ``RISKVAE_DATA`` names, and in the subfolder "mnist" of each. If they are not there, the data are
     downloaded from OpenML and stored as IDX files in scikit-learn's data home. Files are compared with the published
     contents.
 
@@ -87,10 +87,10 @@ def fetch_fashion_mnist(
 ) -> Any:
     """Load Fashion-MNIST: 70,000 pictures of clothes, 28 x 28 pixels.
 
-    The data is read from the publishers' IDX files (gzipped or not). They are searched for in ``data_home``, in the
-    folder that the environment variable ``RISKVAE_DATA`` names, and in the subfolder "fashion_mnist" of each.
-    Otherwise, it is downloaded from OpenML and stored as IDX files in scikit-learn's data home. Files are compared with
-    the published contents.
+    The publishers' IDX files (gzipped or not) are searched for in ``data_home``, in the folder that the environment
+    variable ``RISKVAE_DATA`` names, and in the subfolder "fashion_mnist" of each. If they are not there, the data are
+    downloaded from OpenML and stored as IDX files in scikit-learn's data home. Files are compared with the published
+    contents.
 
     Parameters
     ----------

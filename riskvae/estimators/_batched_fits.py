@@ -27,15 +27,15 @@ _Work = Callable[[], Any]
 def batched_fits(max_fits: int = 64) -> Iterator[None]:
     """Context manager that trains the models of a grid search together, as one stacked model.
 
-    A grid over ``eps``, ``beta`` or seeds consists of many small models of one structure, and each spends most of its
-    time between small products. Inside this context, fits run side by side and meet at each epoch. Models of one
+    A grid over ``eps``, ``beta`` or seeds consists of many small models of one structure, and each spends its time
+    between small matrix products. Inside this context, fits run side by side and meet at each epoch. Models of one
     structure train as one stacked model, with batched products and one optimizer, but each on its own rows and with its
     own loss, seed and early stopping. Everything else stays with scikit-learn: pipelines, folds, scoring.
 
     It works with anything that fits estimators through joblib, such as ``GridSearchCV`` and ``cross_validate``. On a
-    CPU, ``n_jobs`` processes share the fits, and each trains its part together; with one job, or on a GPU, all fits run
-    in threads of this process. Models equal those of separate fits up to rounding, which depends on the models that
-    train together. If you need results that are reproducible bit for bit, fit without this context.
+    CPU, ``n_jobs`` processes share the fits, and each stacks its own; with one job, or on a GPU, all fits run in
+    threads of this process. Models equal those of separate fits up to rounding, which depends on the models that train
+    together. If you need results that are reproducible bit for bit, fit without this context.
 
     A model trains alone if it has a likelihood, a measure or an objective of your own; layers other than affine maps,
     convolutions, layer or group norms and activations; missing values; a threshold or groups; ``compile=True``; another

@@ -76,8 +76,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         Raises
         ------
         ValueError
-            If more than 1% of the rows of X_cal were trained on, or equal training rows, and more than would do so by
-            chance.
+            If more than 1% of the rows of X_cal are, or equal, training rows, and more than would be so by chance.
 
         Warns
         -----

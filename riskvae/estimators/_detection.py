@@ -40,12 +40,12 @@ class DetectionMixin(ConformalMixin):
                   + \log \frac{\tilde q(z)}{q(z|x)} \Bigr], \qquad
                   t(x) = \sum_j \log \min(1, 2 F_j(x_j), 2 - 2 F_j(x_j))
 
-        - b, the evidence bound of the trained networks: values are normal around the decoder's medians m, with each
-          feature's root mean squared error on unseen rows as s (for a feature whose errors follow the decoded
-          quantiles, s follows them, too), but with a chance of one row in n + 1 a value can be anything; the prior
-          :math:`\tilde q` is the mean posterior of 500 training rows;
+        - b, the evidence bound of the trained networks. Values are normal around the decoder's medians m. The standard
+          deviation s of a feature is its root mean squared error on unseen rows, or follows the decoded quantiles if
+          its errors do. With a chance of one row in n + 1, a value can be anything. The prior :math:`\tilde q` is the
+          mean posterior of 500 training rows;
         - the same bound of the networks after a fifth of their training, when they have not yet adapted to anomalies;
-        - t, the features one by one: how far out each value lies in its own distribution F.
+        - t, from single features: how far out each value lies in the distribution F of its feature.
 
         The last two are shifted and scaled to the median and the interquartile range of b on unseen rows. After
         ``partial_fit`` there is no early model, and so no second score. The expectation is evaluated at the posterior

@@ -39,20 +39,20 @@ class ExplanationMixin(DetectionMixin):
         r"""Explain why each row is unusual, in a table with one line for each row and feature.
 
         The expected value of feature j is decoded from the other values of the row, as with ``left_out=True`` in
-        :meth:`predict_interval` and :meth:`p_values`. Its share of the row's score s (:meth:`score_samples`) is how
-        much the score would rise if the value were not known, which counts as a typical one,
+        :meth:`predict_interval` and :meth:`p_values`. Its share of the row's score s (:meth:`score_samples`) follows
+        from how much the score would rise if the value were missing; a missing value counts as a typical one:
 
         .. math:: \text{share}_j = \frac{\max(0, r_j)}{\sum_k \max(0, r_k)}, \qquad
                   r_j = s(x \text{ without } x_j) - s(x).
 
         For a normal density, :math:`r_j = z_j^2 / 2` up to a constant, with z the error of the prediction from all
         other values, in standard deviations. If a single value was changed, it has the largest :math:`|z_j|`, although
-        all features that usually go with it are mispredicted, too. If several values were changed, each hides the
+        all features that usually go with it are mispredicted, too. If several values were changed, each masks the
         others a little.
 
-        ``cause`` separates features that make the row an outlier from those that only moved along. The value with the
-        largest rise is removed, then the one with the largest rise among the rest, until ``predict`` no longer flags
-        the row (ten at most, and only those that help). Those that were not needed are put back.
+        ``cause`` separates features that make the row an outlier from those that only changed along with them. The
+        value with the largest rise is removed, then the one with the largest rise among the rest, until ``predict`` no
+        longer flags the row (ten at most, and only those that help). Those that were not needed are put back.
 
         This takes ``n_features`` passes and scores per row.
 

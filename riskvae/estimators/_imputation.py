@@ -46,9 +46,9 @@ class ImputationMixin(InferenceMixin):
         other than normal noise or quantiles.
 
         With ``n_draws``, values are drawn around these means instead, for multiple imputation: results computed from
-        each of the completed tables vary as much as the missing values are uncertain. The spread of the draws combines
-        those of the model and of the normal distribution with the same weight. It is scaled for each feature so that
-        nine tenths of the hidden values lie within their ranges.
+        each of the completed tables vary with the uncertainty of the missing values. The spread of the draws combines
+        that of the model and that of the normal distribution with the same weight. It is scaled for each feature so
+        that nine tenths of the hidden values lie within their ranges.
 
         Parameters
         ----------

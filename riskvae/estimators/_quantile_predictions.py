@@ -148,8 +148,8 @@ class QuantilePredictionsMixin(QuantileAnswersMixin):
 
         .. math:: z_j = \Phi^{-1}(a) / \kappa_j \quad\text{where}\quad q_{j,a}(x) = x_j
 
-        where quantiles of all levels a are linear in the normal score, between the trained levels and beyond, and
-        :math:`\kappa` is as in :meth:`predict_scale`. If the quantiles are symmetric around the median, this is
+        Quantiles of all levels a are linear in the normal score, between the trained levels and beyond, and
+        :math:`\kappa` is as in :meth:`predict_scale`. If the quantiles are symmetric around the median, z is
         :math:`(x_j - m_j) / \sigma_j`; for skewed noise, each side has its own scale. Quantiles are decoded from the
         code of the whole row, so an anomaly in one feature moves the latent point and changes the z-scores of features
         that usually go with it. Read them as the differences between a row and its reconstruction. With ``left_out``,

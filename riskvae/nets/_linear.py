@@ -14,12 +14,13 @@ from riskvae._processor import Processor, processor
 class Linear(nn.Linear):
     """Affine map ``x W^T + b`` with Xavier-uniform weights, zero bias, and faster float32 training on CPU.
 
-    On x86, torch passes float32 matrix products to MKL, which is limited to AVX2 on processors of other makers; oneDNN,
-    which torch includes, too, uses AVX-512. It is about twice as fast on cores with 512-bit units, such as AMD's since
-    Zen 5, but no faster on Intel's, or on Zen 4, which takes two steps for 512 bits. In training, this layer therefore
-    uses oneDNN on AMD's processors since Zen 5, for products that are large enough. Under :class:`torch.inference_mode`
-    it uses oneDNN wherever there is AVX-512: results for a row are then bit for bit independent of the other rows and
-    of the number of threads. In all other cases, including exported models, it is a plain :class:`torch.nn.Linear`.
+    On x86, torch passes float32 matrix products to MKL, which is limited to AVX2 on processors of makers other than
+    Intel; oneDNN, which torch also includes, uses AVX-512. It is about twice as fast on cores with 512-bit units, such
+    as AMD's since Zen 5, but no faster on Intel's, or on Zen 4, which takes two steps for 512 bits. In training, this
+    layer therefore uses oneDNN on AMD's processors since Zen 5, for products that are large enough. Under
+    :class:`torch.inference_mode` it uses oneDNN wherever there is AVX-512: results for a row are then bit for bit
+    independent of the other rows and of the number of threads. In all other cases, including exported models, it is a
+    plain :class:`torch.nn.Linear`.
 
     The choice depends only on the type of the processor, never on timings, so the same fit gives the same digits in
     every process. To override it, set the environment variable ``RISKVAE_MATMUL`` (read at import) to "torch" or

@@ -11,7 +11,7 @@ _UNIT = math.log(math.e - 1.0)
 
 
 def unit_softplus(raw: Tensor) -> Tensor:
-    r"""Positive values from unconstrained ones: :math:`\log(1 + (e - 1) e^x)`.
+    r"""Map unconstrained values to positive ones: :math:`\log(1 + (e - 1) e^x)`.
 
     It is 1 at 0, where an untrained network starts, and nearly linear above.
 

@@ -14,7 +14,7 @@ _CHANNELS = (1, 3)
 
 
 class ReconstructionDisplay:
-    r"""Images in labelled lines, one column per row of X: inputs, perturbations and reconstructions.
+    r"""Images in labeled lines, one column per row of X: inputs, perturbations and reconstructions.
 
     Images with three channels are drawn in color, others in gray. Values are scaled to the range of the originals (the
     first line), :math:`(v - \min) / (\max - \min)`, and clipped at both ends, so dark images become brighter. Create

@@ -24,7 +24,7 @@ class AttackResult:
     delta : ndarray of the shape of X
         ``X_adv - X``.
     damage : ndarray of shape (n,)
-        Mean distance between the reconstructions of the attacked row and the clean one, in the units of the decoder's
+        Mean distance of the attacked row's reconstructions from the clean reconstruction, in the units of the decoder's
         output, over draws that the attack did not see.
     clean_damage : ndarray of shape (n,)
         The same without a perturbation: the effect of the noise alone.
@@ -89,7 +89,7 @@ class DamageCurve:
     max_norms : ndarray of shape (m,)
         Radii of the balls, in ascending order.
     damage : ndarray of shape (m, n)
-        Mean distance between the reconstructions of the attacked row and the clean one, in the units of the decoder's
+        Mean distance of the attacked row's reconstructions from the clean reconstruction, in the units of the decoder's
         output, over draws that the attack did not see. It never decreases from one norm to the next.
     clean_damage : ndarray of shape (n,)
         The same without a perturbation: the effect of the noise alone.

@@ -43,8 +43,8 @@ def damage_curve(
 
     as :func:`max_damage_attack` finds it, at a lower cost than an attack at each norm. The balls are nested, so a
     perturbation found in one is allowed in the next. The search there also starts from it, as it is and scaled to the
-    new norm, and keeps it if nothing does more on the fresh draws. So no curve decreases. (This choice is made on the
-    draws that are reported, between perturbations that differ by less than these draws can resolve.)
+    new norm, and keeps it if nothing does more damage on the fresh draws. So no curve decreases. (This choice is made
+    on the draws that are reported, between perturbations that differ by less than these draws can resolve.)
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ class RobustnessMargin:
         Lower bound without first-order error: the largest of ``lipschitz``, ``proven`` and the first-order bounds cut
         at ``linear_radius``; NaN for ``perturb="both"``.
     lower_is_certified : ndarray of bool of shape (n,)
-        Whether ``lower`` has no first-order error, either.
+        Whether ``lower`` has no first-order error, too.
     lower : ndarray of shape (n,)
         Largest of the requested lower bounds, row by row.
     upper : ndarray of shape (n,)

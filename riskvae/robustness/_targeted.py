@@ -57,9 +57,9 @@ def targeted_attack(
 
     .. math:: \min \lVert \delta \rVert \quad \text{where} \quad P(\text{distance to the target} \le r) > 1/2,
 
-    in balls that shrink as long as it succeeds. There are nine of them, so the cost is that of nine attacks. The norm
-    is ``least_norm`` of the result: that of the perturbation found, confirmed on fresh draws, and not a proof that no
-    smaller one exists.
+    in balls that shrink as long as it succeeds. There are nine of them, so the cost is that of nine attacks.
+    ``least_norm`` of the result is the norm of the perturbation found, confirmed on fresh draws; it does not prove that
+    no smaller one exists.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def verdict_margin(
     random_state: Any = None,
     verbose: int = 0,
 ) -> VerdictMargin:
-    r"""Smallest change of each row that flips ``predict``: hides an outlier, or makes an inlier a false alarm.
+    r"""Smallest change of each row that flips ``predict``: hides an outlier, or turns an inlier into a false alarm.
 
     .. math:: R(x) = \min \{ \lVert \delta \rVert : \operatorname{predict}(x + \delta) \ne \operatorname{predict}(x) \}
 
