@@ -1,10 +1,10 @@
-"""A grid search on a cluster: the same code on one machine or many, with a network of your own.
+"""A grid search on a cluster: the same code runs on one machine or on many, with a network of your own.
 
     python examples/grid_on_cluster.py              two worker processes on this machine
     python examples/grid_on_cluster.py ADDRESS      the cluster whose scheduler listens there
 
-Needs the extra ``cluster``: ``pip install '.[cluster]'`` in a clone. The digits are sent to each worker once, not
-with every candidate, and the result is right even when a worker is lost: another one does its work again.
+It needs the extra ``cluster``: ``pip install '.[cluster]'`` in a clone. The digits are sent to each worker once, not
+with every candidate. The result is right even if a worker is lost: another worker then repeats its work.
 """
 
 import sys
@@ -24,7 +24,7 @@ from riskvae.metrics import tail_loss_scorer
 
 
 def encoder(n_in, n_out):
-    """Convolutions over images of 8 by 8: defined here, and known to the workers all the same."""
+    """Build convolutions over images of 8 by 8 pixels; the workers get this function from the script."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
         nn.Conv2d(1, 16, 3, stride=2, padding=1),
@@ -35,7 +35,7 @@ def encoder(n_in, n_out):
 
 
 def search(X, folds):
-    """Grid over the tail that training looks at and the weight of the KL term, scored on the worst tenth."""
+    """Search over the share of the losses that counts (eps) and the weight of the KL term, by the worst tenth."""
     pipeline = make_pipeline(
         MinMaxScaler(),
         RiskAwareVAE(n_components=8, encoder=encoder, likelihood="bernoulli", max_epochs=60, lr=5e-3, random_state=0),
@@ -45,14 +45,14 @@ def search(X, folds):
 
 
 def main(address=None):
-    """Search on a cluster, print what it found."""
+    """Search on a cluster, and print what it found."""
     X, _ = train_test_split(load_digits().data.astype("float32"), test_size=0.25, random_state=0)
-    # One thread for each worker: several candidates side by side are faster than one on several threads.
+    # One thread per worker: several candidates side by side are faster than one candidate on several threads.
     local = nullcontext(address) if address else LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    # Rows of the folds, too, go to all workers: what only one of them holds is gone with it.
+    # All workers get the row numbers of the folds, too: data that only one worker holds would be lost with it.
     folds = list(KFold(3).split(X))
     with local as cluster, Client(cluster) as client:
-        # Dask's memory manager would drop copies again, and the last one goes with its worker.
+        # Dask's memory manager would remove the extra copies again, and the last copy would be lost with its worker.
         client.amm.stop()
         with joblib.parallel_config("dask", scatter=[X, *chain(*folds)]):
             found = search(X, folds)

@@ -1,10 +1,11 @@
 """
-Anomalies that are found, uncertainty that is calibrated
-========================================================
+Find anomalies, and calibrate the uncertainty
+=============================================
 
-Malignant tumors among benign ones: how well a few detectors rank them, which rows are found at a false discovery
-rate, and what makes a row unusual. Then lesions in simulated slices of a head, pixel by pixel, and how much of
-what was held out lies in the intervals that are to hold it.
+The first part looks for malignant tumors among benign ones. It compares how well several detectors rank them, finds
+rows at a chosen false discovery rate (the expected share of false alarms among the rows found), and says what makes a
+row unusual. The second part finds lesions in simulated slices of a head, pixel by pixel. The third part draws how many
+held-out values lie in the model's intervals, before and after calibration.
 """
 
 import sys
@@ -31,7 +32,7 @@ SIDE = 32
 
 
 def tumors():
-    """Benign rows to train, to calibrate and to test with, malignant ones to find, and the names of the features."""
+    """Return benign rows to train, calibrate and test with, malignant rows to find, and the names of the features."""
     data = load_breast_cancer()
     benign, malignant = data.data[data.target == 1], data.data[data.target == 0]
     train, others = train_test_split(benign, test_size=0.5, random_state=0)
@@ -41,7 +42,7 @@ def tumors():
 
 
 def print_ranking(vae, train, rows, truth):
-    """Area under the curve of detectors that saw benign rows alone."""
+    """Print the area under the curve of detectors that were trained on benign rows alone."""
     forest = IsolationForest(random_state=0).fit(train)
     neighbors = NearestNeighbors(n_neighbors=5).fit(train)
     scores = {
@@ -70,7 +71,7 @@ def print_detection(vae, rows, truth, n_calibration):
 
 
 def print_reasons(vae, rows, names):
-    """Print the features that make a row unusual, one in the middle of those found."""
+    """Print the features that make a row unusual; the row is one from the middle of those found."""
     row = np.argsort(vae.score_samples(rows))[len(rows) // 4]
     z = vae.z_scores(rows[row : row + 1])[0]
     print("\nWhy one of the rows found is unusual: distances from medians, in standard deviations")
@@ -79,7 +80,7 @@ def print_reasons(vae, rows, names):
 
 
 def lesions(folder):
-    """Find lesions in slices of simulated heads, having seen healthy ones."""
+    """Find lesions in slices of simulated heads, with a model that was trained on healthy ones."""
     healthy = make_lesions(1500, size=SIDE, n_lesions=0, random_state=0)
     ill = make_lesions(200, size=SIDE, random_state=1)
     options = {"hidden_layer_sizes": (256, 128), "max_epochs": 150, "random_state": 0}
@@ -99,7 +100,7 @@ def lesions(folder):
 
 
 def calibration(folder):
-    """Draw what intervals hold, before and after calibration."""
+    """Draw how many values lie in the intervals, before and after calibration."""
     draws = (make_heteroscedastic(2000, n_features=8, n_latent=1, random_state=seed).data for seed in range(3))
     train, held_out, test = draws
     options = {"n_components": 1, "hidden_layer_sizes": (50,), "random_state": 0}
@@ -111,7 +112,7 @@ def calibration(folder):
 
 
 def main(folder):
-    """Print and draw."""
+    """Print the results, and draw the figures."""
     start = time.perf_counter()
     folder.mkdir(exist_ok=True)
     (train, held_out, benign, malignant), names = tumors()

@@ -1,14 +1,15 @@
 """
-A rare group, reconstructed better
-==================================
+Reconstruct a rare group better
+===============================
 
-Of the digit 8, the training rows hold 15 in about 1,200. A plain autoencoder pays little attention to it, and neither
-does one that is averse over rows: other digits have bad rows, too. With ``risk_over="groups"`` every digit counts once,
-however few rows it has: ``eps=1`` takes the mean over groups, smaller values the worst of them.
+Only 15 of about 1,200 training rows are of the digit 8. A plain autoencoder gains little by reconstructing it well.
+Training on the worst rows does not help it either, because other digits have bad rows, too. With
+``risk_over="groups"``, every digit counts once, however few rows it has: ``eps=1`` takes the mean over all groups, and
+a smaller ``eps`` the mean over the worst of them.
 
-Four seeds each. The mean over groups takes a fifth off the error of the rare digit, and adds 5 % to that of the others.
-A smaller eps helps no further here: a batch holds three rows of the rare digit, and the worst of ten such noisy means
-is often another one.
+Every model is trained with four seeds. The mean over groups reduces the error of the rare digit by a fifth, and
+increases that of the other digits by 5 %. A smaller eps does not help further here. A batch holds about three rows of
+the rare digit, so its mean loss is noisy, and the worst of ten such means often belongs to another digit.
 """
 
 from pathlib import Path
@@ -35,7 +36,7 @@ MODELS = {
 
 
 def digits(seed):
-    """Training rows with few of the rare digit, and test rows with as many as of any other."""
+    """Return training rows with few of the rare digit, and test rows with as many of it as of any other digit."""
     X, y = load_digits(return_X_y=True)
     train, test, y_train, y_test = train_test_split(X / 16, y, test_size=0.25, random_state=seed, stratify=y)
     left_out = np.flatnonzero(y_train == RARE)[N_RARE:]
@@ -43,7 +44,7 @@ def digits(seed):
 
 
 def measure(parameters, seed):
-    """Fitted model, and its errors on the rare digit and on the others, times 1000, and its rate."""
+    """Fit a model; return it, its errors on the rare digit and on the others (times 1000), and its rate."""
     train, y_train, test, y_test = digits(seed)
     vae = RiskAwareVAE(
         n_components=6, hidden_layer_sizes=(64,), max_epochs=150, lr=2e-3, random_state=seed, **parameters
@@ -53,7 +54,7 @@ def measure(parameters, seed):
 
 
 def draw(models, measured):
-    """Errors of all models, and eight of the rare digits under three."""
+    """Draw the errors of all models, and eight of the rare digits as they are and as two of the models draw them."""
     figure = plt.figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
     ax = left.subplots()
@@ -80,7 +81,7 @@ def draw(models, measured):
 
 
 def main():
-    """Measure, print and draw."""
+    """Measure all models, print the table and draw the figure."""
     runs = {name: [measure(parameters, seed) for seed in SEEDS] for name, parameters in MODELS.items()}
     measured = {name: [figures for _, figures in run] for name, run in runs.items()}
     print(f"Squared error x 1000 of test digits, {N_RARE} of the digit {RARE} in training; {len(SEEDS)} seeds")

@@ -2,13 +2,14 @@ r"""
 Choose a model by its worst cases
 =================================
 
-A variational autoencoder that squeezes each digit into four numbers draws most digits well and some badly,
-because it is trained on the average. Here a grid search chooses how much of the tail to train on (eps) and
-how hard to compress (beta) by the error of the *worst tenth* of held-out digits; a logistic regression tells
-whether the features stay useful. The chosen model is then compared with the best plain autoencoder of the
-same grid (eps = 1, at the beta that suits it best), on digits that neither has seen.
+A variational autoencoder that compresses each digit into four numbers reconstructs most digits well and some badly,
+because it is trained on the average loss. Here, a grid search chooses the share of the worst losses to train on (eps)
+and the strength of the compression (beta). It scores each model by the error of the *worst tenth* of the held-out
+digits. A logistic regression shows whether the codes stay useful. The chosen model is then compared with the best plain
+autoencoder of the same grid (eps = 1, at its best beta), on digits that neither has seen.
 
-Run it with ``python examples/plot_quickstart.py``; figures go to ``demo/``. About a minute on two cores.
+Run it with ``python examples/plot_quickstart.py``. It takes about a minute on two cores, and writes its figures to
+``demo/``.
 """
 
 import sys
@@ -36,13 +37,13 @@ PLAIN, AVERSE = "tab:gray", "tab:red"
 
 
 def rate(pipe, X):
-    """Mean KL term in nats: what the latent code carries."""
+    """Return the rate, the mean KL term in nats: how much information the latent code carries."""
     mean, scale = pipe[1].encode(pipe[0].transform(X))
     return (0.5 * (mean**2 + scale**2 - 1) - np.log(scale)).sum(1).mean()
 
 
 def search(X, y):
-    """Cross-validated grid over eps and beta."""
+    """Run a cross-validated grid search over eps and beta."""
     vae = RiskAwareVAE(n_components=4, hidden_layer_sizes=(64,), max_epochs=150, lr=2e-3, random_state=0)
     pipe = make_pipeline(MinMaxScaler(clip=True), vae, LogisticRegression(max_iter=1000))
     grid = {"riskawarevae__eps": EPS, "riskawarevae__beta": BETAS}
@@ -51,7 +52,7 @@ def search(X, y):
 
 
 def print_grid(grid):
-    """Both scores for each cell of the grid."""
+    """Print both scores for each cell of the grid."""
     results = grid.cv_results_
     shape = (len(BETAS), len(EPS))
     accuracy = results["mean_test_accuracy"].reshape(shape)
@@ -64,20 +65,20 @@ def print_grid(grid):
 
 
 def best_of(grid, plain):
-    """Parameters with the smallest error of the worst tenth, of the plain models (eps = 1) or of all."""
+    """Return the parameters with the smallest error of the worst tenth, among plain models (eps = 1) or all models."""
     results = grid.cv_results_
     cells = [i for i, p in enumerate(results["params"]) if not plain or p["riskawarevae__eps"] == 1.0]
     return results["params"][max(cells, key=lambda i: results["mean_test_worst_tenth"][i])]
 
 
 def refit(grid, parameters, X, y):
-    """Models of the same parameters that differ by their seeds."""
+    """Fit models with the same parameters and different seeds."""
     pipes = [clone(grid.estimator).set_params(**parameters, riskawarevae__random_state=seed) for seed in SEEDS]
     return [pipe.fit(X, y) for pipe in pipes]
 
 
 def print_comparison(models, X, y):
-    """Tail errors, rate and accuracy of both kinds of model on the test digits."""
+    """Print tail errors, rate and accuracy of both kinds of model on the test digits."""
     rows = {
         "worst 5 % of digits, error x 1000": lambda m: 1000 * tail_mean(row_losses(m, X), 0.05),
         "worst 10 %": lambda m: 1000 * tail_mean(row_losses(m, X), 0.1),
@@ -95,7 +96,7 @@ def print_comparison(models, X, y):
 
 
 def plot_tails(models, X, eps, path):
-    """Error of the worst share of the digits against that share, and its change: of the means, and seed by seed."""
+    """Draw the error of the worst share of the digits against that share, and its change: means, and single seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout="constrained")
     left.set_prop_cycle(color=[PLAIN, AVERSE])
     losses = {name: [row_losses(m, X) for m in group] for name, group in models.items()}
@@ -122,7 +123,7 @@ def plot_tails(models, X, eps, path):
 
 
 def plot_digits(models, X, path):
-    """Draw the digits that are hardest for both models together, their reconstructions, and samples."""
+    """Draw the digits that are hardest for both models together, their reconstructions, and new samples."""
     plain, chosen = (group[0] for group in models.values())
     errors = {"plain": row_losses(plain, X), "chosen": row_losses(chosen, X)}
     order = np.argsort(errors["plain"] + errors["chosen"])[::-1][:10]
@@ -147,7 +148,7 @@ def plot_digits(models, X, path):
 
 
 def main(folder):
-    """Search, compare, draw."""
+    """Search the grid, compare the models, and draw the figures."""
     start = time.perf_counter()
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=0, stratify=y)

@@ -2,10 +2,11 @@ r"""
 How far can a digit be pushed?
 ==============================
 
-A small change of the input can make a variational autoencoder draw something else. Here a model written by hand in
-plain torch is examined beside three of this library: how large a change each digit withstands (a lower bound, an
-estimate, and what an attack finds), and what the attack does to it. A larger beta and a constant added to the
-encoder's scale (tau) both widen the margin, at a price in reconstruction.
+A small change of the input can make a variational autoencoder reconstruct something else. This example examines a
+model written by hand in plain torch, and three models of this library. For each digit it measures the *margin*, which
+is the largest change that the digit withstands: a lower bound, an estimate, and the smallest change with which an
+attack succeeds. It also shows what the attack does to some digits. A larger beta, or a constant added to the encoder's
+scale (tau), widens the margin; both make reconstructions worse.
 
     python examples/plot_robustness.py [FOLDER]
 
@@ -30,11 +31,11 @@ from riskvae import BetaVAE, max_damage_attack, robustness_margin
 from riskvae.plotting import AttackDisplay, MarginDisplay, ReconstructionDisplay, RobustnessCurveDisplay
 from riskvae.robustness import encoder_sensitivity
 
-RADIUS = 1.5  # of the reconstruction, over 64 pixels in [0, 1]
+RADIUS = 1.5  # how far a reconstruction may move, over 64 pixels in [0, 1]
 
 
 class PlainVAE(nn.Module):
-    """What a torch user writes; ``encode`` and ``decode`` are all that is asked of it."""
+    """A model as a torch user writes it; it needs ``encode`` and ``decode``, and nothing else."""
 
     def __init__(self, n_features, n_components):
         super().__init__()
@@ -50,7 +51,7 @@ class PlainVAE(nn.Module):
 
 
 def train_by_hand(X):
-    """Train the plain model by a loop of the usual kind."""
+    """Train the plain model with an ordinary training loop."""
     torch.manual_seed(0)
     vae, X = PlainVAE(X.shape[1], 8), torch.tensor(X)
     optimizer = torch.optim.Adam(vae.parameters(), lr=2e-3)
@@ -67,7 +68,7 @@ def train_by_hand(X):
 
 
 def fit(X, **options):
-    """Fit a model of this library in the same shape."""
+    """Fit a model of this library with networks of the same shape."""
     vae = BetaVAE(
         8, hidden_layer_sizes=(64,), likelihood="bernoulli", max_epochs=150, lr=2e-3, batch_size=128, random_state=0,
         **options,
@@ -76,7 +77,7 @@ def fit(X, **options):
 
 
 def error(vae, X):
-    """Mean squared error of the reconstructions, per pixel."""
+    """Return the mean squared error of the reconstructions, per pixel."""
     if hasattr(vae, "reconstruct"):
         return np.mean((vae.reconstruct(X) - X) ** 2)
     with torch.no_grad():
@@ -84,7 +85,7 @@ def error(vae, X):
 
 
 def print_table(models, margins, X):
-    """Medians over the digits."""
+    """Print medians over the digits."""
     print(
         f"\nMedian over {len(X)} test digits, r = {RADIUS:g} (margins are Euclidean norms of the change in 64 pixels)"
     )
@@ -102,7 +103,7 @@ def print_table(models, margins, X):
 
 
 def plot_margins(margins, models, X, path):
-    """Bounds against the attack, and damage against the norm."""
+    """Draw bounds against the attack, and damage against the norm of the change."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.6), layout="constrained")
     name = next(iter(models))
     MarginDisplay.from_margin(margins[name], ax=left)
@@ -114,8 +115,8 @@ def plot_margins(margins, models, X, path):
 
 
 def plot_curves(models, X, path):
-    """Shares of digits that withstand a change: certified, unknown, broken."""
-    # Certificates take longer than bounds to first order: of some digits, from fewer draws.
+    """Draw the shares of digits that are certified, unknown and broken, against the norm of the change."""
+    # Certificates take longer than first-order bounds, so they are computed for fewer digits, from fewer draws.
     options = {"r": RADIUS, "methods": ("proven", "linearized", "attack"), "n_draws": 2000, "random_state": 0}
     margins = {name: robustness_margin(vae, X, **options) for name, vae in models.items()}
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.2), layout="constrained")
@@ -128,7 +129,7 @@ def plot_curves(models, X, path):
 
 
 def plot_attack(vae, X, path):
-    """Ten digits, the worst change of norm 1.5, and what becomes of them."""
+    """Draw ten digits, the worst change of norm 1.5 to each, and the reconstructions after it."""
     result = max_damage_attack(vae, X, max_norm=1.5, bounds=(0, 1), random_state=0)
     print(f"\n{result}")
     display = ReconstructionDisplay.from_attack(vae, X, result)
@@ -137,7 +138,7 @@ def plot_attack(vae, X, path):
 
 
 def main(folder):
-    """Train, measure, draw."""
+    """Train the models, measure their margins, and draw the figures."""
     start = time.perf_counter()
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype(np.float32)
@@ -148,7 +149,7 @@ def main(folder):
         "BetaVAE, beta=0.25, tau=0.7": fit(X, beta=0.25, scale_offset=0.7),
         "BetaVAE, beta=1.5": fit(X, beta=1.5),
     }
-    # Bounds to first order are enough to compare with the attack.
+    # First-order bounds are enough for the comparison with the attack.
     options = {"r": RADIUS, "methods": ("theorem1", "second_order", "linearized", "attack"), "random_state": 0}
     margins = {name: robustness_margin(vae, X_test, **options) for name, vae in models.items()}
     print_table(models, margins, X_test)

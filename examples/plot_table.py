@@ -2,8 +2,8 @@
 From a CSV file to a decision
 =============================
 
-Orders of a shop, as they are exported: words, numbers of different units, skew, gaps, and one row in ten that is
-wrong somewhere. Which rows should be looked at, and which value of each?
+The table holds the orders of a shop as they are exported: words, numbers in different units, skewed columns and missing
+values. About one row in ten has a wrong value. Which rows should somebody look at, and which value of each?
 """
 
 import sys
@@ -27,7 +27,7 @@ CHECKED = 500
 
 
 def write_orders(path, n=3500, seed=0):
-    """Orders as a CSV file; returns which value of a row is wrong, or "" where none is."""
+    """Write orders to a CSV file; return the name of the wrong value of each row, or "" where none is wrong."""
     rng = np.random.default_rng(seed)
     size, far = rng.normal(size=n), rng.normal(size=n)
     orders = pd.DataFrame(
@@ -46,31 +46,32 @@ def write_orders(path, n=3500, seed=0):
         "",
     )
     for name in ("price", "weight"):
-        orders.loc[wrong == name, name] *= rng.choice([0.01, 100.0], (wrong == name).sum())  # a comma in a wrong place
+        orders.loc[wrong == name, name] *= rng.choice([0.01, 100.0], (wrong == name).sum())  # a misplaced decimal point
     orders.loc[wrong == "days", "days"] += 30
     other = orders["country"].map({"Norway": "Switzerland", "Austria": "Norway", "Switzerland": "Norway"})
     orders.loc[wrong == "country", "country"] = other[wrong == "country"]
-    orders.mask(rng.random(orders.shape) < 0.05).to_csv(path, index=False)  # and one value in twenty is not there
+    orders.mask(rng.random(orders.shape) < 0.05).to_csv(path, index=False)  # one value in twenty is missing
     return wrong
 
 
 def decide(path):
-    """All of it: read, fit, calibrate, find, explain."""
+    """Read the file, fit a model, calibrate it, find unusual rows and explain them."""
     orders = pd.read_csv(path).dropna(how="all")
     checked, known, new = orders.iloc[:CHECKED], orders.iloc[CHECKED:-500], orders.iloc[-500:]
     detector = QuantileVAE(likelihood=Mixed.from_frame(orders), random_state=0)
-    detector.fit(known)  # wrong rows and all
-    detector.conformalize(checked)  # rows that somebody has looked through
-    found = new[detector.detect(new, fdr=0.1)]  # of these, one in ten is a false alarm
+    detector.fit(known)  # including wrong rows
+    detector.conformalize(checked)  # rows that somebody has checked
+    found = new[detector.detect(new, fdr=0.1)]  # about one in ten of these is a false alarm
     return detector, new, found, detector.explain(found)
 
 
 # %%
-# Ten lines decide. What they found is compared with what is wrong in truth, which nobody knows outside an example.
+# The function above does all of the work. Below, the rows found are compared with those that are really wrong, which
+# only an example can know.
 
 
 def main(folder="demo"):
-    """Write the file, decide, compare with the truth, draw."""
+    """Write the file, find the wrong rows, compare them with the truth, and draw the figures."""
     start = time.time()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""Score rows from standard input by a saved model: lines of comma-separated numbers in, score and verdict out.
+"""Score rows with a saved model: reads lines of comma-separated numbers, writes a score and a verdict for each.
 
     python examples/score_rows.py model.riskvae [scaler.npz] < rows.csv
 
-scaler.npz has the numbers of the StandardScaler that the model was fitted behind, written by
-np.savez("scaler.npz", mean=scaler.mean_, scale=scaler.scale_). The first line may name the columns; an empty cell is a
-missing value. Detectors (QuantileVAE) give a verdict, other models a score alone.
+Rows come from standard input. If the model was fitted to rows from a StandardScaler, scaler.npz holds the numbers of
+that scaler, written by np.savez("scaler.npz", mean=scaler.mean_, scale=scaler.scale_). The first line may name the
+columns. An empty cell is a missing value. Detectors (QuantileVAE) give a score and a verdict, other models a score
+alone.
 """
 
 import sys
@@ -16,10 +17,10 @@ import riskvae
 
 
 def main(path, scaler=None):
-    """Load the model once, and answer line by line; 1 if a line could not be answered."""
+    """Load the model once, and answer line by line; return 1 if some line could not be answered."""
     vae, failed = riskvae.load(path, device="cpu"), 0
     units = np.load(scaler) if scaler else {"mean": 0.0, "scale": 1.0}
-    warnings.filterwarnings("ignore", "X does not have valid feature names")  # they are compared here
+    warnings.filterwarnings("ignore", "X does not have valid feature names")  # the names are compared below
     for number, line in enumerate(sys.stdin, 1):
         cells = line.strip("\ufeff\r\n").split(",")
         if number == 1 and cells == list(getattr(vae, "feature_names_in_", ())):
@@ -29,7 +30,7 @@ def main(path, scaler=None):
             answer = f"{vae.score_samples(row)[0]:.4f}"
             if hasattr(vae, "predict"):
                 answer += ",outlier" if float(answer) < vae.offset_ else ",inlier"
-        except ValueError as error:  # of another length, or no numbers
+        except ValueError as error:  # wrong number of cells, or cells that are not numbers
             answer, failed = f"error in line {number}: {str(error).splitlines()[0][:100]}", 1
         print(answer, flush=True)
     return failed
