@@ -118,7 +118,7 @@ def feature_matrix(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1)
         return X
     if isinstance(X, Dataset | DataLoader):
         kind = "DataLoader" if isinstance(X, DataLoader) else "Dataset"
-        raise TypeError(f"X is a torch {kind}, of which this method cannot tell what to do. Pass an array of its rows.")
+        raise TypeError(f"X is a torch {kind}, which this method cannot use. Pass an array of its rows.")
     if getattr(X, "ndim", 2) > 2:
         raise ValueError(
             f"Found array with dim {X.ndim}, while dim <= 2 is required: rows of features. Flatten images: "

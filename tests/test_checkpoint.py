@@ -217,7 +217,7 @@ def test_other_parameters_are_refused_by_name(X, tmp_path, change, message):
     path = tmp_path / "fit.pt"
     small(BetaVAE, checkpoint=path).fit(X)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"is of another training: {message}. Name another file, or delete"):
+    with pytest.raises(ValueError, match=f"belongs to another training: {message}. Name another file, or delete"):
         small(BetaVAE, checkpoint=path, **change).fit(X)
     assert path.read_bytes() == before
 
@@ -285,7 +285,7 @@ def test_reading_a_file_executes_nothing(X, tmp_path):
         ({"checkpoint": 3}, TypeError, "checkpoint must be None, or the path of a file or folder; got 3"),
         ({"checkpoint": ""}, ValueError, "checkpoint must be None, or the path"),
         ({"checkpoint": "nowhere/fit.pt"}, ValueError, "needs the folder 'nowhere', which does not exist. Create it"),
-        ({"checkpoint": "fit.pt", "warm_start": True}, ValueError, "is for fits from the start, and warm_start=True"),
+        ({"checkpoint": "fit.pt", "warm_start": True}, ValueError, "is for fits from the start, but warm_start=True"),
     ],
 )
 def test_mistakes(X, tmp_path, monkeypatch, options, error, message):
@@ -325,7 +325,7 @@ def test_networks_of_other_shapes_are_refused_where_their_factories_look_alike(X
 
     small(BetaVAE, checkpoint=tmp_path / "fit.pt", encoder=Factory()).fit(X)
     sizes.reverse()
-    with pytest.raises(ValueError, match="is of other networks: .*size mismatch.*Name another file"):
+    with pytest.raises(ValueError, match="belongs to other networks: .*size mismatch.*Name another file"):
         small(BetaVAE, checkpoint=tmp_path / "fit.pt", encoder=Factory()).fit(X)
 
 
@@ -431,7 +431,7 @@ def test_a_grid_over_epochs_and_an_unseeded_fit_in_a_folder(X, tmp_path):
         ).fit(X)
     assert np.isfinite(found.cv_results_["mean_test_score"]).all()
     with pytest.raises(
-        ValueError, match="is a folder, in which .*random_state=None makes each another one. Set random"
+        ValueError, match="is a folder, in which .*random_state=None, no two trainings are the same. Set random"
     ):
         small(BetaVAE, checkpoint=tmp_path, random_state=None).fit(X)
     with pytest.raises(ValueError, match="needs the folder 'runs/', which does not exist. Create it first"):

@@ -85,7 +85,9 @@ def test_a_part_of_the_files_is_told(tmp_path, rows):
     files = contents(rows)
     del files["data_batch_4.bin"]
     write(tmp_path, files)
-    with pytest.warns(UserWarning, match=r"40 of the 50 images of subset='train' are there\. Put cifar-10-binary"):
+    with pytest.warns(
+        UserWarning, match=r"40 of the 50 images of subset='train' were found\. To .*, put cifar-10-binary"
+    ):
         found = fetch_cifar10(data_home=tmp_path, return_X_y=True)
     assert_is(found, np.delete(rows[:50], np.s_[30:40], 0))
 
@@ -93,8 +95,8 @@ def test_a_part_of_the_files_is_told(tmp_path, rows):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda content: content[:-1], r"data_batch_2\.bin is cut short.*30,729 bytes.*fetch it again"),
-        (lambda content: b"", r"data_batch_2\.bin is cut short"),
+        (lambda content: content[:-1], r"data_batch_2\.bin is truncated.*30,729 bytes.*fetch it again"),
+        (lambda content: b"", r"data_batch_2\.bin is truncated"),
         (lambda content: content[: 3074 * 2], "CIFAR-100 have two labels"),
         (lambda content: bytes([11]) + content[1:], "image 0 has the label 11"),
     ],
@@ -121,7 +123,7 @@ def test_cut_archives_are_refused_by_name(tmp_path, rows, name):
         write(tmp_path, contents(rows), packed=True)
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=f"{name} is not a whole"):
+    with pytest.raises(ValueError, match=f"{name} is not a complete"):
         fetch_cifar10(data_home=tmp_path)
 
 

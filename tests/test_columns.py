@@ -413,7 +413,7 @@ def test_scales_of_amounts_are_as_large_as_the_amounts(detector):
 def test_a_detector_is_trained_on_possible_rows_and_asked_about_any(table, likelihood):
     wrong = table.astype({"income": float, "visits": float})
     wrong.iloc[3, 0], wrong.iloc[4, 3] = 0.0, -2.0
-    with pytest.raises(ValueError, match="LogNormal is of numbers above 0; X holds 0 in row 3, column 'income'"):
+    with pytest.raises(ValueError, match="LogNormal needs numbers above 0; X holds 0 in row 3, column 'income'"):
         small(QuantileVAE, likelihood=likelihood).fit(wrong)
     vae = small(QuantileVAE, likelihood=likelihood, max_epochs=60, lr=3e-3).fit(table)
     scores = vae.score_samples(wrong)
@@ -430,9 +430,12 @@ def test_a_detector_is_trained_on_possible_rows_and_asked_about_any(table, likel
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"town": "Rom"}, r"X holds 'Rom' in column 'town', row 3, which is none of its 3 categories: 'Bern', 'Chur'"),
-        ({"visits": -1}, r"NegativeBinomial is of counts.*-1 in row 3, column 'visits'"),
-        ({"income": 0.0}, r"LogNormal is of numbers above 0; X holds 0 in row 3, column 'income'"),
+        (
+            {"town": "Rom"},
+            r"X holds 'Rom' in column 'town', row 3, which is not one of its 3 categories: 'Bern', 'Chur'",
+        ),
+        ({"visits": -1}, r"NegativeBinomial needs counts.*-1 in row 3, column 'visits'"),
+        ({"income": 0.0}, r"LogNormal needs numbers above 0; X holds 0 in row 3, column 'income'"),
         ({"visits": 0.5}, r"0\.5 in row 3, column 'visits'"),
         ({"age": np.inf}, r"infinity.*row 3, column 'age'"),
         ({"age": "old"}, r"'age'.*'old'"),
@@ -455,13 +458,13 @@ def test_impossible_values_are_named(table, likelihood, change, message, when):
 
 def test_columns_must_be_those_of_the_likelihood(table, likelihood):
     vae = small(BetaVAE, likelihood=likelihood)
-    with pytest.raises(ValueError, match=r"in another order.*column 0 is 'town', not 'income'.*X\[list"):
+    with pytest.raises(ValueError, match=r"in a different order.*column 0 is 'town', not 'income'.*X\[list"):
         vae.fit(table[["town", "income", *table.columns[2:]]])
     with pytest.raises(ValueError, match=r"X lacks 'flag'.*Mixed\.from_frame"):
         vae.fit(table.drop(columns="flag"))
     with pytest.raises(ValueError, match=r"X has 'new'"):
         vae.fit(table.assign(new=1.0))
-    with pytest.raises(ValueError, match=r"X has 6 columns, and likelihoods are given for 7"):
+    with pytest.raises(ValueError, match=r"X has 6 columns, but likelihoods are given for 7"):
         vae.fit(np.zeros((20, 6)))
 
 

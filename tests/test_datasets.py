@@ -109,7 +109,7 @@ def test_openml_with_other_contents_is_used_with_a_warning_and_not_kept(monkeypa
 
     monkeypatch.setattr(datasets, "fetch_openml", openml)
     monkeypatch.setattr(datasets, "_N_TRAIN", 60)
-    with pytest.warns(UserWarning, match="OpenML's Fashion-MNIST is not the published .* used, but not kept"):
+    with pytest.warns(UserWarning, match="OpenML's Fashion-MNIST is not the published .* used, but not saved"):
         assert fetch_fashion_mnist(subset="test").data.shape == (10, 784)
     assert not list((tmp_path / "cache").rglob("*ubyte*"))
 
@@ -129,7 +129,7 @@ def test_damaged_files_are_told(tmp_path, arrays):
         fetch_mnist(data_home=tmp_path)
     path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is not a whole gzip file"):
+    with pytest.raises(ValueError, match="is not a complete gzip file"):
         fetch_mnist(data_home=tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_looking_for_files_creates_nothing(monkeypatch, tmp_path, arrays, publis
 )
 def test_files_of_another_format(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match="is not an IDX file of unsigned bytes, or is cut short"):
+    with pytest.raises(ValueError, match="is not an IDX file of unsigned bytes, or is truncated"):
         read_idx(tmp_path / "file")
 
 

@@ -270,7 +270,7 @@ def test_a_code_of_one_coordinate_where_three_are_needed_is_told(cls):
 def test_parts_in_other_units_are_told(cls, factor, X):
     vae = small(cls).partial_fit(X * factor)
     vae.partial_fit(X * factor * 5)
-    with pytest.warns(UserWarning, match="are spread .* times as widely as those that the model began with"):
+    with pytest.warns(UserWarning, match="are spread .* times as widely as those of the first fit"):
         vae.partial_fit(X)
 
 

@@ -235,9 +235,9 @@ def test_probabilities_of_categories_are_recovered():
 @pytest.mark.parametrize(
     ("likelihood", "value", "message"),
     [
-        (Poisson(), -1.0, r"Poisson is of counts.*-1 in row 4, column 2"),
-        (LogNormal(), -1.0, r"LogNormal is of numbers above 0; X holds 0 in row 0, column 0"),
-        (NegativeBinomial(), 0.5, r"NegativeBinomial is of counts.*0\.5 in row 4"),
+        (Poisson(), -1.0, r"Poisson needs counts.*-1 in row 4, column 2"),
+        (LogNormal(), -1.0, r"LogNormal needs numbers above 0; X holds 0 in row 0, column 0"),
+        (NegativeBinomial(), 0.5, r"NegativeBinomial needs counts.*0\.5 in row 4"),
         (Poisson(), 3e7, "whole numbers from 0 to 16777216"),
         (Categorical(4), 4.0, r"codes, whole numbers from 0 to 3; X holds 4 in row 4, column 2"),
         (Categorical(4), 1.5, "Number the categories"),

@@ -110,7 +110,7 @@ def test_ends_never_cross(vae):
 
 
 def test_too_few_rows_for_a_level_give_infinite_intervals_and_a_warning(vae):
-    with pytest.warns(UserWarning, match="18 rows cannot show where 5% of them lie.*Calibrate with 19 rows"):
+    with pytest.warns(UserWarning, match="18 rows are too few to tell which 5% .*Calibrate with 19 rows"):
         model = copy.deepcopy(vae).conformalize(rows(18, 1))
     with pytest.warns(UserWarning, match="alpha=0.05 needs at least 19 calibration rows, and there are 18"):
         ends = model.predict_interval(rows(3, 2), 0.05)

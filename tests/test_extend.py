@@ -145,7 +145,7 @@ class Unready(Objective):
         (returns(lambda terms: terms.nll), ValueError, r"Wrong: forward\(terms\) must return .* shape \(\); got \(1, "),
         (returns(lambda terms: terms.nll.mean().item()), ValueError, "got float"),
         (returns(lambda terms: terms.nll.mean().detach()), ValueError, "has no gradient"),
-        (returns(lambda terms: terms.nll.mean() / 0), ValueError, "gives inf for losses that are all finite"),
+        (returns(lambda terms: terms.nll.mean() / 0), ValueError, "gives inf, though all losses are finite"),
         (returns(lambda terms: terms.losses.mean()), ValueError, "fails on the first rows of X: AttributeError"),
         (returns(lambda terms: terms.batch.group.float().mean()), ValueError, "fails on the first rows of X"),
     ],

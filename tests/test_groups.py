@@ -187,7 +187,7 @@ def test_mistakes(given, error, message, X):
 
 
 def test_groups_that_nobody_looks_at_are_refused(X, groups):
-    with pytest.raises(ValueError, match=r"groups were given, and WeightedELBO does not.*RiskAwareVAE\(risk_over"):
+    with pytest.raises(ValueError, match=r"groups were given, but WeightedELBO does not.*RiskAwareVAE\(risk_over"):
         small(BetaVAE).fit(X, groups=groups)
 
 
@@ -269,7 +269,7 @@ def test_items_with_what_nobody_knows_are_refused(X):
 
     with pytest.raises(ValueError, match="dicts with 'weight'; expected 'x'"):
         small(RiskAwareVAE).fit(Odd(X, np.zeros(300)))
-    with pytest.raises(TypeError, match="'group' that is no integer"):
+    with pytest.raises(TypeError, match="'group' that is not an integer"):
         small(RiskAwareVAE, risk_over="groups").fit(Fractional(X, np.zeros(300)))
 
 

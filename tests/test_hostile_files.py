@@ -91,7 +91,7 @@ def test_parameters_ask_for_no_more_memory_than_weights_need(parts, tmp_path, na
     kind, changes = LARGE[name]
     (tmp_path / "bad").write_bytes(made(parts, kind, **changes))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match="larger by far than the weights there are"):
+    with pytest.raises(ValueError, match="far larger than the weights in the file"):
         riskvae.load(tmp_path / "bad")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB
 
@@ -105,18 +105,18 @@ BAD = {
     "no function": ("mean", {"encoder": call("ACTIVATIONS")}, "no such name"),
     "place beyond": ("chance", generator(10**9), r"place must be in \[0, 624\]"),
     "place before": ("chance", generator(-5), r"place must be in \[0, 624\]"),
-    "betas": ("mean", {"settings": {"betas": "x"}}, "no betas"),
-    "rate": ("mean", {"settings": {"eps": NAN}}, "no eps"),
+    "betas": ("mean", {"settings": {"betas": "x"}}, "must have betas"),
+    "rate": ("mean", {"settings": {"eps": NAN}}, "must have eps"),
     "moments": ("mean", {"tensors": {"optimizer.0.exp_avg_sq": -ONES}}, "at least 0"),
-    "more": ("mean", {"tensors": {"optimizer.0.more": ONES}}, "has not the parts"),
+    "more": ("mean", {"tensors": {"optimizer.0.more": ONES}}, "does not have the parts"),
     "best": ("mean", {"fitted": {"best_epoch": 9}}, "best_epoch is 9"),
     "losses": ("mean", {"fitted": {"history": [{"train_loss": "x"}]}}, "no number for train_loss of epoch 1"),
     "unit": ("detector", {"tensors": {"module.encoder.0.scale": np.zeros((), np.float32)}}, "above 0"),
     "steps": ("detector", {"tensors": {"module.likelihood.unit": -np.ones(6, np.float32)}}, "above 0"),
     "keys": ("detector", {"tensors": {"fitted.trained.keys": np.arange(9, 0, -1).astype(np.uint64)}}, "must ascend"),
-    "groups": ("mean", {"fitted": {"groups": {"a": 10**30}}}, "no numbers of labels"),
+    "groups": ("mean", {"fitted": {"groups": {"a": 10**30}}}, "must map labels to numbers"),
     "rows": ("detector", {"tensors": {"fitted.calibration.residuals": np.zeros((1, 6, 3), np.float32)}}, "same rows"),
-    "blind": ("detector", {"tensors": {"fitted.calibration.blind": np.zeros((99, 6, 3), np.float32)}}, "some of the"),
+    "blind": ("detector", {"tensors": {"fitted.calibration.blind": np.zeros((99, 6, 3), np.float32)}}, "no more rows"),
     "array": ("mean", {"lr": {"is": "array", "of": [{"is": "tensor", "name": "module.encoder.0.bias"}]}}, "array of"),
 }  # fmt: skip
 
@@ -234,5 +234,5 @@ def test_arrays_of_objects_and_what_is_no_list_of_modules_are_refused(X, tmp_pat
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes among files")
 def test_nothing_but_a_file_is_replaced(X, tmp_path):
     subprocess.run(["mkfifo", tmp_path / "pipe"], check=True)
-    with pytest.raises(ValueError, match="it is no plain file"):
+    with pytest.raises(ValueError, match="it is not a regular file"):
         BetaVAE(2, **KW).fit(X).save(tmp_path / "pipe")

@@ -74,7 +74,7 @@ def test_copies_and_groups_stay_together_in_a_fit():
 @pytest.mark.parametrize("n", [2, 9, 18])
 def test_too_few_rows_to_know_the_threshold_are_said_to_be(n):
     vae = small(QuantileVAE, max_epochs=1)
-    with pytest.warns(UserWarning, match=f"{n} rows cannot show where 5% .* Fit with 19 rows or more"):
+    with pytest.warns(UserWarning, match=f"{n} rows are too few to tell which 5% .* Fit with 19 rows or more"):
         vae.fit(curved(n, 0))
     vae.fit(curved(19, 0))
     vae.set_params(contamination=0.2).fit(curved(n, 0))
@@ -223,7 +223,7 @@ def test_a_promise_for_one_calibration_set_says_what_it_takes():
 # ------------------------------------------------------------------------------------------ calibration
 
 
-@pytest.mark.filterwarnings("ignore:QuantileVAE. 6 rows cannot show where 5%")
+@pytest.mark.filterwarnings("ignore:QuantileVAE. 6 rows are too few to tell which 5%")
 def test_rows_that_were_trained_on_are_recognized():
     X, new = curved(300, 0), curved(200, 1)
     vae = small(QuantileVAE).fit(X)

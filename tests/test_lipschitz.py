@@ -158,8 +158,11 @@ def test_certificates_are_tight(X):
         ({"constant": float("inf")}, "finite number above 0; got inf"),
         ({"constant": "1"}, "finite number above 0; got '1'"),
         ({"constant": True}, "finite number above 0; got True"),
-        ({"hidden_layer_sizes": (8, 5)}, "must be even, from 2 on, as GroupSort sorts pairs of units; got 5. Take 6."),
-        ({"channels": (3,)}, "must be even, from 2 on, as GroupSort sorts pairs of units; got 3. Take 4."),
+        (
+            {"hidden_layer_sizes": (8, 5)},
+            "even and at least 2, because GroupSort sorts pairs of units; got 5. Take 6.",
+        ),
+        ({"channels": (3,)}, "even and at least 2, because GroupSort sorts pairs of units; got 3. Take 4."),
         ({"layers": "householder"}, "layers must be 'spectral' or 'orthogonal'; got 'householder'"),
         ({"channels": (4,)}, r"does not describe rows of \d+ pixels"),
     ],

@@ -80,11 +80,11 @@ def test_labels_that_do_not_tell(table):
     forest = IsolationForest(n_estimators=5, random_state=0).fit(X)
     score = anomaly_scorer()
     for y in (np.where(bad, "bad", "good"), np.where(bad, 2, 1), np.ones(400)):
-        with pytest.raises(ValueError, match="do not tell which are anomalies. Use -1 for anomalies and 1"):
+        with pytest.raises(ValueError, match="do not say which rows are anomalies. Use -1 for anomalies and 1"):
             score(forest, X, y)
     with pytest.raises(ValueError, match="needs a label of each row"):
         score(forest, X, None)
-    with pytest.raises(ValueError, match="anomaly='Bad' is none of the labels 'bad', 'good'"):
+    with pytest.raises(ValueError, match="anomaly='Bad' is not one of the labels 'bad', 'good'"):
         anomaly_scorer(anomaly="Bad")(forest, X, np.where(bad, "bad", "good"))
     with pytest.raises(ValueError, match="all of these 400 are normal. Stratify the folds"):
         score(forest, X, np.zeros(400))

@@ -421,7 +421,7 @@ class OfValues(NoValues):
 
 
 def test_a_likelihood_of_the_user_s_says_what_single_values_cost(holes):
-    with pytest.raises(ValueError, match=r"only nll\(x, raw\) is known.*Define each\(x, raw\)"):
+    with pytest.raises(ValueError, match=r"only nll\(x, raw\) is defined.*Define each\(x, raw\)"):
         small(BetaVAE, likelihood=NoValues()).fit(holes)
     assert np.isfinite(small(BetaVAE, likelihood=OfValues()).fit(holes).score_samples(holes)).all()
 

@@ -269,24 +269,24 @@ OWN = {
     "keywords": {"channels": [10**9], "image_shape": [2, 3]},
 }
 HOSTILE = {
-    "truncated": (lambda m: m.raw[: len(m.raw) // 2], "the file: it is no model of riskvae, or not whole"),
-    "empty": (lambda m: b"", "the file: it is no model"),
+    "truncated": (lambda m: m.raw[: len(m.raw) // 2], "the file: it is not a model of riskvae, or not complete"),
+    "empty": (lambda m: b"", "the file: it is not a model"),
     "pickle": (lambda m: b"\x80\x04\x95\x00", "the file: it is a pickle"),
-    "flipped": (lambda m: m.raw[:3000] + bytes([m.raw[3000] ^ 1]) + m.raw[3001:], "is not whole"),
-    "swapped": (swap, "model.json: it is no JSON"),
+    "flipped": (lambda m: m.raw[:3000] + bytes([m.raw[3000] ^ 1]) + m.raw[3001:], "is not complete"),
+    "swapped": (swap, "model.json: it is not JSON"),
     "other order": (lambda m: m.packed(names=("tensors.safetensors", "model.json")), "its members are"),
     "twice": (lambda m: m.packed(names=("model.json", "tensors.safetensors", "model.json")), "its members are"),
     "outside": (lambda m: m.packed(names=("model.json", "../tensors.safetensors")), "its members are"),
     "bomb": (lambda m: m.packed(content=bytes(10**8), pack=zipfile.ZIP_DEFLATED), "model.json: it is packed"),
     "newer": (lambda m: with_value(m, 99, "format"), "format 99, written by riskvae .* Upgrade riskvae"),
-    "no format": (lambda m: with_value(m, "1", "format"), "format must be a number"),
+    "no format": (lambda m: with_value(m, "1", "format"), "format must be an integer"),
     "other class": (lambda m: with_value(m, "riskvae.risk:CVaR", "class"), "must be an estimator of riskvae"),
     "unknown class": (lambda m: with_value(m, "riskvae.estimators:os", "class"), "no such name"),
     "private": (lambda m: with_value(m, "riskvae._machine:os.system", "class"), "not trusted"),
     "code": (lambda m: with_value(m, {"is": "name", "of": "os:system"}, "parameters", "encoder"), "not trusted"),
-    "wide": (lambda m: with_value(m, WIDE, "parameters", "hidden_layer_sizes"), "larger by far"),
-    "channels": (lambda m: with_value(m, OWN, "parameters", "encoder"), "larger by far"),
-    "features": (lambda m: with_value(m, 10**12, "fitted", "n_features"), "larger by far"),
+    "wide": (lambda m: with_value(m, WIDE, "parameters", "hidden_layer_sizes"), "far larger"),
+    "channels": (lambda m: with_value(m, OWN, "parameters", "encoder"), "far larger"),
+    "features": (lambda m: with_value(m, 10**12, "fitted", "n_features"), "far larger"),
     "parameter": (lambda m: with_value(m, -1, "parameters", "lr"), "lr must be"),
     "unknown parameter": (lambda m: with_value(m, -1, "parameters", "nonsense"), "nonsense"),
     "class of another": (lambda m: with_value(m, "riskvae.estimators:BetaVAE", "class"), "unexpected keyword"),
@@ -294,7 +294,7 @@ HOSTILE = {
     "nan": (lambda m: m.with_tensor("module.encoder.1.bias", np.full(4, np.nan, np.float32)), "is not finite"),
     "shape": (lambda m: m.with_tensor("module.encoder.1.bias", np.zeros(5, np.float32)), "shape"),
     "dtype": (lambda m: m.with_tensor("module.encoder.1.bias", np.zeros(4)), "float64"),
-    "spare": (lambda m: m.with_tensor("module.more", np.zeros(4, np.float32)), "has not the parts"),
+    "spare": (lambda m: m.with_tensor("module.more", np.zeros(4, np.float32)), "does not have the parts"),
     "score": (lambda m: m.with_tensor("score.marginals.spread", np.zeros(6, np.float32)), "above 0"),
     "steps": (
         lambda m: m.with_tensor("optimizer.0.exp_avg", np.zeros(3, np.float32)),
@@ -402,7 +402,7 @@ def test_inspection_tells_what_is_inside_without_torch(fitted, tmp_path, capsys)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
     file.write_bytes(b"no")
     assert main([str(file)]) == 2
-    assert "is no model of riskvae" in capsys.readouterr().err
+    assert "is not a model of riskvae" in capsys.readouterr().err
     assert main([]) == 2
 
 

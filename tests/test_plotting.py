@@ -170,7 +170,7 @@ def test_margins_that_span_a_decade_are_drawn_on_logarithmic_axes():
 
 
 def test_margins_that_cannot_be_drawn(X, vae, margin):
-    with pytest.raises(ValueError, match=r"methods must be of 'theorem1', .*; got 'attack'"):
+    with pytest.raises(ValueError, match=r"methods must be among 'theorem1', .*; got 'attack'"):
         MarginDisplay.from_margin(margin, methods=("attack",))
     bounds = robustness_margin(vae, X[:3], methods="whitened", n_draws=100, random_state=0)
     with pytest.raises(ValueError, match="margin has no upper end to draw: compute it with the method 'attack'"):
@@ -439,7 +439,7 @@ def test_coverage_is_drawn_against_the_nominal_one(X, quantile_vae):
     assert CalibrationDisplay.from_estimator(calibrated, X[200:]).nominal[-1] == pytest.approx(0.95)
     with pytest.raises(ValueError, match="one array for each of 2 alphas; its length is 1"):
         CalibrationDisplay.from_intervals(X, {"a": [np.zeros((300, 6, 2))]}, alphas=[0.1, 0.2])
-    with pytest.raises(TypeError, match="take pipe"):
+    with pytest.raises(TypeError, match="pass pipe"):
         CalibrationDisplay.from_estimator(make_pipeline(StandardScaler()), X)
     with pytest.raises(ValueError, match="both sides of the median, or calibrated"):
         CalibrationDisplay.from_estimator(small(QuantileVAE, quantiles=(0.6, 0.9)).fit(X), X)

@@ -322,7 +322,7 @@ def test_files_of_earlier_versions_are_of_float32():
 def test_a_checkpoint_goes_on_in_its_own_precision_alone(X, tmp_path, cls, monkeypatch):
     kept = low(cls, max_epochs=2, checkpoint=tmp_path / "kept.pt").fit(X)
     monkeypatch.setattr(_precision, "processor", lambda: Processor("old"))
-    with pytest.raises(ValueError, match="of another training: precision is 'float32' here, and was 'bfloat16'"):
+    with pytest.raises(ValueError, match="another training: precision is 'float32' here, and was 'bfloat16'"):
         small(cls, device="cpu", checkpoint=tmp_path / "kept.pt").fit(X)
     with (
         pytest.warns(UserWarning, match="training goes on in float32"),

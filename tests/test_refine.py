@@ -252,7 +252,7 @@ def test_margins_and_attacks_are_of_refined_posteriors(X):
     few = {"r": 1.0, "n_draws": 500, "n_steps": 6, "random_state": 0}
     margin = robustness_margin(vae, X[:4], refine=5, **few)
     assert np.isnan(margin.certified).all()
-    assert "refined posteriors (refine) are no layers of a network" in repr(margin)
+    assert "refined posteriors (refine) are not layers of a network" in repr(margin)
     np.testing.assert_array_equal(robustness_margin(vae.set_params(refine=5), X[:4], **few).upper, margin.upper)
 
 
@@ -276,6 +276,6 @@ def test_models_of_others_have_no_bound(X):
 
 def test_a_file_has_no_steps(X, tmp_path):
     pytest.importorskip("onnxscript")
-    with pytest.raises(ValueError, match="refine=3 takes gradient steps for each row, which an ONNX file has not"):
+    with pytest.raises(ValueError, match="refine=3 takes gradient steps for each row, which an ONNX file cannot do"):
         small(BetaVAE, refine=3).fit(X).export_onnx(tmp_path / "m.onnx")
     small(BetaVAE, refine=3).fit(X).set_params(refine=0).export_onnx(tmp_path / "m.onnx")

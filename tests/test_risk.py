@@ -379,7 +379,7 @@ def test_bad_losses_and_tail(function):
         function(torch.ones(0), 0.5)
     with pytest.raises(ValueError, match="at least one value"):
         function(torch.tensor(1.0), 0.5)
-    with pytest.raises(ValueError, match="dim=2 is no dimension"):
+    with pytest.raises(ValueError, match="dim=2 is not a dimension"):
         function(torch.ones(3, 2), 0.5, dim=2)
     with pytest.raises(ValueError, match="tail must be 'worst' or 'best'; got 'left'"):
         function(torch.ones(3), 0.5, tail="left")

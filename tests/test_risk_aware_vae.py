@@ -309,7 +309,7 @@ def test_warmup_starts_as_neutral_and_counts_the_epochs_of_earlier_calls(X):
     ("options", "message"),
     [
         ({"risk_over": "nested"}, r"risk_over='nested' takes the risk over latent draws.*n_subsamples to 2 or more"),
-        ({"risk_over": "joint"}, "n_subsamples=1 gives one"),
+        ({"risk_over": "joint"}, "n_subsamples=1 gives only one"),
         ({"risk_over": "subsamples", "n_subsamples": 4, "threshold": "ema"}, "risk_over='subsamples' has one per row"),
         ({"threshold": "ema", "measure": risk.Entropic()}, r"needs a measure with a threshold; Entropic\(\) has none"),
         ({"eps_warmup": 2, "measure": risk.Entropic()}, r"which Entropic\(\) does not use"),

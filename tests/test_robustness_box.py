@@ -103,7 +103,7 @@ def test_a_margin_in_a_box_is_no_smaller_and_its_change_stays_inside():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": [True, False]}, "mask must say of each of 6 features"),
+        ({"mask": [True, False]}, "mask must say for each of 6 features"),
         ({"mask": np.full(6, 0.5)}, "mask must say"),
         ({"mask": "all"}, "mask must say"),
         ({"mask": np.zeros(6)}, "mask leaves nothing that may change"),

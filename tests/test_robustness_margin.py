@@ -323,9 +323,9 @@ def test_bad_models_and_rows(X, vae):
         robustness_margin(BetaVAE(), X)
     with pytest.raises(ValueError, match="X has 3 features, but BetaVAE is expecting 6"):
         robustness_margin(vae, X[:, :3])
-    with pytest.raises(TypeError, match=r"got LinearRegression\. Of a pipeline take the model, pipe\[-1\]"):
+    with pytest.raises(TypeError, match=r"got LinearRegression\. For a pipeline, pass the model, pipe\[-1\]"):
         robustness_margin(LinearRegression(), X)
-    with pytest.raises(TypeError, match=r"got Pipeline\. Of a pipeline take the model, pipe\[-1\], and the rows"):
+    with pytest.raises(TypeError, match=r"got Pipeline\. For a pipeline, pass the model, pipe\[-1\], and the rows"):
         robustness_margin(make_pipeline(MinMaxScaler(), small(BetaVAE)).fit(X), X)
     with pytest.raises(TypeError, match="object has no encode and no decode"):
         robustness_margin(object(), X)
@@ -348,7 +348,7 @@ def test_bad_models_and_rows(X, vae):
         def decode(self, z):
             return super().decode(z) * math.nan
 
-    with pytest.raises(ValueError, match="decode.* is NaN or infinite for 300 rows, the first of them row 0"):
+    with pytest.raises(ValueError, match="decode.* is NaN or infinite for 300 rows; the first is row 0"):
         robustness_margin(Broken(), X)
 
     class Shapes(Plain):
@@ -363,7 +363,7 @@ def test_bad_models_and_rows(X, vae):
 @pytest.mark.parametrize(
     ("encode", "message"),
     [
-        (lambda mean, scale: (mean + scale * torch.randn_like(mean), scale), "gives another mean at each call"),
+        (lambda mean, scale: (mean + scale * torch.randn_like(mean), scale), "gives a different mean at each call"),
         (lambda mean, scale: (mean.detach(), scale), "mean without a gradient.*torch.no_grad"),
         (lambda mean, scale: (mean, scale, mean), r"pair of tensors \(mean, scale\); got 3 values"),
         (lambda mean, scale: mean, r"pair of tensors \(mean, scale\); got Tensor"),

@@ -192,7 +192,7 @@ def test_summary_and_displays_name_the_norm(vae, rows):
     assert "norm 1, units of X" in display.ax_.get_xlabel()
     curve = RobustnessCurveDisplay.from_margin(found[math.inf])
     assert "norm inf" in curve.ax_.get_xlabel()
-    with pytest.raises(ValueError, match="margins must be of one norm to be compared"):
+    with pytest.raises(ValueError, match="margins must have the same norm to be compared"):
         RobustnessCurveDisplay.from_margin({"a": found[1], "b": found[math.inf]})
     plt.close("all")
 

@@ -169,9 +169,9 @@ def test_epoch_scoring_records_what_a_function_of_the_rows_says(X):
         ),
         (
             EarlyStopping("train_los"),
-            "EarlyStopping watches 'train_los', which nobody records.*Did you mean 'train_loss'",
+            "EarlyStopping watches 'train_los', which is not recorded.*Did you mean 'train_loss'",
         ),
-        (Checkpoint(monitor="nonsense_best"), "Checkpoint watches 'nonsense_best', which nobody records"),
+        (Checkpoint(monitor="nonsense_best"), "Checkpoint watches 'nonsense_best', which is not recorded"),
         (EarlyStopping(), "EarlyStopping watches 'valid_loss', which is recorded where rows are held out"),
         (EarlyStopping, "EarlyStopping watches 'valid_loss', which is recorded where rows are held out"),
     ],

@@ -339,7 +339,7 @@ def test_detectors_that_cannot_be_examined_are_refused(table):
         (lambda x: np.zeros(len(x)), TypeError, "must return a tensor; got ndarray"),
         (lambda x: x.numpy().sum(1), ValueError, "fails on a tensor"),
         (lambda x: x, ValueError, "one number per row"),
-        (lambda x: x.sum(1) + torch.randn(len(x)), ValueError, "another answer at each call"),
+        (lambda x: x.sum(1) + torch.randn(len(x)), ValueError, "a different answer at each call"),
     ],
 )
 def test_answers_that_make_no_sense_are_told(answer, error, match):

@@ -76,8 +76,8 @@ def fetch_cifar10(
         found = _download(subset, data_home)
     if len(found) < _SIZES[subset]:
         warnings.warn(
-            f"fetch_cifar10: {len(found):,} of the {_SIZES[subset]:,} images of subset={subset!r} are there. Put "
-            f"{_ARCHIVE}, or all of {', '.join(_FILES[subset])}, into the folder to have all.",
+            f"fetch_cifar10: {len(found):,} of the {_SIZES[subset]:,} images of subset={subset!r} were found. To get "
+            f"all of them, put {_ARCHIVE}, or all of {', '.join(_FILES[subset])}, into the folder.",
             stacklevel=2,
         )
     data = found[:, 1:].astype(np.float32)
@@ -112,7 +112,7 @@ def _in_archive(path: Path, subset: str) -> list[Bytes]:
             contents = [archive.extractfile(members[file]) for file in files]
             return [_rows(part.read(), f"{file} in {path}") for file, part in zip(files, contents, strict=True) if part]
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise ValueError(f"{path} is not a whole archive ({error}). Remove it and fetch it again.") from error
+        raise ValueError(f"{path} is not a complete archive ({error}). Remove it and fetch it again.") from error
 
 
 def _rows(content: bytes, origin: str) -> Bytes:
@@ -120,14 +120,14 @@ def _rows(content: bytes, origin: str) -> Bytes:
     if not content or len(content) % _ROW:
         also = " Those of CIFAR-100 have two labels for each image." if len(content) % (_ROW + 1) == 0 else ""
         raise ValueError(
-            f"{origin} is cut short, or not of CIFAR-10: its {len(content):,} bytes are no whole number of images, "
+            f"{origin} is truncated, or not of CIFAR-10: its {len(content):,} bytes are not a whole number of images, "
             f"each a label and 3 x 32 x 32 values ({_ROW:,} bytes).{also} Remove it and fetch it again."
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, _ROW)
     if rows[:, 0].max() >= len(_CLASSES):
         place = int(rows[:, 0].argmax())
         raise ValueError(
-            f"{origin} is not of CIFAR-10: image {place} has the label {rows[place, 0]}, and there are labels 0 to 9. "
+            f"{origin} is not of CIFAR-10: image {place} has the label {rows[place, 0]}, but labels must be 0 to 9. "
             "Remove it and fetch it again."
         )
     return rows

@@ -103,7 +103,7 @@ def look_into(file: Path) -> tuple[Any, list[int]]:
         with pyarrow.OSFile(str(file)) as raw, pyarrow.ipc.open_file(raw) as opened:
             return opened.schema, sizes
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"ParquetRows: {file} is no file that pyarrow can read: {error}") from error
+        raise ValueError(f"ParquetRows: {file} is not a file that pyarrow can read: {error}") from error
 
 
 def schema_of(batches: Any) -> Any:
@@ -112,7 +112,7 @@ def schema_of(batches: Any) -> Any:
     first = next(iter(batches), None)
     if not isinstance(first, pyarrow.RecordBatch):
         raise TypeError(
-            f"ParquetRows: path must name files, or hold record batches; the first is {type(first).__name__}."
+            f"ParquetRows: path must name files, or hold record batches; the first item is {type(first).__name__}."
         )
     return first.schema
 
@@ -123,12 +123,14 @@ def check_schema(schema: Any, columns: Sequence[str], name: Any) -> None:
     for column in columns:
         place = schema.get_field_index(column)
         if place < 0:
-            raise ValueError(f"ParquetRows: {name} has no column {column!r}, or several; it has {schema.names[:20]}.")
+            raise ValueError(
+                f"ParquetRows: {name} must have exactly one column {column!r}; it has {schema.names[:20]}."
+            )
         kind = schema.field(place).type
         if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
             raise ValueError(
-                f"ParquetRows: column {column!r} of {name} holds {kind}, no numbers. Leave it out by columns=[...], or "
-                "encode it first."
+                f"ParquetRows: column {column!r} of {name} holds {kind}, not numbers. Leave it out with columns=[...], "
+                "or encode it first."
             )
 
 

@@ -204,7 +204,7 @@ def _download(name: str, subset: str, data_home: str | os.PathLike[str] | None) 
             try:
                 _verify(name, file, content, f"OpenML's {_OPENML[name]}")
             except ValueError as error:
-                warnings.warn(f"{error} It is used, but not kept.", stacklevel=4)
+                warnings.warn(f"{error} The download is used, but not saved.", stacklevel=4)
                 continue
             kept_whole(folder / f"{file}.gz", content)
     return [images[parts[subset]], labels[parts[subset]]]
@@ -234,7 +234,7 @@ def unpacked(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}). Remove it and fetch it again.") from error
+        raise ValueError(f"{path} is not a complete gzip file ({error}). Remove it and fetch it again.") from error
 
 
 def _parse_idx(content: bytes, origin: str) -> NDArray[np.uint8]:
@@ -243,7 +243,7 @@ def _parse_idx(content: bytes, origin: str) -> NDArray[np.uint8]:
     shape = np.frombuffer(content[4 : 4 + 4 * n_dims], ">u4").astype(int)
     start = 4 + 4 * n_dims
     if not n_dims or len(shape) < n_dims or len(content) != start + shape.prod():
-        raise ValueError(f"{origin} is not an IDX file of unsigned bytes, or is cut short ({len(content)} bytes).")
+        raise ValueError(f"{origin} is not an IDX file of unsigned bytes, or is truncated ({len(content)} bytes).")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

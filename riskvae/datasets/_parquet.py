@@ -146,9 +146,9 @@ class ParquetRows(IterableDataset[Tensor]):
 
     def __getitem__(self, index: Any) -> Any:
         raise TypeError(
-            "ParquetRows gives rows in blocks, and is no array: pipelines, searches and splits of scikit-learn need "
-            "one. Scale rows as they are read, by ParquetRows(path, transform=scaler), where the scaler has seen all "
-            "of them: for _, rows in ParquetRows(path).blocks(): scaler.partial_fit(rows)."
+            "ParquetRows gives rows in blocks and is not an array, which pipelines, searches and splits of "
+            "scikit-learn need. Scale rows as they are read, with ParquetRows(path, transform=scaler), after the "
+            "scaler has seen all of them: for _, rows in ParquetRows(path).blocks(): scaler.partial_fit(rows)."
         )
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
@@ -276,7 +276,7 @@ class ParquetRows(IterableDataset[Tensor]):
         found = np.asarray(self.transform.transform(rows), dtype=np.float32)
         if found.shape != rows.shape:
             raise ValueError(
-                f"ParquetRows: transform must leave rows of {rows.shape[1]} features; it gave shape {found.shape}."
+                f"ParquetRows: transform must keep the shape of the rows, {rows.shape}; it gave shape {found.shape}."
             )
         return found
 

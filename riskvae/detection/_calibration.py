@@ -74,11 +74,11 @@ class Calibration:
         blind = state.get("blind")  # files of earlier versions have none
         for name, kept in {"residuals": residuals, **({} if blind is None else {"blind": blind})}.items():
             if not _are_residuals(kept, (n_features, n_levels)):
-                raise ValueError(f"calibration: {name} must not be infinite, of shape (n, {n_features}, {n_levels})")
+                raise ValueError(f"calibration: {name} must be finite, of shape (n, {n_features}, {n_levels})")
         if len(residuals) != len(scores) + state["left_out"]:
             raise ValueError("calibration: scores and residuals must be of the same rows")
         if blind is not None and len(blind) > len(residuals):
-            raise ValueError("calibration: blind must be of some of the rows that residuals are of")
+            raise ValueError("calibration: blind must have no more rows than residuals")
         return cls(scores, residuals, state["left_out"], groups, blind)
 
     @property

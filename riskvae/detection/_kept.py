@@ -35,13 +35,15 @@ def score_from(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], d: int
     n = numbers["n_densities"]
     rows = [numbers["n_rows"], *numbers["noise_rows"]]
     if type(n) is not int or not 1 <= n <= _MOST or len(rows) != n + 1 or not all(_counts(value) for value in rows):
-        raise ValueError("score: its numbers of densities and rows are none")
+        raise ValueError("score: its numbers of densities and rows are not valid")
     if not isinstance(numbers["share"], float | int) or not 0 < numbers["share"] <= 1:
         raise ValueError("score: share must be in (0, 1]")
     own = {name: value for name, value in tensors.items() if not name.startswith("young.")}
     shapes = _shapes(own, n, d, k)
     if own.keys() != shapes.keys():
-        raise ValueError(f"score: it has not the parts of one: {', '.join(sorted(own.keys() ^ shapes.keys())[:5])}")
+        raise ValueError(
+            f"score: parts are missing, or there are too many: {', '.join(sorted(own.keys() ^ shapes.keys())[:5])}"
+        )
     for name, value in own.items():
         kind = torch.bool if name.endswith(".own") else torch.float32
         known = value[value != torch.inf] if name == "marginals.values" else value  # infinity: a missing value

@@ -93,8 +93,8 @@ class ConformalMixin(QuantilePredictionsMixin):
         self._calibrate(rows, contamination, labels, left_out)
         if self.contamination == "auto" and len(rows) < 1 / FALSE_ALARMS - 1:
             warnings.warn(
-                f"conformalize: {len(rows)} rows cannot show where {FALSE_ALARMS:.0%} of them lie, so predict flags "
-                "what is more unusual than all of them. Calibrate with "
+                f"conformalize: {len(rows)} rows are too few to tell which {FALSE_ALARMS:.0%} are the most unusual, so "
+                "predict flags only rows that are more unusual than all of them. Calibrate with "
                 f"{math.ceil(1 / FALSE_ALARMS) - 1} rows or more.",
                 UserWarning,
                 stacklevel=2,
@@ -217,8 +217,8 @@ class ConformalMixin(QuantilePredictionsMixin):
             warnings.warn(
                 f"detect found none of the {flagged} of {n} rows that predict flags. It would flag some {usual:.0%} of "
                 "rows without anomalies, too. But anomalies among the calibration rows hide others: what is as unusual "
-                "as they are is no discovery. If X holds some, call conformalize(X_cal) with rows that hold none, or "
-                "ask for a larger fdr.",
+                "as they are is not a discovery. If X holds anomalies, call conformalize(X_cal) with rows that hold "
+                "none, or ask for a larger fdr.",
                 UserWarning,
                 stacklevel=level_of_the_user(),
             )
@@ -246,7 +246,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         if known > max(by_chance, n // 100):
             raise ValueError(
                 f"conformalize: {known} of the {n} rows of X_cal were trained on, or equal rows that were. The model "
-                "knows them, so that others would look unusual beside them. Pass rows that were kept from fit, or fit "
+                "knows them, so other rows would look unusual beside them. Pass rows that were kept from fit, or fit "
                 "with calibration_fraction=0.2, or 'cross'."
             )
 
@@ -313,6 +313,6 @@ class ConformalMixin(QuantilePredictionsMixin):
             raise ValueError(
                 f"groups: there are no calibration rows of {unknown[:5]!r}. Call conformalize(X_cal, groups=...) with "
                 "rows of all groups. Here they are kinds of rows with a rate of their own; patients and other clusters "
-                "belong into fit(X, groups=...)."
+                "belong in fit(X, groups=...)."
             )
         return labels

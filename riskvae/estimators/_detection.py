@@ -91,7 +91,7 @@ class DetectionMixin(ConformalMixin):
         if self.contamination != self._line[0] and not self._is_set_by_hand():
             warnings.warn(
                 f"{type(self).__name__}: contamination={self.contamination!r} was set after fit, which drew the line "
-                f"for {self._line[0]!r}, so the line is still that one. Call fit again, or set offset_.",
+                f"for {self._line[0]!r}, so that line is still in use. Call fit again, or set offset_.",
                 UserWarning,
                 stacklevel=level_of_the_user(),
             )
@@ -132,9 +132,10 @@ class DetectionMixin(ConformalMixin):
         fewest = math.ceil(1 / FALSE_ALARMS) - 1
         if n < fewest:
             warnings.warn(
-                f"{type(self).__name__}: {n} rows cannot show where {FALSE_ALARMS:.0%} of rows like them lie, so "
-                f"predict may flag many more, or none. Fit with {fewest} rows or more (n_folds=5 lets each of them "
-                "tell), set offset_, or set contamination to the share of these rows that you take for anomalies.",
+                f"{type(self).__name__}: {n} rows are too few to tell which {FALSE_ALARMS:.0%} of rows like them are "
+                f"the most unusual, so predict may flag many more, or none. Fit with {fewest} rows or more (with "
+                "n_folds=5, each of them counts), set offset_, or set contamination to the share of these rows that "
+                "you take for anomalies.",
                 UserWarning,
                 stacklevel=level_of_the_user(),
             )

@@ -100,8 +100,9 @@ def warn_of_other_units(estimator: Any, x: Tensor) -> None:
     ratio = estimator.module_.likelihood.relative_spread(x.to(estimator.device_))
     if not 1 / FOREIGN < ratio < FOREIGN:
         warnings.warn(
-            f"{type(estimator).__name__}: the rows of X are spread {ratio:.1g} times as widely as those that the model "
-            "began with, and it keeps their units. Start anew by clone(estimator), or scale X in all calls alike.",
+            f"{type(estimator).__name__}: the rows of X are spread {ratio:.1g} times as widely as those of the first "
+            "fit, whose units the model keeps. Start anew with clone(estimator), or scale X in the same way in all "
+            "calls.",
             UserWarning,
             stacklevel=level_of_the_user(),
         )

@@ -115,9 +115,9 @@ def _column_by_column(model: Pipeline, X: Any) -> tuple[list[Any], Any]:
         before, rows = rows, step.transform(rows)
         if why := _not_by_columns(step, before, rows):
             raise ValueError(
-                f"explain: step {name!r} ({type(step).__name__}) {why}, so that nothing can be said of the columns of "
-                f"X. Steps must be undone column by column, such as {_SUCH}. To explain in the units that the model "
-                "sees: riskvae.explain(pipe[-1], pipe[:-1].transform(X))."
+                f"explain: step {name!r} ({type(step).__name__}) {why}, so nothing can be said about the columns of X. "
+                f"Use only steps that can be undone column by column, such as {_SUCH}. To explain in the units that "
+                "the model sees: riskvae.explain(pipe[-1], pipe[:-1].transform(X))."
             )
         steps.append(step)
     return steps, rows

@@ -150,8 +150,8 @@ class ExplanationMixin(DetectionMixin):
             else ("its calibration left no values out", "Call conformalize(X_cal, left_out=True)")
         )
         warnings.warn(
-            f"{method}: {why}, so that lower, upper and p are the model's own: intervals are too narrow, and p-values "
-            f"too small. Shares and causes do not hang on that. {remedy} with rows that were not trained on.",
+            f"{method}: {why}, so lower, upper and p are the model's own: intervals are too narrow, and p-values too "
+            f"small. Shares and causes do not depend on that. {remedy} with rows that were not trained on.",
             UserWarning,
             stacklevel=level_of_the_user(),
         )

@@ -44,7 +44,7 @@ def known_arguments(method: Callable[P, T]) -> Callable[P, T]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> T:
         if len(args) > 3:
             given = f"{type(args[0]).__name__}.{method.__name__}()"
-            raise TypeError(f"{given} takes X and y by position; pass others by name, as groups=...")
+            raise TypeError(f"{given} takes X and y by position; pass others by name, as in groups=...")
         for unknown in kwargs.keys() - known:
             reason = _ELSEWHERE.get(unknown, f"its arguments are {', '.join(sorted(known - {'self'}))}")
             raise TypeError(f"{type(args[0]).__name__}.{method.__name__}() takes no {unknown}: {reason}.")
@@ -59,14 +59,14 @@ def check_needs(estimator: Any, objective: Objective, rows: Rows | Stream, group
     for field in objective.needs:
         if not rows.has(field):
             raise ValueError(
-                f"{name}: what it minimizes needs the {field} of each row, which was not given. Call "
-                "fit(X, groups=...) with one label for each row, or of a pipeline "
-                f"fit(X, {name.lower()}__groups=...); in a grid search, let the estimator "
-                "set_fit_request(groups=True) under sklearn.set_config(enable_metadata_routing=True)."
+                f"{name}: the loss that it minimizes needs the {field} of each row, which was not given. Call fit(X, "
+                f"groups=...) with one label for each row, or for a pipeline fit(X, {name.lower()}__groups=...); in a "
+                "grid search, call set_fit_request(groups=True) on the estimator, under "
+                "sklearn.set_config(enable_metadata_routing=True)."
             )
     if groups is not None and "group" not in objective.needs and not estimator._may_ignore_groups:
         raise ValueError(
-            f"{name}: groups were given, and {type(objective).__name__} does not look at them. Leave them out, or use "
+            f"{name}: groups were given, but {type(objective).__name__} does not use them. Leave them out, or use "
             "RiskAwareVAE(risk_over='groups')."
         )
 
@@ -76,14 +76,14 @@ def check_batch_norm(estimator: Any, net: Net, rows: Rows | Stream) -> None:
     layers = [layer for layer in net.module_.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if layers and min(rows.n_rows or 2, estimator.batch_size) == 1:
         raise ValueError(
-            f"{type(estimator).__name__}: {layers[0]} needs two rows in a batch at least, and batches have one. Pass "
+            f"{type(estimator).__name__}: {layers[0]} needs at least two rows in a batch, but batches have one. Pass "
             "more rows, set a larger batch_size, or use a layer that keeps rows apart, such as LayerNorm."
         )
     if layers and rows.world is not None:
         raise ValueError(
             f"{type(estimator).__name__}: {type(layers[0]).__name__} compares the rows of a batch, and in several "
-            "processes it would see those of one. Use a layer that keeps rows apart, such as LayerNorm, or set "
-            "distributed=None."
+            "processes it would see those of its own process alone. Use a layer that keeps rows apart, such as "
+            "LayerNorm, or set distributed=None."
         )
 
 

@@ -62,14 +62,14 @@ class JudgedFit(DetectionMixin, BaseVAE):
         n_rows = rows.n_rows or len(train.head()) + n_calibration
         if self.calibration_fraction == "cross" and not aside.judges:
             raise ValueError(
-                f"{type(self).__name__}: calibration_fraction='cross' calibrates with rows that judge the model, and "
-                f"of {n_rows} rows with n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
+                f"{type(self).__name__}: calibration_fraction='cross' calibrates with rows that judge the model, but "
+                f"with {n_rows} rows and n_folds={self.n_folds!r} there are none. Pass more rows, or set n_folds=5."
             )
         if aside.calibration is not None and min(n_calibration, n_rows - n_calibration) < 2:
             raise ValueError(
-                f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} of {n_rows} "
-                f"rows sets {n_calibration} aside and leaves {n_rows - n_calibration} to train on; both need 2 at "
-                "least. Pass more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
+                f"{type(self).__name__}: calibration_fraction={self.calibration_fraction!r} of {n_rows} rows sets "
+                f"{n_calibration} aside and leaves {n_rows - n_calibration} to train on; both need at least 2. Pass "
+                "more rows, or call conformalize(X_cal) after a fit with calibration_fraction=0.0."
             )
         most = self._epochs_by_steps[0] * self.batch_size
         if self.max_epochs == "auto" and isinstance(train, Rows) and len(train) > most:
@@ -171,9 +171,9 @@ class JudgedFit(DetectionMixin, BaseVAE):
         self.offset_ = state["offset"]
         line = state["line"]
         if not isinstance(self.offset_, float) or math.isnan(self.offset_) or not isinstance(line, tuple):
-            raise ValueError("fitted: offset must be a number, and line what it was drawn for")
+            raise ValueError("fitted: offset must be a number, and line must say what it was drawn for")
         if len(line) != 2 or not isinstance(line[1], float) or math.isnan(line[1]):
-            raise ValueError("fitted: line must be a contamination and where it was drawn for that")
+            raise ValueError("fitted: line must be a contamination and the offset that was drawn for it")
         self._line = line
         self._row_score = score_from(state["score"], taken(arrays, "score"), d, net.module_.n_components)
         if self._row_score.young is not None:

@@ -109,7 +109,7 @@ class TrainedRows(NamedTuple):
         if (keys[1:] <= keys[:-1]).any():
             raise ValueError("trained: keys must ascend, each once")
         if type(n_rows) is not int or not 1 <= n_rows < 2**63 or not 0 <= float(state["repeated"]) <= 1:
-            raise ValueError("trained: n_rows and repeated are none")
+            raise ValueError("trained: n_rows and repeated are not valid")
         return cls(keys, bool(state["complete"]), float(state["repeated"]), n_rows)
 
     def recognize(self, keys: NDArray[np.uint64]) -> tuple[int, int, float]:

@@ -73,8 +73,8 @@ def load_rows(
     if groups is not None:
         if stream.n_rows is None:
             raise ValueError(
-                "groups are one for each row, and X is an iterable Dataset, whose rows only come in turn. Let its "
-                "items be dicts with the row as 'x' and its group, an integer, as 'group'."
+                "groups must hold one label for each row, but X is an iterable Dataset, whose rows only come in turn. "
+                "Make its items dicts with the row as 'x' and its group, an integer, as 'group'."
             )
         stream.group = _numbered(groups, stream.n_rows, estimator._groups)
     if reset:
@@ -146,13 +146,13 @@ def checked_labels(groups: Any, n: int, of: str = "X") -> NDArray[Any]:
     names = np.asarray(host_array(groups))
     if names.shape != (n,):
         raise ValueError(
-            f"groups must be one label for each of {n} rows of {of}, shape ({n},); got shape {names.shape}."
+            f"groups must hold one label for each of {n} rows of {of}, shape ({n},); got shape {names.shape}."
         )
     if names.dtype.kind in "iub":
         return names.astype(np.int64)
     labels = names.tolist()
     if any(map(is_missing, labels)):
-        raise ValueError("groups must name one for each row; some are missing (None or NaN). Give those a name, too.")
+        raise ValueError("groups must name a group for each row; some are missing (None or NaN). Name those, too.")
     kinds = {type(label).__name__ for label in labels}
     if len(kinds) > 1:
         raise TypeError(

@@ -52,14 +52,14 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
             if one[0] != other[0]:
                 shown = other[1] if other[1] != one[1] else f"another {other[1]}"
                 raise ValueError(
-                    f"{name}: processes that train together must agree, and {what} is {one[1]} in process 0 and "
-                    f"{shown} in process {rank}. Let the script give all of them the same."
+                    f"{name}: processes that train together must agree, but {what} is {one[1]} in process 0 and "
+                    f"{shown} in process {rank}. Give all of them the same in the script."
                 )
     different = [rank for rank, (_, part) in enumerate(told) if part[0] != told[0][1][0]]
     if not world.sharded and different:
         one, other = told[0][1][1], told[different[0]][1][1]
         raise ValueError(
-            f"{name}: distributed='replicated' gives all processes the same rows, and X is {one} in process 0 and "
+            f"{name}: distributed='replicated' expects the same rows in all processes, but X is {one} in process 0 and "
             f"{other if other != one else f'{other}, of other contents,'} in process {different[0]}. Load the same "
             "rows in the same order everywhere, or set distributed='sharded', where each process has rows of its own."
         )
@@ -67,10 +67,10 @@ def shared(estimator: Any, rows: Rows | Stream, world: World | None, *, go_on: b
     twice = [rank for rank, digest in enumerate(digests) if digests.count(digest) > 1]
     if world.sharded and twice:
         raise ValueError(
-            f"{name}: distributed='sharded' expects rows of its own in each process; X is {told[twice[0]][1][1]} in "
-            f"processes {', '.join(map(str, twice))}, the same ones, so that each would count more than once. Set "
-            "distributed='replicated', or give each process its part, as by X[rank::size] or files[rank::size], "
-            "with RANK and WORLD_SIZE of os.environ."
+            f"{name}: distributed='sharded' expects different rows in each process, but X is {told[twice[0]][1][1]}, "
+            f"the same ones, in processes {', '.join(map(str, twice))}, so each would count more than once. Set "
+            "distributed='replicated', or give each process its part, such as X[rank::size] or files[rank::size], with "
+            "RANK and WORLD_SIZE from os.environ."
         )
     if not world.sharded:
         rows.world = world

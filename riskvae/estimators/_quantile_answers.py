@@ -81,10 +81,10 @@ class QuantileAnswersMixin(InferenceMixin):
         if self._calibration.blind is None:
             raise ValueError(
                 f"{method}(left_out=True) compares with calibration rows whose values were left out one by one, and "
-                "there are none: the calibration is of a file of an earlier version, of more than "
-                f"{WIDEST:,} features (here {self.n_features_in_}), or was made with left_out=False. Call "
-                "conformalize(X_cal, left_out=True) with rows that were not trained on; it takes a pass for each of "
-                "their values, of 2,000 rows at most."
+                f"there are none: the calibration is from a file of an earlier version, there are more than {WIDEST:,} "
+                f"features (here {self.n_features_in_}), or it was made with left_out=False. Call conformalize(X_cal, "
+                "left_out=True) with rows that were not trained on; it takes a pass for each of their values, of at "
+                "most 2,000 rows."
             )
         return self._calibration.blind
 
@@ -146,7 +146,7 @@ class QuantileAnswersMixin(InferenceMixin):
         check_is_fitted(self)
         if len(self._levels) < 2:
             raise ValueError(
-                f"{method} needs the distance between two quantiles at least; the model was trained with "
+                f"{method} needs the distance between quantiles, so at least two of them; the model was trained with "
                 f"quantiles={self._levels!r}. Train it with two or more, such as (0.15, 0.5, 0.85)."
             )
 

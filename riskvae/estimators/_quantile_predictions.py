@@ -268,7 +268,8 @@ def _checked_mask(mask: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.
     where = np.asarray(mask)
     if where.dtype != bool or where.shape not in (shape, shape[1:]):
         raise ValueError(
-            f"mask must be of bool and of shape (n_features,) = {shape[1:]} or (n_samples, n_features) = {shape}, True "
-            f"where to look; got {where.dtype} of shape {where.shape}. Flatten masks of images as the images are."
+            f"mask must be of dtype bool and of shape (n_features,) = {shape[1:]} or (n_samples, n_features) = "
+            f"{shape}, True where to look; got {where.dtype} of shape {where.shape}. Flatten masks of images as the "
+            "images are flattened."
         )
     return np.broadcast_to(where, shape)

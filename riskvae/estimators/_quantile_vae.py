@@ -27,7 +27,7 @@ from riskvae.training._objective import NearELBO
 _NOT_HERE = ("noise_scale", "output_activation")
 _TABLE = Rule(
     lambda value: isinstance(value, Mixed),
-    "a riskvae.likelihoods.Mixed, of which it takes the categories",
+    "a riskvae.likelihoods.Mixed, from which it takes the categories",
     kind=lambda value: isinstance(value, Mixed | str),
 )
 # n_components="auto" takes as many as there are features, up to this: the KL term switches off what is not needed.

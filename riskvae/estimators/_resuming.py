@@ -31,9 +31,9 @@ def open_checkpoint(estimator: Any, data: Part, objective: Objective, device: to
     name = kind.__name__
     if estimator.warm_start:
         raise ValueError(
-            f"{name}: checkpoint={str(estimator.checkpoint)!r} is for fits from the start, and "
-            "warm_start=True goes on from the last one. Set warm_start=False; with a larger max_epochs a checkpoint "
-            "goes on, too."
+            f"{name}: checkpoint={str(estimator.checkpoint)!r} is for fits from the start, but warm_start=True "
+            "continues the last one. Set warm_start=False; a checkpoint can be continued, too, with a larger "
+            "max_epochs."
         )
     seed = draw_seed(estimator.random_state)
     made_of = {
@@ -50,8 +50,8 @@ def open_checkpoint(estimator: Any, data: Part, objective: Objective, device: to
     if path.is_dir():
         if estimator.random_state is None:
             raise ValueError(
-                f"{where} is a folder, in which a training is found again by its data and parameters, and "
-                "random_state=None makes each another one. Set random_state."
+                f"{where} is a folder, in which a training is found again by its data and parameters; with "
+                "random_state=None, no two trainings are the same. Set random_state."
             )
         made_of["max_epochs"] = made_part(estimator.max_epochs, estimator.max_epochs)  # a grid may search over them
         key = hashlib.sha256(repr(sorted(made_of.items())).encode()).hexdigest()[:16]

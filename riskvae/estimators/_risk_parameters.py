@@ -84,7 +84,7 @@ class RiskParametersMixin(ParametersMixin):
         measure, of_tail = self._measure(), isinstance(self._measure(), risk_measures.TailMeasure)
         if self.risk_over in ("subsamples", "nested", "joint") and self.n_subsamples == 1:
             self._refuse(
-                f"risk_over={self.risk_over!r} takes the risk over latent draws, of which n_subsamples=1 gives one",
+                f"risk_over={self.risk_over!r} takes the risk over latent draws, and n_subsamples=1 gives only one",
                 "Set n_subsamples to 2 or more (8, say), or risk_over='batch'.",
             )
         if self.threshold != "batch" and not of_tail:
@@ -114,7 +114,7 @@ class RiskParametersMixin(ParametersMixin):
             self._refuse(
                 f"eps_subsamples={self.eps_subsamples!r} is not used by risk_over={self.risk_over!r} with "
                 f"measure={measure!r}",
-                "Leave it None, or use risk_over='subsamples' or 'nested' and a measure without an eps, as 'cvar'.",
+                "Leave it None, or use risk_over='subsamples' or 'nested' with a measure without an eps, like 'cvar'.",
             )
         with torch_as_usual(torch.device("cpu")):
             self._try_measure(measure)

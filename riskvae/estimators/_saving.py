@@ -124,8 +124,8 @@ class SavingMixin(InferenceMixin):
         check_parameters("export_onnx", {"what": what}, {"what": choice("encode", "reconstruct", "score_samples")})
         if steps := self._steps_of_refinement(None):
             raise ValueError(
-                f"{type(self).__name__}: refine={steps} takes gradient steps for each row, which an ONNX file has not. "
-                "Set refine=0, and fit a QuantileVAE again: it was fitted to refined posteriors."
+                f"{type(self).__name__}: refine={steps} takes gradient steps for each row, which an ONNX file cannot "
+                "do. Set refine=0, and fit a QuantileVAE again: it was fitted to refined posteriors."
             )
         outputs = ("mean", "scale") if what == "encode" else (what,)
         module = Method(*copy.deepcopy(self._answering(what))).cpu().float().eval().requires_grad_(False)
@@ -186,7 +186,7 @@ class SavingMixin(InferenceMixin):
                 or len(found) != self.n_features_in_
                 or not all(isinstance(n, str) for n in found)
             ):
-                raise ValueError("fitted: feature_names are no list of one name for each feature")
+                raise ValueError("fitted: feature_names must be a list of one name for each feature")
             self.feature_names_in_ = np.asarray(found, dtype=object)
         weights, missing = taken(arrays, "module"), _checked_missing(state)
         self._has_missing = missing["told"]
@@ -236,7 +236,7 @@ def _load(prefix: str, module: nn.Module, state: Mapping[str, torch.Tensor]) -> 
         if isinstance(part, Standardize) and not part.scale > 0:
             raise ValueError(f"tensors: {prefix}.{name}.scale must be above 0")
         if isinstance(part, NormalRows) and not part.sound():
-            raise ValueError(f"tensors: {prefix}.{name} is no normal distribution with a weight in [0, 1]")
+            raise ValueError(f"tensors: {prefix}.{name} must be a normal distribution with a weight in [0, 1]")
         if isinstance(part, Quantiles) and not (part.unit > 0).all():
             raise ValueError(f"tensors: {prefix}.{name}.unit must be above 0")
 
@@ -260,9 +260,9 @@ def _checked_settings(own: list[dict[str, Any]], told: Any) -> list[dict[str, An
         kept |= {"betas": settings.get("betas"), "params": group["params"]}
         betas = kept["betas"]
         if not isinstance(betas, tuple) or len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
-            raise ValueError("fitted: optimizer has no betas, which are two numbers in [0, 1)")
+            raise ValueError("fitted: optimizer must have betas, two numbers in [0, 1)")
         if missing := sorted({"lr", "eps", "weight_decay"} - kept.keys()):
-            raise ValueError(f"fitted: optimizer has no {missing[0]}, which is a finite number of at least 0")
+            raise ValueError(f"fitted: optimizer must have {missing[0]}, a finite number of at least 0")
         numbers = {name: value for name, value in kept.items() if name not in group or not _is_switch(group[name])}
         found.append({**group, **numbers})
     return found
@@ -278,7 +278,7 @@ def _is_switch(value: Any) -> bool:
 
 def _checked_history(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "train_loss" in row for row in rows):
-        raise ValueError("fitted: history is no list of epochs")
+        raise ValueError("fitted: history must be a list of epochs")
     for number, row in enumerate(rows, 1):
         for name, value in row.items():
             if name.endswith("_loss") and type(value) not in (int, float):
@@ -296,7 +296,7 @@ def _checked_missing(state: Mapping[str, Any]) -> dict[str, bool]:
 
 def _checked_groups(groups: Any) -> dict[Any, int]:
     if not isinstance(groups, dict) or not all(type(n) is int and 0 <= n < 2**63 for n in groups.values()):
-        raise ValueError("fitted: groups are no numbers of labels")
+        raise ValueError("fitted: groups must map labels to numbers")
     return groups
 
 

@@ -137,6 +137,7 @@ class Categorical(Likelihood):
         wrong = (x < 0) | (x > self.n_categories - 1) | (x != x.floor()) & ~x.isnan()
         if wrong.any():
             raise ValueError(
-                f"{self!r} is of codes, whole numbers from 0 to {self.n_categories - 1}; X holds "
-                f"{self.first(x, wrong)}. Number the categories (OrdinalEncoder), or name all of them."
+                f"{self!r} needs codes, whole numbers from 0 to {self.n_categories - 1}; X holds "
+                f"{self.first(x, wrong)}. Number the categories (OrdinalEncoder), or name them all in "
+                "Categorical([...])."
             )

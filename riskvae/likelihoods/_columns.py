@@ -58,7 +58,7 @@ def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[
         except _NoColumn as fault:
             faults.append(f"{name!r} {fault}")
     if faults:
-        raise ValueError(f"Mixed.from_frame: X has columns that no likelihood is for: {'; '.join(faults)}.")
+        raise ValueError(f"Mixed.from_frame: X has columns that no likelihood fits: {'; '.join(faults)}.")
     return found
 
 
@@ -132,8 +132,8 @@ def _labels(values: Sequence[Any], max_categories: int) -> tuple[Any, ...]:
     labels = sorted(set(values))
     if len(labels) > max_categories:
         raise _NoColumn(
-            f"holds {len(labels):,} different strings in {len(values):,} rows, such as {labels[0]!r}: leave out what "
-            f"only names a row, or raise max_categories={max_categories}"
+            f"holds {len(labels):,} different strings in {len(values):,} rows, such as {labels[0]!r}: leave it out if "
+            f"it only names the rows, or raise max_categories={max_categories}"
         )
     return tuple(int(label) if isinstance(label, float) and label.is_integer() else label for label in labels)
 
@@ -180,9 +180,9 @@ def to_codes(values: Array, labels: Sequence[Any], name: Any, lenient: bool) -> 
         if code is None:
             if not is_missing(value) and not lenient:
                 raise ValueError(
-                    f"X holds {value!r} in column {name!r}, row {row}, which is none of its {len(labels)} categories: "
-                    f"{shortly(labels)}. Name all categories that "
-                    "may come, as Categorical([...]), or let them pass as missing: Mixed(..., unknown='missing')."
+                    f"X holds {value!r} in column {name!r}, row {row}, which is not one of its {len(labels)} "
+                    f"categories: {shortly(labels)}. Name all categories that may come, as Categorical([...]), or let "
+                    "them pass as missing: Mixed(..., unknown='missing')."
                 )
             code = np.nan
         codes[row] = code

@@ -64,8 +64,8 @@ class Counts(Likelihood):
         wrong = (x < 0) | (x != x.floor()) & ~x.isnan() | (x > LARGEST_COUNT)
         if wrong.any():
             raise ValueError(
-                f"{type(self).__name__} is of counts: whole numbers from 0 to {LARGEST_COUNT:.0f}; X holds "
-                f"{self.first(x, wrong)}. Round such values, or use likelihood='gaussian' (of a table "
+                f"{type(self).__name__} needs counts: whole numbers from 0 to {LARGEST_COUNT:.0f}; X holds "
+                f"{self.first(x, wrong)}. Round such values, or use likelihood='gaussian' (in a table, "
                 "likelihoods.Gaussian for this column)."
             )
 

@@ -68,6 +68,6 @@ class LogNormal(Likelihood):
         wrong = x <= 0
         if wrong.any():
             raise ValueError(
-                f"LogNormal is of numbers above 0; X holds {self.first(x, wrong)}. Drop such values or make them "
-                "missing (NaN), or use likelihood='gaussian' (of a table likelihoods.Gaussian for this column)."
+                f"LogNormal needs numbers above 0; X holds {self.first(x, wrong)}. Drop such values or make them "
+                "missing (NaN), or use likelihood='gaussian' (in a table, likelihoods.Gaussian for this column)."
             )

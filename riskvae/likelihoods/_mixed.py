@@ -159,7 +159,7 @@ class Mixed(Likelihood):
                 raise TypeError(f"Mixed: column {name!r} must have one likelihood; got {likelihood!r}. Use {example}.")
         if n_features is not None and len(columns) != n_features:
             raise ValueError(
-                f"Mixed: X has {n_features} columns, and likelihoods are given for {len(columns)}: "
+                f"Mixed: X has {n_features} columns, but likelihoods are given for {len(columns)}: "
                 f"{shortly(list(columns))}. Give each column one, in the order of X."
             )
 
@@ -259,8 +259,8 @@ class Mixed(Likelihood):
             place = int(wrong.nonzero()[0])
             raise ValueError(
                 f"Mixed: column {self.names_of_columns[place]!r} has values around {float(center[place]):.3g} that "
-                f"vary by {float(spread[place]):.3g}, more digits than training in single precision has. Subtract its "
-                "least value, or choose a larger unit, such as days for nanoseconds."
+                f"vary by {float(spread[place]):.3g}, more digits than single precision, in which training is done, "
+                "can hold. Subtract its least value, or choose a larger unit, such as days for nanoseconds."
             )
 
     @torch.no_grad()
@@ -310,8 +310,8 @@ class Mixed(Likelihood):
             raise ValueError(f"Mixed: X {' and '.join(what)}, unlike the columns of the likelihood. {remedy}")
         first = next(i for i, name in enumerate(own) if name != names[i])
         raise ValueError(
-            f"Mixed: X has its columns in another order than the likelihood: column {first} is {names[first]!r}, not "
-            f"{own[first]!r}. Put them in order: X[list(likelihood.columns)]."
+            f"Mixed: X has its columns in a different order from the likelihood: column {first} is {names[first]!r}, "
+            f"not {own[first]!r}. Put them in order: X[list(likelihood.columns)]."
         )
 
     def named(self, rows: NDArray[Any]) -> list[NDArray[Any]]:

@@ -195,7 +195,8 @@ class Quantiles(ScaledLikelihood):
     def draw(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         if self.values_per_feature == 1:
             raise ValueError(
-                f"quantiles={self.levels!r} say nothing of how rows spread; observation_noise=True needs two at least."
+                f"quantiles={self.levels!r} say nothing about how rows spread; observation_noise=True needs at least "
+                "two."
             )
         shape = (*raw.shape[:-1], self.n_features)
         return self.at(self.quantiles(raw), torch.randn(shape, generator=generator, dtype=raw.dtype))

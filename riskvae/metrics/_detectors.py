@@ -33,7 +33,7 @@ class _AnomalyScorer:
         if truth.all() or not truth.any():
             raise ValueError(
                 f"anomaly_scorer: {self.metric!r} compares anomalies with other rows, and all of these {len(truth)} "
-                f"are {'anomalies' if truth.all() else 'normal'}. Stratify the folds, as by StratifiedKFold."
+                f"are {'anomalies' if truth.all() else 'normal'}. Stratify the folds, for example by StratifiedKFold."
             )
         scores = getattr(estimator, "decision_function", None) or estimator.score_samples
         return float(_OF_SCORES[self.metric](truth, -np.asarray(scores(X))))
@@ -89,14 +89,14 @@ def _anomalies(y: Any, anomaly: Any) -> NDArray[np.bool_]:
     names = set(labels.tolist())
     if anomaly is not None:
         if len(names) > 1 and anomaly not in names:
-            raise ValueError(f"anomaly_scorer: anomaly={anomaly!r} is none of the labels {_told(names)}.")
+            raise ValueError(f"anomaly_scorer: anomaly={anomaly!r} is not one of the labels {_told(names)}.")
         return labels == anomaly
     if names <= {-1, 1} and -1 in names:
         return labels == -1
     if names <= {0, 1} and 0 in names:
         return labels == 1
     raise ValueError(
-        f"anomaly_scorer: labels are {_told(names)}, which do not tell which are anomalies. Use -1 for anomalies "
+        f"anomaly_scorer: labels are {_told(names)}, which do not say which rows are anomalies. Use -1 for anomalies "
         "and 1 for other rows, or 1 and 0, or name the label of anomalies, as by anomaly_scorer(anomaly='bad')."
     )
 

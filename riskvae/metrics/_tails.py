@@ -125,8 +125,8 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
     if not any(all(hasattr(estimator, name) for name in names) for names in _NEEDED[loss]):
         needed = " or ".join(" and ".join(names) for names in _NEEDED[loss])
         raise TypeError(
-            f"loss={loss!r} needs an estimator with {needed}; got {type(estimator).__name__}. Of a pipeline the "
-            "last autoencoder is judged; here there is none."
+            f"loss={loss!r} needs an estimator with {needed}; got {type(estimator).__name__}. In a pipeline, the last "
+            "autoencoder is judged; here there is none."
         )
     if loss == "reconstruction":
         return estimator.reconstruction_loss(X)
@@ -137,8 +137,8 @@ def row_losses(estimator: Any, X: Any, loss: str = "squared_error") -> NDArray[n
     rebuilt = np.asarray(rebuilt)
     if rebuilt.dtype.kind not in "biuf":
         raise ValueError(
-            "loss='squared_error' is of numbers, and the rows have categories. Take loss='reconstruction' or "
-            "'evidence', nats over all columns."
+            "loss='squared_error' is for numbers, but the rows have categories. Use loss='reconstruction' or "
+            "'evidence', in nats over all columns."
         )
     square = np.square(np.asarray(X) - rebuilt)
     missing = np.isnan(square)

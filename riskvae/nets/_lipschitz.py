@@ -194,7 +194,7 @@ def _check(constant: float, widths: Sequence[int], layers: str) -> None:
     odd = [width for width in widths if width < 2 or width % 2]
     if odd:
         raise ValueError(
-            "hidden_layer_sizes and channels must be even, from 2 on, as GroupSort sorts pairs of units; got "
+            "hidden_layer_sizes and channels must be even and at least 2, because GroupSort sorts pairs of units; got "
             f"{odd[0]}. Take {max(2, odd[0] + 1)}."
         )
     if layers not in _LAYERS:

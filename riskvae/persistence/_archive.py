@@ -75,8 +75,8 @@ def _members(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         if _is_pickle(file):
             remedy = "joblib.load opens pickles, which may do anything: only if you trust who wrote it."
-            raise damaged(path, "the file", "it is a pickle, and no model of riskvae", remedy) from error
-        raise damaged(path, "the file", f"it is no model of riskvae, or not whole ({error})") from error
+            raise damaged(path, "the file", "it is a pickle, and not a model of riskvae", remedy) from error
+        raise damaged(path, "the file", f"it is not a model of riskvae, or not complete ({error})") from error
     return _document(path, text), content
 
 
@@ -105,17 +105,17 @@ def _member(path: Any, archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise damaged(path, name, f"it is not whole ({error})") from error
+        raise damaged(path, name, f"it is not complete ({error})") from error
 
 
 def _document(path: Any, text: bytes) -> dict[str, Any]:
     try:
         document = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, MODEL, f"it is no JSON ({error})") from error
+        raise damaged(path, MODEL, f"it is not JSON ({error})") from error
     number = document.get("format") if isinstance(document, dict) else None
     if type(number) is not int or number < 1:
-        raise damaged(path, MODEL, f"its format must be a number from 1 on; got {str(number)[:50]!r}")
+        raise damaged(path, MODEL, f"its format must be an integer of at least 1; got {str(number)[:50]!r}")
     if number > FORMAT:
         version = repr(document.get("riskvae", "?"))[:50]
         raise ValueError(
@@ -128,9 +128,9 @@ def _document(path: Any, text: bytes) -> dict[str, Any]:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")

@@ -37,7 +37,7 @@ class Budget(TorchDispatchMode):
             self.left -= _new_bytes(func, args, kwargs)
         if self.left < 0:
             raise ValueError(
-                f"what these parameters make is larger by far than the weights there are ({self.there:,} bytes)"
+                f"these parameters make networks far larger than the weights in the file ({self.there:,} bytes)"
             )
         return func(*args, **kwargs)
 

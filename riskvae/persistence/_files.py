@@ -11,7 +11,7 @@ def file_at(path: str | os.PathLike[str], example: str) -> Path:
     """The file that a path names; raises where there can be none."""
     file = Path(os.path.expanduser(os.fspath(path)))
     if not file.parent.is_dir() or (file.exists() and not file.is_file()):
-        why = "it is a folder" if file.is_dir() else "it is no plain file"
+        why = "it is a folder" if file.is_dir() else "it is not a regular file"
         raise ValueError(
             f"path={os.fspath(path)!r} must name a file in a folder that exists, such as {example!r}; "
             f"{why if file.parent.is_dir() else f'there is no folder {str(file.parent)!r}'}."

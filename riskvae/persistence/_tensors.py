@@ -16,7 +16,7 @@ def put(arrays: dict[str, Any], prefix: str, tensors: Mapping[str, Any]) -> None
     for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
             raise Unsaveable(
-                f"{prefix}.{name} is {type(value).__name__}, and a file holds tensors. Keep it in a buffer."
+                f"{prefix}.{name} is {type(value).__name__}, but a file holds only tensors. Keep it in a buffer."
             )
         arrays[f"{prefix}.{name}"] = value.detach().cpu().numpy()
 
@@ -33,7 +33,9 @@ def check_tensors(prefix: str, wanted: Mapping[str, torch.Tensor], state: Mappin
     """Raise unless tensors have the names, shapes and types of others, and are finite."""
     if wanted.keys() != state.keys():
         odd = sorted(wanted.keys() ^ state.keys())
-        raise ValueError(f"tensors: {prefix} has not the parts that its parameters make: {', '.join(odd[:5])[:200]}")
+        raise ValueError(
+            f"tensors: {prefix} does not have the parts that its parameters make: {', '.join(odd[:5])[:200]}"
+        )
     for name, value in state.items():
         if value.shape != wanted[name].shape or value.dtype != wanted[name].dtype:
             raise ValueError(
@@ -49,5 +51,5 @@ def whole(state: Any, name: str, least: int) -> int:
     """A whole number of a state."""
     value = state.get(name) if isinstance(state, dict) else None
     if type(value) is not int or not least <= value < 2**63:
-        raise ValueError(f"fitted: {name} must be a whole number from {least} on; got {str(value)[:50]!r}")
+        raise ValueError(f"fitted: {name} must be an integer of at least {least}; got {str(value)[:50]!r}")
     return value

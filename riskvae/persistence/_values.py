@@ -62,8 +62,8 @@ class Names:
             )
         if not self._trusts(module):
             raise Unsaveable(
-                f"{where} is {name} of {module}, which only those import who say so. Name it here, and in load: "
-                f"trusted=[{module!r}]."
+                f"{where} is {name} of {module}, which is imported only where it is trusted. Name it here, and in "
+                f"load: trusted=[{module!r}]."
             )
         if _follow(sys.modules.get(module), name) is not thing:
             raise Unsaveable(f"{where} is not what {module}.{name} is now. Define it at the top of its module.")
@@ -155,7 +155,7 @@ def encode(value: Any, names: Names, arrays: dict[str, Any], where: str) -> Any:
 def decode(tree: Any, names: Names, arrays: Mapping[str, Any], where: str, depth: int = 0) -> Any:
     """The value that :func:`encode` was given; a ValueError says which part of it is none."""
     if depth > _DEEPEST:
-        raise ValueError(f"{where[:100]} holds itself more than {_DEEPEST} times")
+        raise ValueError(f"{where[:100]} is nested more than {_DEEPEST} levels deep")
 
     def inner(part: Any, at: str = where) -> Any:
         return decode(part, names, arrays, at, depth + 1)
@@ -187,7 +187,7 @@ def decode(tree: Any, names: Names, arrays: Mapping[str, Any], where: str, depth
     if kind == "object" and isinstance(tree.get("parameters"), dict):
         made, parameters = names.find(tree.get("class"), where), tree["parameters"]
         return make(made, {name: inner(part, f"{where}.{name}") for name, part in parameters.items()}, where)
-    raise ValueError(f"{where[:100]} is no value that this version knows")
+    raise ValueError(f"{where[:100]} is not a value that this version knows")
 
 
 def make(kind: Any, parameters: dict[str, Any], where: str) -> Any:
@@ -204,7 +204,7 @@ def _mapping(pairs: Any, where: str) -> dict[Any, Any]:
     try:
         return {key: value for key, value in pairs}  # noqa: C416  # dict() takes other things for pairs
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} holds no pairs") from error
+        raise ValueError(f"{where} must hold pairs") from error
 
 
 def _array(parts: Any, where: str, error: type[ValueError] = ValueError) -> Any:
@@ -218,7 +218,7 @@ def _array(parts: Any, where: str, error: type[ValueError] = ValueError) -> Any:
     try:
         return np.array(parts, dtype=object)
     except ValueError as ragged:
-        raise error(f"{where[:100]} is no array ({ragged})") from ragged
+        raise error(f"{where[:100]} is not an array ({ragged})") from ragged
 
 
 def _random_state(state: Any, where: str) -> np.random.RandomState:
@@ -227,7 +227,7 @@ def _random_state(state: Any, where: str) -> np.random.RandomState:
         made.set_state(state)
         place = made.get_state(legacy=False)["state"]["pos"]
     except (LookupError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{where} is no state of a generator ({error})") from error
+        raise ValueError(f"{where} is not a state of a generator ({error})") from error
     if not 0 <= place <= _WORDS:  # NumPy would read beyond its memory
-        raise ValueError(f"{where} is no state of a generator: its place must be in [0, {_WORDS}], and is {place}")
+        raise ValueError(f"{where} is not a state of a generator: its place must be in [0, {_WORDS}]; got {place}")
     return made

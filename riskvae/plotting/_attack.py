@@ -146,7 +146,7 @@ class AttackDisplay:
         for name, one in curves.items():
             radii[name], values[name] = _from_zero(one, quantity)
             if not np.isfinite(values[name]).any():
-                raise ValueError(f"quantity={quantity!r} needs a model with a likelihood, which {name} has not.")
+                raise ValueError(f"quantity={quantity!r} needs a model with a likelihood, which {name} does not have.")
         shared = next(iter(radii.values()))
         same = all(np.array_equal(shared, own) for own in radii.values())
         return cls(shared if same else radii, values, quantity=quantity, norm=norms.pop()).plot(ax=ax)

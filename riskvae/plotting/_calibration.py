@@ -83,8 +83,8 @@ class CalibrationDisplay:
         for model in models.values():
             if not hasattr(model, "predict_interval"):
                 raise TypeError(
-                    f"vae must be a QuantileVAE, or several in a dict by name; got {type(model).__name__}. Of a "
-                    "pipeline take pipe[-1], and pipe[:-1].transform(X)."
+                    f"vae must be a QuantileVAE, or several in a dict by name; got {type(model).__name__}. For a "
+                    "pipeline, pass pipe[-1], and pipe[:-1].transform(X)."
                 )
         levels = np.array(_levels_of(models) if alphas is None else alphas, dtype=np.float64, ndmin=1)
         intervals = {

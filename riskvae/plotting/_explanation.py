@@ -137,11 +137,11 @@ class ExplanationDisplay:
                 f"{type(table).__name__} without {', '.join(missing)}."
             )
         if not len(table):
-            raise ValueError("table must hold a row at least; it is empty.")
+            raise ValueError("table must hold at least one row; it is empty.")
         if table.duplicated(["row", "feature"]).any():
             raise ValueError(
                 "table has some row and feature twice: labels of rows repeat. Explain X.reset_index(drop=True), or "
-                "rows of distinct labels."
+                "rows with distinct labels."
             )
         if row is not None and not (table["row"] == row).any():
             some = ", ".join(map(repr, table["row"].drop_duplicates().head(5).tolist()))

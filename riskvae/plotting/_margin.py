@@ -115,7 +115,7 @@ class MarginDisplay:
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
         unknown = [name for name in methods if name not in _NAMES]
         if unknown:
-            raise ValueError(f"methods must be of {', '.join(map(repr, _NAMES))}; got {unknown[0]!r}.")
+            raise ValueError(f"methods must be among {', '.join(map(repr, _NAMES))}; got {unknown[0]!r}.")
         if not np.isfinite(margin.upper).any():
             raise ValueError(
                 "margin has no upper end to draw: compute it with the method 'attack', and with an r and a max_norm at "

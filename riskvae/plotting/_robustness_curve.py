@@ -302,6 +302,6 @@ def _check(margins: Mapping[str, RobustnessMargin]) -> None:
             ours, theirs = getattr(one, what), getattr(other, what)
             if not np.array_equal(ours, theirs):
                 raise ValueError(
-                    f"margins must be of one {what} to be compared; {what} is {ours} for {first!r} and {theirs} for "
-                    f"{name!r}. Pass the same {what} to robustness_margin for all{why}."
+                    f"margins must have the same {what} to be compared; {what} is {ours} for {first!r} and {theirs} "
+                    f"for {name!r}. Pass the same {what} to robustness_margin for all{why}."
                 )

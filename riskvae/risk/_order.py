@@ -30,7 +30,7 @@ def check_losses(losses: Tensor, dim: int, tail: str = "worst") -> None:
             f"dim must be an integer, one dimension of losses; got {dim!r}. Flatten losses to reduce several."
         )
     if losses.dim() > 0 and not -losses.dim() <= dim < losses.dim():
-        raise ValueError(f"dim={dim} is no dimension of losses, whose shape is {tuple(losses.shape)}.")
+        raise ValueError(f"dim={dim} is not a dimension of losses, whose shape is {tuple(losses.shape)}.")
     if losses.dim() == 0 or losses.shape[dim] == 0:
         raise ValueError(f"losses must hold at least one value along dim={dim}; got shape {tuple(losses.shape)}.")
     if dim == -1 and losses.dim() > 1 and losses.shape[-1] == 1 and losses.numel() > 1:

@@ -88,7 +88,7 @@ def _from_bounds(owner: str, coder: Examined, bounds: Any) -> tuple[Tensor, Tens
     outside = ((x < low - slack) | (x > high + slack)).any(1)
     if outside.any():
         raise ValueError(
-            f"{owner}: X must lie in bounds={told}; {int(outside.sum())} rows do not, the first of them row "
+            f"{owner}: X must lie in bounds={told}; {int(outside.sum())} rows do not; the first is row "
             f"{int(outside.nonzero()[0])}. Widen bounds, or clip X."
         )
     return low, high
@@ -101,11 +101,11 @@ def _from_mask(owner: str, coder: Examined, mask: Any) -> Tensor:
         free = None
     if free is None or not ((free == 0) | (free == 1)).all():
         raise ValueError(
-            f"{owner}: mask must say of each of {coder.x[0].numel()} features whether it may change, by True and "
+            f"{owner}: mask must say for each of {coder.x[0].numel()} features whether it may change, by True or "
             f"False, in one row or in one for each row of X; got {_shortly(mask)}."
         )
     if not free.any(1).all():
-        raise ValueError(f"{owner}: mask leaves nothing that may change in a row. Set a feature to True.")
+        raise ValueError(f"{owner}: mask leaves nothing that may change in a row. Set at least one feature to True.")
     return free > 0
 
 

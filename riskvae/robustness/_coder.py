@@ -149,9 +149,10 @@ class Coder(Examined):
         size = 1.0 + float(with_others.abs().max())
         if not torch.allclose(with_others, alone, rtol=0.0, atol=size * self.dtype_error):
             raise ValueError(
-                f"vae.{name} answers otherwise for a row alone than for the same row among {len(together)}: by up to "
-                f"{float((with_others - alone).abs().max()):.3g}. Rows must be apart. Look for statistics over the "
-                "batch, such as batch normalization in training mode, and call .eval() on that module."
+                f"vae.{name} gives a different answer for a row alone than for the same row among {len(together)}, by "
+                f"up to {float((with_others - alone).abs().max()):.3g}. Rows must not affect each other. Look for "
+                "statistics over the batch, such as batch normalization in training mode, and call .eval() on that "
+                "module."
             )
 
     @property
@@ -171,13 +172,13 @@ class Coder(Examined):
                 raise TypeError(f"vae.encode(x) must return a pair of tensors (mean, scale); got ({kinds}). {_WRAP}")
             if not answer[0].requires_grad:
                 raise ValueError(
-                    "vae.encode(x) has a mean without a gradient, so nothing can be said of perturbations. Take it out "
-                    "of torch.no_grad(), and do not detach inside."
+                    "vae.encode(x) has a mean without a gradient, so nothing can be said about perturbations. Take it "
+                    "out of torch.no_grad(), and do not detach inside."
                 )
             again = self._try("encode", x)
         if not torch.equal(answer[0], again[0]):
             raise ValueError(
-                "vae.encode(x) gives another mean at each call for the same rows. Return the posterior's mean and "
+                "vae.encode(x) gives a different mean at each call for the same rows. Return the posterior's mean and "
                 "scale, not a draw from it; noise is added here."
             )
 
@@ -197,8 +198,8 @@ class Coder(Examined):
         bad = (~values.isfinite().flatten(1).all(1)).nonzero().flatten()
         if len(bad):
             raise ValueError(
-                f"{what} is NaN or infinite for {len(bad)} rows, the first of them row {start + int(bad[0])} of X. "
-                "Look for a model that diverged in training, or for rows far outside the data that it was trained on."
+                f"{what} is NaN or infinite for {len(bad)} rows; the first is row {start + int(bad[0])} of X. Look for "
+                "a model that diverged in training, or for rows far outside the data that it was trained on."
             )
 
 

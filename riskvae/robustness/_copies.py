@@ -172,7 +172,7 @@ def modules_called() -> Iterator[list[nn.Module]]:
             raise HiddenModuleError(
                 f"vae calls a {type(module).__name__} in training mode, in which rows depend on chance or on each "
                 "other. It is kept where it cannot be copied, and your module is not changed here. Call .eval() on it "
-                "before."
+                "first."
             )
 
     handle = register_module_forward_pre_hook(note)

@@ -110,12 +110,14 @@ def _check_kind(detector: Any) -> None:
     if isinstance(detector, BaseEstimator):
         if hasattr(detector, "steps") or hasattr(detector, "best_estimator_"):
             raise TypeError(
-                f"detector must be a single estimator of this library, such as QuantileVAE; got {name}. Of a pipeline "
-                "take the model, pipe[-1], and the rows that reach it, pipe[:-1].transform(X); norms are then in the "
-                "units of these. Of a search take its best_estimator_."
+                f"detector must be a single estimator of this library, such as QuantileVAE; got {name}. For a "
+                "pipeline, pass the model, pipe[-1], and the rows that reach it, pipe[:-1].transform(X); norms are "
+                "then in the units of these. For a search, pass its best_estimator_."
             )
         if hasattr(detector, "encode"):
-            raise TypeError(f"detector must have predict, such as QuantileVAE; {name} has no line between rows.")
+            raise TypeError(
+                f"detector must have predict, such as QuantileVAE; {name} has no line between inliers and outliers."
+            )
         raise TypeError(
             f"detector must compute its decisions with torch, so that they have gradients; {name} does not. Use "
             "QuantileVAE, or an object with decision_function(x), from a tensor of rows to a tensor of decisions, "
@@ -165,4 +167,4 @@ def _check(opened: Detector) -> None:
             f"{tuple(found.shape)}. Return .squeeze(-1), or a sum over features."
         )
     if not torch.equal(found, opened.line.model.decision_function(x)):
-        raise ValueError(f"{name}.decision_function gives another answer at each call. Fix its random draws.")
+        raise ValueError(f"{name}.decision_function gives a different answer at each call. Fix its random draws.")

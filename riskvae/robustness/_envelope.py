@@ -101,7 +101,7 @@ class Envelope:
         budget = np.asarray(self.settings.max_norm, dtype=np.float64).reshape(-1, d)
         if not (np.isfinite(budget) & (budget >= 0)).all() or not (budget > 0).any(1).all():
             raise ValueError(
-                f"{self.owner}: max_norm for each feature must be finite, 0 or more, and above 0 for one at least; got "
+                f"{self.owner}: max_norm for each feature must be finite, 0 or more, and above 0 for at least one; got "
                 f"values from {budget.min():.3g} to {budget.max():.3g}."
             )
         return budget

@@ -52,7 +52,7 @@ def _compared(network: Network, encoder: nn.Module, coder: Coder) -> list[Tensor
         found = found.flatten(1)[:, :k]
         known = expected.isfinite() if expected.shape == found.shape else None
         if known is None or not ((found - expected).abs()[known] <= 1e-9 * (1.0 + expected.abs()[known])).all():
-            raise UnknownLayerError("its steps, as they can be followed, give another mean")
+            raise UnknownLayerError("its steps, as far as they can be followed, give a different mean")
     return before
 
 

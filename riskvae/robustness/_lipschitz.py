@@ -36,15 +36,16 @@ def encoder_of(coder: Coder) -> nn.Module | str:
     model = coder.model
     encoder = model.mean_layers if isinstance(model, Fitted | Wrapped) else None
     if encoder is None and isinstance(model, Fitted):
-        return "refined posteriors (refine) are no layers of a network"
+        return "refined posteriors (refine) are not layers of a network"
     if encoder is None:
         return "an object with encode and decode is not looked into; name the layers of its mean, wrap(mean_layers=...)"
     if _gives_the_mean(encoder, coder):
         return encoder
     if isinstance(model, Wrapped):
         raise ValueError(
-            "wrap: mean_layers give another mean than encode does, on the rows of X or near them. Name all layers "
-            "from the row to the mean, in order: nothing may be done to rows before, or to the mean after."
+            "wrap: mean_layers give a different mean than encode does, on the rows of X or near them. Name all layers "
+            "from the row to the mean, in order: nothing may be done to the rows before them, or to the mean after "
+            "them."
         )
     return "the encoder's first outputs are not the mean"
 

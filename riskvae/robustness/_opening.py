@@ -66,9 +66,9 @@ def open_coder(vae: Any, X: Any, refine: int | None = None) -> Iterator[Coder]:
 def _check_kind(vae: Any) -> None:
     if isinstance(vae, BaseEstimator) and not hasattr(vae, "encode"):
         raise TypeError(
-            f"vae must be a single estimator of this library, or an object with encode and decode; got "
-            f"{type(vae).__name__}. Of a pipeline take the model, pipe[-1], and the rows that reach it, "
-            "pipe[:-1].transform(X); of a search its best_estimator_."
+            "vae must be a single estimator of this library, or an object with encode and decode; got "
+            f"{type(vae).__name__}. For a pipeline, pass the model, pipe[-1], and the rows that reach it, "
+            "pipe[:-1].transform(X); for a search, its best_estimator_."
         )
     if isinstance(vae, type):
         raise TypeError(f"vae must be an object with encode and decode; got the class {vae.__name__}.")
@@ -96,16 +96,16 @@ def whole_rows(estimator: Any, X: Any) -> NDArray[Any]:
     likelihood = estimator.module_.likelihood if hasattr(estimator, "module_") else None
     if not getattr(likelihood, "shows_rows", True):
         raise ValueError(
-            f"How far a row can be pushed is said of numbers that the encoder sees as they are; of {likelihood!r} it "
-            "sees categories or counts in other terms. Ask a model of the numeric columns alone."
+            "How far a row can be pushed can only be said of numbers that the encoder sees as they are; with "
+            f"{likelihood!r}, it sees categories or counts in other terms. Use a model of the numeric columns alone."
         )
     rows = feature_matrix(estimator, X, reset=False)
     if has_missing(rows):
         incomplete = np.flatnonzero(np.isnan(rows).any(axis=1)).tolist()
         raise ValueError(
             f"X has missing values (NaN) in {len(incomplete)} of {len(rows)} rows, such as row {incomplete[0]}. How "
-            "far a row can be pushed is said of whole rows: drop these, or fill them in first (impute(X)); what is "
-            "then said is said of the filled rows."
+            "far a row can be pushed can only be said of whole rows: drop these, or fill them in first (impute(X)); "
+            "the answer is then about the filled rows."
         )
     return rows
 
@@ -125,7 +125,7 @@ def _coder_of_object(vae: Any, X: Any) -> Coder:
     if any(part.training and not same_in_training(part) for module in originals for part in module.modules()):
         warnings.warn(
             "vae is in training mode, in which dropout and batch normalization make rows depend on chance and on each "
-            "other; a copy is examined in evaluation mode. Call vae.eval() before.",
+            "other; a copy is examined in evaluation mode. Call vae.eval() first.",
             UserWarning,
             stacklevel=5,
         )
@@ -144,7 +144,7 @@ def _tell_of_wide_scales(coder: Coder) -> None:
         warnings.warn(
             f"vae.encode returns (mean, scale) with a median scale of {middle:.3g}, and posteriors are seldom wider "
             "than the prior N(0, I). If scale is a log-variance, pass riskvae.robustness.wrap(encode=vae.encode, "
-            "decode=vae.decode, log_variance=True); of a variance, return variance.sqrt().",
+            "decode=vae.decode, log_variance=True); if it is a variance, return variance.sqrt().",
             UserWarning,
             stacklevel=5,
         )

@@ -83,8 +83,8 @@ class Checkpoint(Callback):
         if changed:
             told = "; ".join(_change(name, before.get(name, missing)[1], now.get(name, missing)[1]) for name in changed)
             raise ValueError(
-                f"checkpoint={str(self.file)!r} is of another training: {told}. Name another file, or delete this one "
-                "to start anew. For a grid search make a folder and name that: it holds a file for each training."
+                f"checkpoint={str(self.file)!r} belongs to another training: {told}. Name another file, or delete this "
+                "one to start anew. For a grid search, make a folder and name that: it holds a file for each training."
             )
         return state
 
@@ -100,8 +100,8 @@ class Checkpoint(Callback):
         except (RuntimeError, ValueError, KeyError) as error:
             what = " ".join(str(error).split())
             raise ValueError(
-                f"checkpoint={str(self.file)!r} is of other networks: {what} Name another file, or delete this one to "
-                "start anew."
+                f"checkpoint={str(self.file)!r} belongs to other networks: {what} Name another file, or delete this "
+                "one to start anew."
             ) from error
         for name, parameter in net.module_.named_parameters():  # a callback may have frozen some
             parameter.requires_grad_(self.state["trainable"][name])

@@ -228,7 +228,7 @@ class Gathering:
                 self._stacks = {} if self._closed else others | {nets: stack}
         except Exception as error:
             warnings.warn(
-                f"batched_fits: models train one by one, as together they fail ({type(error).__name__}: {error}).",
+                f"batched_fits: models train one by one, because together they fail ({type(error).__name__}: {error}).",
                 stacklevel=2,
             )
         finally:

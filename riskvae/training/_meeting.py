@@ -37,7 +37,9 @@ def joined(mode: str | None) -> Iterator[World | None]:
         yield None
         return
     if not dist.is_available():
-        raise ValueError(f"distributed={mode!r} needs torch.distributed, which this build of torch lacks; set None.")
+        raise ValueError(
+            f"distributed={mode!r} needs torch.distributed, which this build of torch lacks. Set distributed=None."
+        )
     group = _meet(mode)
     world = World(group, sharded=mode == "sharded", store=_store())
     try:
@@ -60,12 +62,12 @@ def _meet(mode: str) -> Any:
     began = dist.is_initialized()
     if not began and ("RANK" not in os.environ or "WORLD_SIZE" not in os.environ):
         raise ValueError(
-            f"distributed={mode!r} is for processes that torchrun started, and this one stands alone. Start the script "
-            "by torchrun --nproc-per-node 2 train.py, or set_params(distributed=None)."
+            f"distributed={mode!r} is for processes that torchrun started, but this one was started alone. Start the "
+            "script with torchrun --nproc-per-node 2 train.py, or set_params(distributed=None)."
         )
     if not began and current_process().name != "MainProcess":
         raise ValueError(
-            f"distributed={mode!r} is for the processes that torchrun started, and this one, {current_process().name}, "
+            f"distributed={mode!r} is for the processes that torchrun started, but this one, {current_process().name}, "
             "was started by one of them. Use n_jobs=1 in searches, or set_params(distributed=None)."
         )
     rank = os.environ.get("RANK") or dist.get_rank()

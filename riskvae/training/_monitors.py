@@ -22,7 +22,7 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
         if isinstance(callback, EpochScoring):
             if not callable(callback.scoring):
                 raise ValueError(
-                    f"{name}(scoring={callback.scoring!r}) compares predictions with y, and there is none. Pass a "
+                    f"{name}(scoring={callback.scoring!r}) compares predictions with y, but there is no y. Pass a "
                     "function (net, X, y) -> float, in which net.module_ is the model and X[:] are the rows."
                 )
             if not callback.on_train and not held_out:
@@ -40,7 +40,8 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
             near = difflib.get_close_matches(monitor, recorded, n=1)
             remedy = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{name} watches {monitor!r}, which nobody records; recorded are {', '.join(sorted(recorded))}.{remedy}"
+                f"{name} watches {monitor!r}, which is not recorded; recorded are "
+                f"{', '.join(sorted(recorded))}.{remedy}"
             )
 
 

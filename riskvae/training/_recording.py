@@ -141,8 +141,8 @@ class Recorder:
             self.works = False
             self._recordings.clear()
             warnings.warn(
-                "Training goes on kernel by kernel, with the same results, as its steps cannot be recorded as a graph "
-                f"on {self.stream.device} ({type(error).__name__}: {' '.join(str(error).split())[:200]}).",
+                "Training goes on kernel by kernel, with the same results, because its steps cannot be recorded as a "
+                f"graph on {self.stream.device} ({type(error).__name__}: {' '.join(str(error).split())[:200]}).",
                 stacklevel=2,
             )
 

@@ -143,7 +143,7 @@ class Stream:
         train._begin()
         if not train._first:
             raise ValueError(
-                "X is an iterable Dataset that can be read only once, so that no rows can be kept from it. Let its "
+                "X is an iterable Dataset that can be read only once, so no rows can be kept from training. Make its "
                 "__iter__ begin anew each time, or pass an array or a Dataset with len() and items."
             )
         train._head = train._record(default_collate(train._first))
@@ -204,7 +204,7 @@ class Stream:
         if isinstance(group, Tensor) and group.shape == (len(x), 1):
             group = group[:, 0]
         if group is not None and (not isinstance(group, Tensor) or group.is_floating_point() or group.dim() != 1):
-            raise TypeError("X is a Dataset whose items have a 'group' that is no integer; number the groups.")
+            raise TypeError("X is a Dataset whose items have a 'group' that is not an integer; number the groups.")
         return Batch(x, index, None if group is None else group.long())
 
     def _check_width(self, x: Tensor) -> None:

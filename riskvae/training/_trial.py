@@ -58,8 +58,8 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
     n, d = x.shape
     if module.missing(x) is not None and type(likelihood).each is Likelihood.each:
         raise ValueError(
-            f"{owner}: X has missing values, and only nll(x, raw) is known, of whole rows. Define each(x, raw), the "
-            "nats (..., n, n_features) of single values, or impute X first."
+            f"{owner}: X has missing values, but only nll(x, raw) is defined, which is of whole rows. Define each(x, "
+            "raw), the nats (..., n, n_features) of single values, or impute X first."
         )
     losses = f"a loss for each of {len(raw)} draws of {n} rows"
     nll = _answer(owner, "nll(x, raw)", lambda: module.nll(x, raw), (len(raw), n), losses)
@@ -67,8 +67,9 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
         raise ValueError(f"{owner}: nll(x, raw) has no gradient, so nothing can be learned. Do not detach inside.")
     if not is_ours(likelihood) and not nll.isfinite().all():
         raise ValueError(
-            f"{owner}: nll(x, raw) is not finite on the first rows of X. Let check(x) refuse rows that are impossible, "
-            "let nll bear any raw value, and scale X first (StandardScaler) where its values are far from 1."
+            f"{owner}: nll(x, raw) is not finite on the first rows of X. Make check(x) refuse rows that are "
+            "impossible, make nll accept any raw value, and scale X first (StandardScaler) where its values are far "
+            "from 1."
         )
     _answer(owner, "mean(raw)", lambda: likelihood.mean(raw), (len(raw), n, d), "rows of features")
     if type(likelihood).draw is not Likelihood.draw and not is_ours(likelihood):
@@ -85,7 +86,7 @@ def _try_objective(objective: Any, terms: Terms) -> None:
     if not loss.requires_grad:
         raise ValueError(f"{owner}: forward(terms) has no gradient, so nothing can be learned. {remedy}")
     if not is_ours(objective) and terms.nll.isfinite().all() and not loss.isfinite():
-        raise ValueError(f"{owner}: forward(terms) gives {loss.item()} for losses that are all finite.")
+        raise ValueError(f"{owner}: forward(terms) gives {loss.item()}, though all losses are finite.")
 
 
 def _answer(owner: str, method: str, call: Any, shape: tuple[int, ...], meaning: str) -> Tensor:

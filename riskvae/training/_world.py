@@ -172,7 +172,7 @@ class World:
             return heard[0]
         return (
             f"distributed: one of {self.size} processes is gone, so this one, number {self.rank}, ends. It was killed, "
-            f"perhaps for want of memory, or left without an error. ({' '.join(str(error).split())[:200]})"
+            f"perhaps because memory ran out, or it ended without an error. ({' '.join(str(error).split())[:200]})"
         )
 
 
