@@ -14,15 +14,14 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_c
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-demo: $(VENV)/.installed ## the main job on scikit-learn's digits: tables here, figures in demo/
-	@echo "== demo: tail-aware compression of handwritten digits, about a minute"
-	$(RUN) examples/plot_quickstart.py
-	@echo "== demo: how far a digit can be pushed, half a minute"
-	$(RUN) examples/plot_robustness.py
-	@echo "== demo: anomalies, and intervals that hold what they say, half a minute"
-	$(RUN) examples/plot_anomalies.py
-	@echo "== demo: from a CSV file to a decision, twenty seconds"
-	$(RUN) examples/plot_table.py
+demo: $(VENV)/.installed ## what the package does, in twenty lines; then figures and tables of the examples, in demo/
+	@$(RUN) -m riskvae.demo
+	@echo "== figures and tables of the examples, about three minutes"
+	@mkdir -p demo
+	@for name in quickstart robustness anomalies table; do \
+		echo "python examples/plot_$$name.py > demo/$$name.txt"; \
+		$(RUN) examples/plot_$$name.py > demo/$$name.txt || { cat demo/$$name.txt; exit 1; }; \
+	done
 
 test: unit lint ## doctests, tests, style and types; some twenty minutes
 

@@ -5,31 +5,34 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
-
-from riskvae import QuantileVAE, RiskAwareVAE, __version__, load, metrics, robustness_margin
+from typing import Any
 
 __all__: list[str] = []
 
 # From paper to ink.
-SHADES = np.array(list(" .:-=+*#%@"))
+SHADES = " .:-=+*#%@"
 SEEDS = range(3)
 ABOUT = "four examples on tables of scikit-learn, about a minute"
 
 
-def draw(*images: NDArray[np.floating]) -> str:
+def draw(*images: Any) -> str:
     """Digits of 8 x 8 pixels in [0, 1], side by side as characters, each twice as wide as a pixel is high."""
-    pictures = [SHADES[np.clip(image * 9, 0, 9).round().astype(int)].reshape(8, 8).repeat(2, 1) for image in images]
-    return "\n".join("   " + "   ".join("".join(line) for line in lines) for lines in zip(*pictures, strict=True))
+    lines = [[image[8 * i : 8 * i + 8] for image in images] for i in range(8)]
+    return "\n".join("   " + "   ".join("".join(map(_ink, pixels)) for pixels in line) for line in lines)
 
 
-def worst_rows() -> RiskAwareVAE:
+def _ink(pixel: float) -> str:
+    return 2 * SHADES[min(9, max(0, round(9 * float(pixel))))]
+
+
+def worst_rows() -> Any:
     """Plain and averse training on scikit-learn's digits, and the digit that the plain one draws worst."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    from riskvae import RiskAwareVAE, metrics
+
     X, X_test = train_test_split(load_digits().data / 16, test_size=0.25, random_state=0)
     models, told = {}, {}
     for name, eps in (("plain", 1.0), ("averse", 0.4)):
@@ -41,15 +44,22 @@ def worst_rows() -> RiskAwareVAE:
         ]
         told[name] = np.stack([1000 * metrics.row_losses(vae, X_test) for vae in models[name]])
         tail = np.mean([metrics.tail_mean(errors, 0.1) for errors in told[name]])
-        print(f"   {name:7} (eps={eps:.1f})   worst tenth {tail:5.1f}   all {told[name].mean():5.1f}")
-    worst = [told["plain"].mean(0).argmax()]
-    shown = [X_test[worst], *(models[name][0].reconstruct(X_test[worst]) for name in models)]
-    print(f"\n   {'the worst digit':19}{'plain':19}averse\n{draw(*shown)}")
+        print(f"   {name:7} (eps={eps:.1f})   worst tenth {tail:5.1f}   all {told[name].mean():5.1f}", flush=True)
+    worst = told["plain"].mean(0).argmax()
+    shown = [X_test[worst], *(models[name][0].reconstruct(X_test[[worst]])[0] for name in models)]
+    print(f"   {'the worst digit':19}{'plain':19}averse\n{draw(*shown)}")
     return models["averse"][0]
 
 
 def anomalies() -> None:
     """Malignant tumors found by a model that knows benign ones alone."""
+    import numpy as np
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    from riskvae import QuantileVAE, metrics
+
     X, y = load_breast_cancer(return_X_y=True)
     train, benign = train_test_split(X[y == 1], test_size=0.2, random_state=0)  # y is 1 for benign tumors
     scaler = StandardScaler().fit(train)
@@ -62,8 +72,13 @@ def anomalies() -> None:
     print(f"   90 % intervals hold {held:.0%} of the values of benign tumors")
 
 
-def margins(vae: RiskAwareVAE) -> None:
+def margins(vae: Any) -> None:
     """How far some digits can be pushed, between a bound of first order and an attack."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from riskvae import robustness_margin
+
     X = (load_digits().data[:20] / 16).astype("float32")
     margin = robustness_margin(vae, X, r=1.5, n_draws=2000, random_state=0)
     lower, upper = np.median(margin.lower), np.median(margin.upper)
@@ -72,8 +87,13 @@ def margins(vae: RiskAwareVAE) -> None:
     )
 
 
-def travel(vae: RiskAwareVAE) -> None:
+def travel(vae: Any) -> None:
     """A file, and the model that comes out of it."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from riskvae import load
+
     X = load_digits().data / 16
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.riskvae"
@@ -89,17 +109,21 @@ def main(arguments: Sequence[str]) -> int:
         print(f"usage: python -m riskvae.demo\n\n{ABOUT}; writes no files", file=sys.stderr)
         return 0 if set(arguments) <= {"-h", "--help"} else 2
     start = time.perf_counter()
-    print(f"riskvae {__version__}: {ABOUT}\n")
-    print(f"1. Reconstruct the worst rows better: error on new digits (x 1000), mean of {len(SEEDS)} seeds")
+    _say(f"riskvae: {ABOUT}")  # before torch is loaded, which takes seconds
+    _say(f"\n1. Reconstruct the worst rows better: error on new digits (x 1000), mean of {len(SEEDS)} seeds")
     vae = worst_rows()
-    print("\n2. Find anomalies at a false discovery rate of 10 %, and give intervals that hold")
+    _say("\n2. Find anomalies at a false discovery rate of 10 %, and give intervals that hold")
     anomalies()
-    print("\n3. Measure how large a change of its pixels a digit withstands")
+    _say("\n3. Measure how large a change of its pixels a digit withstands")
     margins(vae)
-    print("\n4. Save a model to a file without code, and load it")
+    _say("\n4. Save a model to a file without code, and load it")
     travel(vae)
-    print(f"\n{time.perf_counter() - start:.0f} s")
+    _say(f"\n{time.perf_counter() - start:.0f} s")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Studies run at toy size, go on after a kill, and keep what they measured."""
 
+import gzip
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -18,14 +20,17 @@ from riskvae.studies import (
     STUDIES,
     Config,
     _anomaly_tables,
-    _frame,
+    _cache,
     _imputation_tables,
     _published,
     anomalies,
+    bounds,
     distortion,
     downstream,
     imputation,
+    levers,
     margins,
+    refinement,
     shrinkage,
     tails,
 )
@@ -104,26 +109,104 @@ def test_the_cache_hangs_on_what_measures(monkeypatch, tmp_path):
     root = tmp_path / "riskvae"
     (root / "studies").mkdir(parents=True)
     (root / "__init__.py").write_text("")
-    monkeypatch.setattr(_frame.riskvae, "__file__", str(root / "__init__.py"))
+    monkeypatch.setattr(_cache.riskvae, "__file__", str(root / "__init__.py"))
 
     def digest(path, text):
         (root / path).write_text(text)
-        _frame._source.cache_clear()
-        return _frame._source()
+        _cache._library.cache_clear()
+        return _cache._library()
 
     first = digest("losses.py", '"""One."""\nx = 1\n')
     assert digest("losses.py", '"""Two."""\nx = 1  # as before\n') == first
     assert digest("studies/tails.py", "x = 1\n") == digest("studies/_frame.py", "x = 1\n") == first
     assert digest("losses.py", "x = 2\n") != first
-    second = _frame._source()
+    second = _cache._library()
     assert digest("studies/_rivals.py", "x = 1\n") != second
-    _frame._source.cache_clear()
+    _cache._library.cache_clear()
+
+
+STUDY = """
+from a import load
+A = 1
+B = 2
+A += 1
+
+def measure(task):
+    return inner(task) + A
+
+def inner(task):
+    return load(task)
+
+def table(records):
+    return B
+"""
+
+
+def test_a_measurement_hangs_on_its_study_and_not_on_what_tells_of_it(tmp_path):
+    def told(text):
+        file = tmp_path / f"study{len(list(tmp_path.iterdir()))}.py"
+        file.write_text(text)
+        return _cache._closure(str(file), "measure")
+
+    first = told(STUDY)
+    assert told(STUDY.replace("B = 2", "B = 3").replace("return B", "return str(B)")) == first
+    for old, new in {"A += 1": "A += 2", "load(task)": "load(task) + 1", "from a": "from b"}.items():
+        assert told(STUDY.replace(old, new)) != first
+
+
+def test_a_measurement_hangs_on_data_and_versions(tmp_path, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "images").write_bytes(b"1")
+    config = Config(data=tmp_path)
+    first, digest = config.content("margins"), partial(_cache.digest, {"seed": 0}, levers.measure)
+    assert config.content("margins") == first != config.content("shrinkage")
+    (tmp_path / "mnist" / "images").write_bytes(b"2")
+    assert config.content("margins") != first
+    assert digest(first) == digest(first) != digest(config.content("margins"))
+    before = digest(first)
+    monkeypatch.setattr(_cache, "version", lambda name: "1.0")
+    assert digest(first) != before
+
+
+def test_quick_results_do_not_replace_full_ones(tmp_path):
+    for quick in (False, True):
+        StudyResult("toy", {}, [{"quick": quick}]).save(Config(out=tmp_path, quick=quick))
+    assert json.loads((tmp_path / "toy" / "results.json").read_text())["records"] == [{"quick": False}]
+    assert (tmp_path / "toy-quick" / "results.json").exists()
+
+
+def test_files_that_are_cut_short_are_named(tables, tmp_path, capsys):
+    file = tables / "adbench" / "1_toy.npz"
+    whole = file.read_bytes()
+    (tables / "fashion_mnist").mkdir()
+    image = tables / "fashion_mnist" / "train-images-idx3-ubyte.gz"
+    for name, path, content in (
+        ("anomalies", file, whole[:2000]),
+        ("anomalies", file, b"X,y"),
+        ("distortion", image, gzip.compress(b"12345")),
+        ("distortion", image, gzip.compress(bytes(10_000))[:20]),
+    ):
+        path.write_bytes(content)
+        command = [name, "--data", str(tables), "--out", str(tmp_path), "--quick", "--epochs", "1"]
+        assert main(command) == 1
+        told = capsys.readouterr().err.strip().split("\n")[-1]
+        assert str(path) in told, told
+        file.write_bytes(whole)
+    (tables / "adbench" / "toy.npz").write_bytes(whole)
+    assert main(["anomalies", "--data", str(tables), "--out", str(tmp_path)]) == 1
+    assert "holds toy.npz; its files are to be named as in ADBench" in capsys.readouterr().err
 
 
 def test_the_command_lists_and_explains(tmp_path, capsys, monkeypatch):
     assert main([]) == 0
     told = capsys.readouterr().out
-    assert all(name in told for name in STUDIES)
+    assert all(name in told and study.time in told for name, study in STUDIES.items())
+    for name, study in STUDIES.items():
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        told = " ".join(capsys.readouterr().out.split())
+        assert study.time in told
+        assert all(folder in told.lower().replace("-", "_") for folder in study.folders[:1])
     assert main(["nothing"]) == 2
     monkeypatch.delenv("RISKVAE_DATA", raising=False)
     assert main(["anomalies", "--out", str(tmp_path)]) == 1
@@ -230,9 +313,9 @@ def toy_images(monkeypatch):
     digits = load_digits()
     images = np.pad(np.kron(digits.images / 16, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))
     rows = images.reshape(len(images), -1).astype(np.float32), digits.target
-    for module in (_published, distortion, margins):
+    for module in (_published, bounds, distortion, levers, margins):
         monkeypatch.setattr(module, "images_of", lambda name, subset, data: rows)
-    for module in (tails, distortion, downstream):
+    for module in (tails, distortion, downstream, refinement):
         few = {"n_train": 600, "n_held_out": 200, "epochs": 2, "device": "cpu"}
         monkeypatch.setattr(module, "sizes", lambda config, few=few: few)
 
@@ -319,30 +402,93 @@ def test_downstream(tmp_path, toy_images, monkeypatch):
 def test_margins(tmp_path, toy_images, monkeypatch):
     monkeypatch.setattr(margins, "NORMS", (0.5, 2.0))
     few_rows = {"n_train": 600, "epochs": 2, "device": "cpu", "n_draws": 200, "n_rows": 4, "n_restarts": 1}
-    monkeypatch.setattr(margins, "NETWORKS", {"784-512-256-10": {}})
-    monkeypatch.setattr(margins, "sizes", lambda config, network: few_rows)
+    monkeypatch.setattr(margins, "sizes", lambda config: few_rows)
     result = margins.run(Config(out=tmp_path, quick=True))
+    assert len(result.records) == 4 + 3 + 3  # beta, total correlation beyond 1, tau beyond 0
     for record in result.records:
-        assert (record["r"] == "auto") == ("by norm" not in record)
         lower, upper = (margins.array(record, name) for name in ("lower", "upper"))
         known = np.isfinite(lower) & np.isfinite(upper)
         assert (lower[known] <= upper[known]).all()
         for at, more in zip(margins.NORMS, margins.NORMS[1:], strict=False):
-            if "by norm" in record:
-                assert record["by norm"][f"{more:g}"]["damage"] >= record["by norm"][f"{at:g}"]["damage"]
+            assert record["by norm"][f"{more:g}"]["damage"] >= record["by norm"][f"{at:g}"]["damage"]
     result.save(Config(out=tmp_path))
 
 
-def test_what_is_told_of_margins():
+def test_bounds(tmp_path, toy_images, monkeypatch):
+    few_rows = {"n_train": 600, "epochs": 2, "device": "cpu", "n_draws": 200, "n_rows": 4, "n_restarts": 1}
+    monkeypatch.setattr(bounds, "IMAGES", {"mnist": "MNIST"})
+    n_rows = {"perceptrons": 4, "convolutions": 2}
+    monkeypatch.setattr(bounds, "sizes", lambda config, network: few_rows | {"n_rows": n_rows[network]})
+    result = bounds.run(Config(out=tmp_path, quick=True))
+    assert [record["network"] for record in result.records] == list(bounds.NETWORKS)
+    for record in result.records:
+        assert record["n_train"] == 600
+        told = {name: bounds.array(record, name) for name in (*bounds.BOUNDS, "upper")}
+        assert (told["third_order"] >= told["theorem1"]).all()
+        assert (told["certified"] <= told["lower"]).all()
+        assert not (told["lower"] > told["upper"]).any()
+    result.save(Config(out=tmp_path))
+
+
+def test_levers(tmp_path, toy_images, monkeypatch):
+    few = {"n_train": 600, "epochs": 2, "device": "cpu", "n_draws": 200, "n_rows": 3, "n_restarts": 1, "n_held_out": 50}
+    monkeypatch.setattr(levers, "sizes", lambda config, model: few)
+    result = levers.run(Config(out=tmp_path, quick=True))
+    assert len(result.records) == len(levers.LEVERS)
+    for record in result.records:
+        if None not in (record["certified"], record["margin"]):
+            assert record["certified"] <= record["margin"]
+        assert record["damage"] >= record["clean"]
+        assert (record["certified"] is None) >= (record["model"].get("refine", 0) > 0 and record["margin"] != 0)
+    result.save(Config(out=tmp_path))
+
+
+def test_refinement(tmp_path, toy_images, tables):
+    result = refinement.run(Config(data=tables, out=tmp_path, quick=True))
+    images = [record for record in result.records if "images" in record]
+    assert len(images) == 2 * len(refinement.MODELS)
+    for record in images:
+        plain, refined = (refinement.answer(record, refine) for refine in (0, refinement.STEPS))
+        assert plain["worst 10 %"] > plain["mean"]
+        if record["model"].get("beta") == 1.0:  # steps raise the bound, which has all of the KL term
+            assert refined["mean"] < plain["mean"]
+    beta = refinement.MODELS["plain, beta = 1"]
+    assert refinement.changes(result.records, "mnist", beta, 0, "mean") == pytest.approx([0.0], abs=1e-9)
+    for record in result.records[len(images) :]:
+        plain, refined = (refinement.answer(record, refine) for refine in (0, refinement.STEPS))
+        assert plain["hidden by"] != refined["hidden by"]
+        assert len(plain["hidden by"]) == len(refined["seen through"]) <= 1
+    result.save(Config(out=tmp_path))
+
+
+def test_errors_at_equal_rate():
+    """Of errors c / rate, a model with twice the error of a plain one of its rate is told so."""
+    plain = [{"model": model, "seed": 0, "rate": rate, "error": 6 / rate} for rate, model in
+             zip((4.0, 3.0, 2.0, 1.0), levers.PLAIN.values(), strict=True)]  # fmt: skip
+    assert levers.against_plain(plain, {"seed": 0, "rate": 2.5, "error": 12 / 2.5}) == pytest.approx(1.0)
+    assert np.isnan(levers.against_plain(plain, {"seed": 0, "rate": 5.0, "error": 1.0}))
+
+
+def test_networks_of_bounds_fit_their_images():
+    for images, n in {"mnist": 784, "cifar10": 3072}.items():
+        made = bounds.networks(images, "convolutions")
+        assert made["decoder"](10, n)(made["encoder"](n, 10)(torch.zeros(2, n))).shape == (2, n)
+        assert bounds.networks(images, "perceptrons") == {}
+
+
+def test_what_is_told_of_bounds_and_margins():
     record = {
         "theorem1": [0.1, 0.2, 0.3, 0.4, None],
+        "third_order": [0.2, 0.2, 0.4, 1.2, None],
+        "certified": [0.05, 0.1, 0.2, 1.2, None],
         "lower": [0.2, 0.4, 0.6, 1.2, None],
         "linearized": [0.5, 1.0, 1.5, None, None],
         "upper": [0.4, 0.8, 1.2, None, None],  # the fourth row is censored, the last abstains
     }
-    told = margins.agreement(record)
+    told = bounds.agreement(record)
     assert (told["Pearson"], told["rank"], told["holds"]) == pytest.approx((1.0, 1.0, 1.0))
-    assert (told["ratio 1"], told["ratio"], told["off"]) == pytest.approx((4.0, 2.0, 0.25))
+    ratios = [told[name] for name in ("theorem1", "third_order", "certified", "lower")]
+    assert (*ratios, told["off"]) == pytest.approx((4.0, 3.0, 8.0, 2.0, 0.25))
     assert margins._median([record], "upper") == [0.8]  # of 0, 0.4, 0.8, 1.2, infinity
     assert margins._median([record], "linearized") == [1.0]  # of 0, 0.5, 1, 1.5, infinity
     assert margins._median([record], "theorem1") == [0.2]

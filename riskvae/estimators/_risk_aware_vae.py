@@ -197,7 +197,9 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         One dict per epoch. "train_loss" is the minimized loss; "train_reconstruction" and "train_kl" are the plain
         means of its terms, all in nats per row. (train_loss minus beta times train_kl is the risk of the reconstruction
         losses.) With early stopping, the ``"valid_..."`` entries are the same for the held-out rows. "beta" and "eps"
-        are the epoch's values under ``beta_warmup`` and ``eps_warmup``; "dur" is its duration in seconds.
+        are the epoch's values under ``beta_warmup`` and ``eps_warmup``; "dur" is its duration in seconds. "noise_scale"
+        is the learned noise after the epoch, and "active" the number of active latent coordinates, recorded for epochs
+        1 to 16 and then for eight in each doubling.
     n_iter_ : int
         Number of epochs trained.
     best_iter_ : int

@@ -3,22 +3,29 @@
 import sys
 from importlib import import_module
 
-from riskvae.studies import STUDIES, Config
+from riskvae.studies import STUDIES
 
 
 def main(arguments: list[str]) -> int:
     """Run the study that the first argument names; return the exit status."""
     if not arguments or arguments[0] not in STUDIES:
-        told = "\n".join(f"  {name:12}{about}" for name, about in STUDIES.items())
-        unknown = f"There is no study {arguments[0]!r}.\n" if arguments and arguments[0] not in ("-h", "--help") else ""
+        told = "\n".join(f"  {name:12}{study.about}\n{'':14}{study.time}" for name, study in STUDIES.items())
+        asked = not arguments or arguments[0] in ("-h", "--help")
+        unknown = "" if asked else f"There is no study {arguments[0]!r}.\n"
         print(f"{unknown}usage: python -m riskvae.studies NAME [--help]\n\n{told}")
-        return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
+        return 0 if asked else 2
     name = arguments[0]
-    config = Config.from_arguments(arguments[1:], STUDIES[name], f"python -m riskvae.studies {name}")
+    study = STUDIES[name]
+    if not {"-h", "--help"} & set(arguments):
+        quick = "a few minutes, small sizes" if "--quick" in arguments else f"{study.time}, in all; may be stopped"
+        print(f"{name}: {study.about}\n{quick}", flush=True)
+    from riskvae.studies._frame import Config
+
+    config = Config.from_arguments(arguments[1:], name)
     try:
         import_module("matplotlib")  # before an hour of measurements, and not after it
         result = import_module(f"riskvae.studies.{name}").run(config)
-    except OSError as error:  # data that are missing, or cannot be fetched
+    except OSError as error:  # data that are missing, cannot be read or cannot be fetched
         print(error, file=sys.stderr)
         return 1
     except ImportError as error:

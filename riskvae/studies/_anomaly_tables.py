@@ -3,12 +3,13 @@
 import csv
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-__all__ = ["MOST", "PROTOCOLS", "Table", "load", "names_of", "published"]
+__all__ = ["MOST", "PROTOCOLS", "Table", "load", "names_of", "published", "read"]
 
 Array = NDArray[np.float64]
 
@@ -40,13 +41,27 @@ class Table(NamedTuple):
 
 def names_of(folder: Path) -> list[str]:
     """Names of the tables, by their numbers."""
-    return sorted((file.stem for file in folder.glob("*.npz")), key=lambda name: int(name.split("_")[0]))
+    names = [file.stem for file in folder.glob("*.npz")]
+    other = [name for name in names if not name.split("_")[0].isdigit()]
+    if other or not names:
+        what = f"holds {other[0]}.npz" if other else "holds no npz file"
+        raise OSError(f"{folder} {what}; its files are to be named as in ADBench, a number first: 45_wine.npz.")
+    return sorted(names, key=lambda name: int(name.split("_")[0]))
+
+
+def read(file: Path) -> tuple[Array, NDArray[np.int_]]:
+    """Rows of a table, and which are anomalies; an OSError names a file that is cut short or holds something else."""
+    try:
+        with file.open("rb") as opened:
+            data = np.load(opened)
+            return data["X"].astype(np.float64), data["y"].astype(int)
+    except (BadZipFile, EOFError, IndexError, KeyError, ValueError) as error:
+        raise OSError(f"{file} is cut short, or is not an npz file with arrays X and y: {error}") from error
 
 
 def load(file: Path, protocol: str, seed: int) -> Table:
     """A table of the folder "adbench", cut by a protocol: an npz with X and y (1: anomaly), as ADBench gives them."""
-    with np.load(file) as data:
-        X, y = data["X"].astype(np.float64), data["y"].astype(int)
+    X, y = read(file)
     if protocol == "halves":
         return _halves(X, y, seed)
     rng = np.random.RandomState(seed)  # as published

@@ -71,8 +71,7 @@ def read_patients(folder: Path) -> dict[str, Patient]:
     volumes = {}
     for file in sorted(folder.glob("*_flair.nii.gz")):
         name = file.name.removesuffix("_flair.nii.gz")
-        flair = load(file).get_fdata(dtype=np.float32)
-        mask = load(folder / f"{name}_lesion.nii.gz").get_fdata(dtype=np.float32)
+        flair, mask = (_read(load, one) for one in (file, folder / f"{name}_lesion.nii.gz"))
         volumes[name] = _halve(flair.clip(0)), _halve(flair > 0) >= 0.5, _halve(mask > 0)
     somewhere = np.any([brain.any(0) for _, brain, _ in volumes.values()], 0)
     ends = [np.flatnonzero(side)[[0, -1]] for side in (somewhere.any(1), somewhere.any(0))]
@@ -85,6 +84,15 @@ def read_patients(folder: Path) -> dict[str, Patient]:
         flair = np.where(brain, flair[here] / np.median(flair[here][brain]), 0.0).astype(np.float32)
         patients[name] = Patient(flair, brain, brain & (share >= 0.5), share > 0)
     return patients
+
+
+def _read(load: Any, file: Path) -> Array:
+    try:
+        return np.asarray(load(file).get_fdata(dtype=np.float32))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} does not exist, and every patient needs both images.") from None
+    except Exception as error:  # of nibabel, gzip or zlib
+        raise OSError(f"{file} is cut short, or is not a NIfTI file: {error}") from error
 
 
 def _halve(volume: NDArray[Any]) -> Array:

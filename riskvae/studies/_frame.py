@@ -1,15 +1,13 @@
 """What every study shares: a configuration, measurements that are kept as they come, a report."""
 
 import argparse
-import ast
-import hashlib
 import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
-import riskvae
+from riskvae.studies._cache import VERSIONS, content, digest
+from riskvae.studies._catalog import STUDIES
 
 __all__ = ["Config", "StudyResult", "column", "markdown", "measure_all", "plus_minus", "spread"]
 
@@ -62,14 +61,23 @@ class Config:
     device: str = "auto"
 
     @classmethod
-    def from_arguments(cls, arguments: Sequence[str] | None, description: str, prog: str) -> Self:
-        """Parse a command line."""
-        parser = argparse.ArgumentParser(prog=prog, description=description)
+    def from_arguments(cls, arguments: Sequence[str] | None, name: str) -> Self:
+        """Read the command line of a study."""
+        study = STUDIES[name]
+        parser = argparse.ArgumentParser(
+            prog=f"python -m riskvae.studies {name}",
+            description=study.about,
+            epilog=f"Time: {study.time}; a run that is stopped goes on where it was. Data: {study.data}.",
+        )
         parser.add_argument("--data", type=Path, help="folder of real data (default: the variable RISKVAE_DATA)")
         parser.add_argument("--out", type=Path, default=cls.out, help="folder of results (default: %(default)s)")
         parser.add_argument("--seeds", type=_count, default=cls.seeds, help="seeds (default: %(default)s)")
         parser.add_argument("--epochs", type=_count, help="epochs of every training (default: the study's own)")
-        parser.add_argument("--quick", action="store_true", help="small sizes and one seed, not to be quoted")
+        parser.add_argument(
+            "--quick",
+            action="store_true",
+            help="small sizes and one seed, not to be quoted; results have a folder of their own",
+        )
         parser.add_argument("--jobs", type=_count, default=cls.jobs, help="processes (default: %(default)s)")
         parser.add_argument("--device", default=cls.device, help="device of the estimators (default: %(default)s)")
         return cls(**vars(parser.parse_args(arguments)))
@@ -78,6 +86,16 @@ class Config:
     def n_seeds(self) -> int:
         """Number of seeds; one if ``quick``."""
         return 1 if self.quick else self.seeds
+
+    def results(self, name: str) -> Path:
+        """Folder of a study's results; quick ones have another, so that they never replace full ones."""
+        return self.out / (f"{name}-quick" if self.quick else name)
+
+    def content(self, name: str) -> str:
+        """Digest of the data that a study reads."""
+        root = self.data or os.environ.get("RISKVAE_DATA")
+        folders = STUDIES[name].folders if name in STUDIES else ()
+        return content(Path(root) / folder for folder in folders) if root else ""
 
     def folder(self, name: str) -> Path:
         """Path of a folder in the data folder, by name."""
@@ -118,12 +136,12 @@ class StudyResult:
         """Write results.json, the tables as tables.md, and the figures; return the folder."""
         from matplotlib.pyplot import close
 
-        folder = config.out / self.name
+        folder = config.results(self.name)
         folder.mkdir(parents=True, exist_ok=True)
         told = {
             "study": self.name,
             "settings": {**self.settings, **{k: v for k, v in asdict(config).items() if k not in ("data", "out")}},
-            "versions": {name: version(name) for name in ("riskvae", "torch", "scikit-learn", "numpy", "scipy")},
+            "versions": {name: version(name) for name in VERSIONS},
             "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
             "records": self.records,
         }
@@ -155,17 +173,21 @@ def measure_all(
 ) -> list[dict[str, Any]]:
     """Records of all tasks, in their order; those measured earlier are read from the folder of results.
 
-    Each is written as soon as it is there, so a run that was killed goes on where it was. What a measurement hangs on
-    must be in its task; another source of the library measures anew, another source of the study does not.
+    Each is written as soon as it is there, so a run that was killed goes on where it was. It is measured again where
+    its task, the code that measures, the data, or the version of a library is another one; tables and figures may
+    change.
     """
-    folder = config.out / name / "cache"
+    folder = config.results(name) / "cache"
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [dict(task) for task in tasks]
-    files = [folder / f"{_digest(task)}.json" for task in tasks]
+    tasks, data = [dict(task) for task in tasks], config.content(name)
+    files = [folder / f"{digest(task, measure, data)}.json" for task in tasks]
     missing = [(task, file) for task, file in zip(tasks, files, strict=True) if not file.exists()]
+    print(
+        f"{len(tasks)} measurements, {len(tasks) - len(missing)} of them there already; in {folder.parent}", flush=True
+    )
     threads = max(1, (os.cpu_count() or 1) // config.jobs) if config.jobs > 1 else None
     with parallel_config(backend="loky", n_jobs=config.jobs, inner_max_num_threads=threads):
-        done = Parallel(return_as="generator")(delayed(_keep)(measure, task, file) for task, file in missing)
+        done = Parallel(return_as="generator_unordered")(delayed(_keep)(measure, task, file) for task, file in missing)
         for _ in _progress(done, len(missing), name):
             pass
     return [json.loads(file.read_text()) for file in files]
@@ -214,38 +236,18 @@ def _keep(measure: Callable[[Task], Mapping[str, Any]], task: Task, file: Path) 
     part.replace(file)
 
 
-def _digest(task: Task) -> str:
-    told = json.dumps({**task, "source": _source()}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:24]
-
-
-@cache
-def _source() -> str:
-    """Digest of the code that measures: not of what only tells of it, nor of docstrings and comments.
-
-    Of the studies it has what they share and the trainers of rivals, not what each has for itself.
-    """
-    root = Path(riskvae.__file__).parent
-    files = [file for file in sorted(root.rglob("*.py")) if _measures(file.relative_to(root))]
-    trees = [ast.parse(file.read_bytes()) for file in files]
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = None
-    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()
-
-
-def _measures(path: Path) -> bool:
-    if path.parts[0] == "studies":
-        return path.name.startswith("_") and not path.name.startswith("__") and path.name != "_frame.py"
-    return path.parts[0] != "plotting" and path.name != "_docs.py"
-
-
 def _progress(results: Iterable[Any], total: int, name: str) -> Iterable[Any]:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        return results
+        return _told(results, total)
     return tqdm(results, total=total, desc=name, disable=total == 0)
+
+
+def _told(results: Iterable[Any], total: int) -> Iterable[Any]:
+    for i, result in enumerate(results, 1):
+        print(f"measured {i} of {total}", file=sys.stderr, flush=True)
+        yield result
 
 
 def _processor() -> str:

@@ -12,6 +12,8 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401  # it is imported next
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
+from riskvae.studies._anomaly_tables import read
+
 __all__ = ["MECHANISMS", "MOST", "OF_ADBENCH", "OF_SKLEARN", "PEERS", "some_rows", "with_holes"]
 
 Array = NDArray[np.float64]
@@ -81,8 +83,7 @@ def some_rows(folder: Path, name: str, seed: int) -> tuple[Array, NDArray[np.int
         X = OF_SKLEARN[name]().data
         y = np.zeros(len(X), dtype=int)
     else:
-        with np.load(folder / f"{OF_ADBENCH[name]}.npz") as data:
-            X, y = data["X"].astype(np.float64), data["y"].astype(int)
+        X, y = read(folder / f"{OF_ADBENCH[name]}.npz")
     places = np.random.default_rng(seed).permutation(len(X))[:MOST]
     return X[places], y[places]
 

@@ -10,12 +10,24 @@ import torch
 from numpy.typing import NDArray
 
 from riskvae import RiskAwareVAE
-from riskvae.datasets import fetch_fashion_mnist, fetch_mnist
+from riskvae.datasets import fetch_cifar10, fetch_fashion_mnist, fetch_mnist
 from riskvae.losses import kl_divergence
 from riskvae.studies._frame import Config
 from riskvae.training import Objective, RiskObjective
 
-__all__ = ["EPS", "SETTING", "TITLES", "Images", "fit", "images_of", "load", "of_kind", "rate_and_active", "sizes"]
+__all__ = [
+    "EPS",
+    "SETTING",
+    "TITLES",
+    "Images",
+    "at_equal_rate",
+    "fit",
+    "images_of",
+    "load",
+    "of_kind",
+    "rate_and_active",
+    "sizes",
+]
 
 Array = NDArray[np.floating]
 
@@ -26,7 +38,7 @@ SETTING = {
     "loss": "summed squared error + beta KL",
     "training": "Adam 1e-3, batches of 256; n_train of the 60,000 training images, others held out",
 }
-FETCH = {"mnist": fetch_mnist, "fashion_mnist": fetch_fashion_mnist}
+FETCH = {"mnist": fetch_mnist, "fashion_mnist": fetch_fashion_mnist, "cifar10": fetch_cifar10}
 _ACTIVE = 0.01  # variance of the posterior mean over rows (Burda et al. 2016)
 
 
@@ -55,8 +67,11 @@ def load(task: Mapping[str, Any], data: Path | None) -> Images:
 
 @cache
 def images_of(name: str, subset: str, data: Path | None) -> tuple[Array, NDArray[np.int64]]:
-    """Images as rows, and their classes."""
-    images: tuple[Array, NDArray[np.int64]] = FETCH[name](subset=subset, data_home=data, return_X_y=True)
+    """Images as rows, and their classes; an OSError names a file that is not as published."""
+    try:
+        images: tuple[Array, NDArray[np.int64]] = FETCH[name](subset=subset, data_home=data, return_X_y=True)
+    except ValueError as error:
+        raise OSError(str(error)) from error
     return images
 
 
@@ -88,6 +103,18 @@ def rate_and_active(vae: Any, rows: Array) -> dict[str, float]:
     mean, scale = vae.encode(rows)
     rate = float(kl_divergence(torch.from_numpy(mean), torch.from_numpy(scale)).mean())
     return {"rate": rate, "active": int((mean.var(0) > _ACTIVE).sum())}
+
+
+def at_equal_rate(plain: Iterable[Mapping[str, Any]], rate: float, value: float, what: str) -> float:
+    """Relative change of an error against plain models, interpolated along beta to the same rate; NaN beyond them.
+
+    Linear in logarithms: along beta the frontier is convex, and a chord of it would flatter what lies between.
+    """
+    found = sorted(plain, key=lambda one: float(one["rate"]))
+    rates, values = (np.log([one[name] for one in found]) for name in ("rate", what))
+    if not rates[0] <= np.log(rate) <= rates[-1]:
+        return float("nan")
+    return float(value / np.exp(np.interp(np.log(rate), rates, values)) - 1)
 
 
 def of_kind(records: Iterable[Mapping[str, Any]], images: str, **model: Any) -> list[Mapping[str, Any]]:

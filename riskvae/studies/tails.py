@@ -15,7 +15,7 @@ import numpy as np
 
 from riskvae.metrics import row_losses, tail_curve, tail_mean
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
-from riskvae.studies._published import EPS, SETTING, TITLES, fit, load, of_kind, rate_and_active, sizes
+from riskvae.studies._published import EPS, SETTING, TITLES, at_equal_rate, fit, load, of_kind, rate_and_active, sizes
 
 Records = list[dict[str, Any]]
 
@@ -124,22 +124,14 @@ def run(config: Config) -> StudyResult:
 
 
 def against_plain(records: Records, record: Mapping[str, Any], what: str) -> float:
-    """Relative change of an error against plain models of the same seed, interpolated along beta to the same rate.
-
-    Linear in logarithms: along beta the frontier is convex, and a chord of it would flatter what lies between.
-    """
+    """Relative change of an error against plain models of the same seed at the same rate."""
     plain = [
         found
         for beta in BETAS["plain"]
         for found in of_kind(records, record["images"], **model_of("plain", beta))
         if found["seed"] == record["seed"]
     ]
-    plain.sort(key=lambda found: found["rate"])
-    rates = np.log([found["rate"] for found in plain])
-    rate = np.log(record["rate"])
-    if not rates[0] <= rate <= rates[-1]:
-        return float("nan")
-    return float(record[what] / np.exp(np.interp(rate, rates, np.log([found[what] for found in plain]))) - 1)
+    return at_equal_rate(plain, record["rate"], record[what], what)
 
 
 # -------------------------------------------------------------------------------------------- tables
