@@ -1,10 +1,11 @@
 """Draw ``images/overview.png``, the README's first picture, from the results of three studies.
 
-Run it as ``python docs/overview.py`` after ``python -m riskvae.studies NAME --out docs/results`` for tails, margins and
-lesions.
+Run it as ``python docs/overview.py`` after ``python -m riskvae.studies NAME --out docs/results`` for tails, anomalies
+and levers.
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -12,12 +13,17 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import NullLocator
 
-from riskvae.studies import lesions, margins, tails
+from riskvae.studies import levers, tails
 
 DOCS = Path(__file__).parent
-PATIENT = "patient19"
+OURS, OTHER = "C3", "0.45"
+DETECTORS = {"QuantileVAE": "QuantileVAE", "5-NN": "5 neighbors", "isolation forest": "isolation forest", "PCA": "PCA"}
+LEVERS = {
+    "plain, beta = 1": "plain",
+    "lipschitz_penalty = 10": "lipschitz_penalty\n= 10",
+    "Lipschitz encoder, penalty 10": "the same, and a\nLipschitz encoder",
+}
 
 
 def records(name):
@@ -28,56 +34,91 @@ def records(name):
 def draw_tails(ax):
     """Draw the error of the worst tenth against rate."""
     found = records("tails")
-    for name, label, color in (("plain", "plain", "0.35"), ("averse 0.5", "RiskAwareVAE, eps = 0.5", "C3")):
+    for name, label, color in (("plain", "plain VAE", OTHER), ("averse 0.5", "RiskAwareVAE", OURS)):
         groups = [tails.of_kind(found, "mnist", **tails.model_of(name, beta)) for beta in tails.BETAS[name]]
-        points = [[np.mean([record[key] for record in group]) for key in ("rate", "worst 10 %")] for group in groups]
-        ax.plot(*np.transpose(points), "o-", color=color, label=label)
-    ax.set(title="Draw the worst cases better", xlabel="rate of the code (nats)", ylabel="error of the worst tenth")
-    ax.legend(frameon=False)
+        points = [
+            [np.mean([record[key] for record in group]) for key in ("rate", "worst 10 %", "mean")] for group in groups
+        ]
+        rate, worst, _ = np.transpose(points)
+        ax.plot(rate, 1000 * worst, "o-", color=color, lw=2)
+        ax.annotate(label, (rate[-1], 1000 * worst[-1]), (6, 4), textcoords="offset points", color=color, weight="bold")
+    ax.set(xlabel="rate: information per image (nats)", ylabel="error of the worst tenth (x 1000), better ↓")
+    ax.set_title("Reconstruct the worst rows better", weight="bold")
+    ax.margins(x=0.12)
 
 
-def draw_margins(ax):
-    """Draw bound and estimate of each digit against the attack."""
-    found = margins.of_kind(records("margins"), margins.PLAIN | {"r": "auto"})
-    upper = np.concatenate([margins.array(record, "upper") for record in found])
-    for name, label, color in (("lower", "lower bound", "C0"), ("linearized", "estimate", "C3")):
-        values = np.concatenate([margins.array(record, name) for record in found])
-        ax.plot(upper, values, ".", color=color, alpha=0.7, label=label)
-    ends = np.array([np.nanmin(upper), np.nanmax(upper)])
-    ax.plot(ends, ends, color="0.35", lw=1, ls=":", label="equal to the attack")
-    ax.set(
-        title="Know how far a row can be pushed",
-        xlabel="norm at which an attack breaks the digit",
-        ylabel="bound or estimate of it",
-    )
-    ax.set(xscale="log", yscale="log")
-    for axis, ticks in ((ax.xaxis, (0.1, 0.2, 0.3, 0.5)), (ax.yaxis, (0.01, 0.03, 0.1, 0.3))):
-        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_minor_locator(NullLocator())
-    ax.legend(frameon=False)
+def draw_anomalies(ax):
+    """Draw the mean AUROC over tables, trained on clean rows and on rows with anomalies among them."""
+    found = records("anomalies")
+    ends = {}
+    for name in DETECTORS:
+        ends[name] = [
+            np.mean(
+                [
+                    record["auroc"][name]
+                    for record in found
+                    if record["protocol"] == protocol and name in record["auroc"]
+                ]
+            )
+            for protocol in ("halves", "unsupervised")
+        ]
+    places = {side: _apart([ends[name][side] for name in DETECTORS], 0.0105) for side in (0, 1)}
+    for i, (name, label) in enumerate(DETECTORS.items()):
+        color = OURS if name == "QuantileVAE" else OTHER
+        ax.plot([0, 1], ends[name], "o-", color=color, lw=3 if color == OURS else 1.5)
+        for side, align in ((0, "right"), (1, "left")):
+            told = f"{label} {ends[name][side]:.2f}" if side else f"{ends[name][side]:.2f}"
+            ax.annotate(
+                told, (side, places[side][i]), (-8 if side == 0 else 8, 0), textcoords="offset points", ha=align,
+                va="center", color=color, weight="bold" if color == OURS else None,
+            )  # fmt: skip
+    ax.set(xlim=(-0.25, 1.75), ylabel="mean AUROC of 21 tables, better ↑")
+    ax.set_xticks([0, 1], ["trained on\nclean rows", "anomalies among\nthe training rows"])
+    ax.set_title("Find anomalies, labels or clean rows not needed", weight="bold")
 
 
-def draw_lesions(figure):
-    """Draw a slice of a brain, and the pixels that a model of healthy ones finds unusual."""
-    image = lesions.pictured(records("lesions"), PATIENT)
-    left, right = figure.subplots(1, 2)
-    for ax, title in ((left, "brain MRI"), (right, "green: lesion found\nred: false   blue: missed")):
-        ax.imshow(image["flair"], cmap="gray", vmin=30, vmax=210, origin="lower")
-        ax.set_title(title, fontsize=10)
-        ax.set_axis_off()
-    right.imshow(lesions.outcome(image["found"], image["lesion"]), origin="lower")
-    figure.suptitle("Find what is unusual")
+def _apart(values, least):
+    """Places of labels at some values, moved apart where they would overlap."""
+    places = np.array(values)
+    order = np.argsort(places)
+    for _ in range(100):
+        for low, high in pairwise(order):
+            short = least - (places[high] - places[low])
+            if short > 0:
+                places[low] -= short / 2
+                places[high] += short / 2
+    return places
+
+
+def draw_levers(ax):
+    """Draw what is certified, and what an attack needs, of three models."""
+    found = records("levers")
+    for place, name in enumerate(reversed(LEVERS)):
+        group = levers.of_lever(found, name)
+        low, high = (np.mean([record[key] for record in group]) for key in ("certified", "margin"))
+        color = OTHER if place == len(LEVERS) - 1 else OURS
+        ax.barh(place, high, color=color, alpha=0.35, height=0.55)
+        ax.barh(place, low, color=color, height=0.55)
+        ax.annotate(
+            f"{high:.1f}", (high, place), (5, 0), textcoords="offset points", va="center", color=color, weight="bold"
+        )
+        if place == len(LEVERS) - 1:
+            ax.annotate(
+                "certified", (low / 2, place + 0.3), (0, 4), textcoords="offset points", ha="center", color=color
+            )
+            ax.annotate("attack", (high, place + 0.3), (0, 4), textcoords="offset points", ha="center", color=color)
+    ax.set_yticks(range(len(LEVERS)), list(reversed(LEVERS.values())))
+    ax.set(xlabel="size of the change that breaks a digit, better →", ylim=(-0.5, len(LEVERS) - 0.3))
+    ax.set_title("Withstand three times the change", weight="bold")
 
 
 def main():
     """Draw the three panels."""
-    figure = plt.figure(figsize=(13, 4.2), layout="constrained")
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1, 1.1))
-    for part, draw in ((left, draw_tails), (middle, draw_margins)):
-        ax = part.subplots()
+    figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.0), layout="constrained")
+    for ax, draw in zip(axes, (draw_tails, draw_anomalies, draw_levers), strict=True):
         draw(ax)
         ax.spines[["top", "right"]].set_visible(False)
-    draw_lesions(right)
+    figure.get_layout_engine().set(w_pad=0.12)
     figure.savefig(DOCS / "images" / "overview.png", dpi=110)
 
 

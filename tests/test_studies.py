@@ -168,6 +168,17 @@ def test_a_measurement_hangs_on_data_and_versions(tmp_path, monkeypatch):
     assert digest(first) != before
 
 
+def test_results_are_redrawn_as_they_were_measured(tmp_path):
+    StudyResult("toy", {"a": 1}, [{"square": 9}]).save(Config(out=tmp_path, seeds=5))
+    before = (tmp_path / "toy" / "results.json").read_text()
+    again = Config(out=tmp_path, redraw=True)
+    assert measure_all(again, "toy", [{"i": 2}], record_and_fail_at_three) == [{"square": 9}]
+    StudyResult("toy", {}, [{"square": 9}], {"New": "table"}).save(again)
+    assert "## New\n\ntable" in (tmp_path / "toy" / "tables.md").read_text()
+    assert (tmp_path / "toy" / "results.json").read_text() == before
+    assert main(["tails", "--redraw", "--out", str(tmp_path)]) == 1  # there are none
+
+
 def test_quick_results_do_not_replace_full_ones(tmp_path):
     for quick in (False, True):
         StudyResult("toy", {}, [{"quick": quick}]).save(Config(out=tmp_path, quick=quick))

@@ -17,8 +17,8 @@ def main(arguments: list[str]) -> int:
     name = arguments[0]
     study = STUDIES[name]
     if not {"-h", "--help"} & set(arguments):
-        quick = "a few minutes, small sizes" if "--quick" in arguments else f"{study.time}, in all; may be stopped"
-        print(f"{name}: {study.about}\n{quick}", flush=True)
+        time = "a few minutes" if "--quick" in arguments else f"{study.time} in all; a run that is stopped goes on"
+        print(f"{name}: {study.about}\n{'seconds' if '--redraw' in arguments else time}", flush=True)
     from riskvae.studies._frame import Config
 
     config = Config.from_arguments(arguments[1:], name)

@@ -50,6 +50,8 @@ class Config:
         Number of processes, which share the cores.
     device : str, default="auto"
         Device of the estimators.
+    redraw : bool, default=False
+        Whether to write tables and figures anew from ``results.json``, and to measure nothing.
     """
 
     data: Path | None = None
@@ -59,6 +61,7 @@ class Config:
     quick: bool = False
     jobs: int = 1
     device: str = "auto"
+    redraw: bool = False
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str] | None, name: str) -> Self:
@@ -77,6 +80,9 @@ class Config:
             "--quick",
             action="store_true",
             help="small sizes and one seed, not to be quoted; results have a folder of their own",
+        )
+        parser.add_argument(
+            "--redraw", action="store_true", help="tables and figures anew, from results.json; nothing is measured"
         )
         parser.add_argument("--jobs", type=_count, default=cls.jobs, help="processes (default: %(default)s)")
         parser.add_argument("--device", default=cls.device, help="device of the estimators (default: %(default)s)")
@@ -138,14 +144,8 @@ class StudyResult:
 
         folder = config.results(self.name)
         folder.mkdir(parents=True, exist_ok=True)
-        told = {
-            "study": self.name,
-            "settings": {**self.settings, **{k: v for k, v in asdict(config).items() if k not in ("data", "out")}},
-            "versions": {name: version(name) for name in VERSIONS},
-            "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-            "records": self.records,
-        }
-        (folder / "results.json").write_text(json.dumps(told, indent=1) + "\n")
+        if not config.redraw:
+            self._write(config, folder / "results.json")
         parts = [self._origin(config)]
         parts += [f"## {title}\n\n{table}" for title, table in self.tables.items()]
         parts += [f"![{name}]({name}.png)" for name in self.figures]
@@ -154,6 +154,17 @@ class StudyResult:
             figure.savefig(folder / f"{name}.png", dpi=130)
             close(figure)  # pyplot keeps what is not closed
         return folder
+
+    def _write(self, config: Config, file: Path) -> None:
+        settings = {k: v for k, v in asdict(config).items() if k not in ("data", "out", "redraw")}
+        told = {
+            "study": self.name,
+            "settings": {**self.settings, **settings},
+            "versions": {name: version(name) for name in VERSIONS},
+            "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+            "records": self.records,
+        }
+        file.write_text(json.dumps(told, indent=1) + "\n")
 
     def _origin(self, config: Config) -> str:
         """The command, and on how many seeds."""
@@ -177,6 +188,9 @@ def measure_all(
     its task, the code that measures, the data, or the version of a library is another one; tables and figures may
     change.
     """
+    if config.redraw:
+        known: list[dict[str, Any]] = json.loads((config.results(name) / "results.json").read_text())["records"]
+        return known
     folder = config.results(name) / "cache"
     folder.mkdir(parents=True, exist_ok=True)
     tasks, data = [dict(task) for task in tasks], config.content(name)
