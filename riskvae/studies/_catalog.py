@@ -68,6 +68,12 @@ STUDIES = {
         ("mnist",),
         _MNIST,
     ),
+    "levers": Study(
+        "Robustness: what a Lipschitz penalty, Lipschitz networks and refined posteriors buy, and cost.",
+        "an hour on two cores",
+        ("mnist",),
+        _MNIST,
+    ),
     "lesions": Study(
         "Finding lesions in brain MRI: QuantileVAE, other autoencoders, and thresholding; three patients.",
         "25 minutes on one core",
