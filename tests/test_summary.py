@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 from riskvae import BetaVAE, QuantileVAE, load
+from riskvae.likelihoods import Gaussian
 from riskvae.nets import lipschitz_encoder
 from riskvae.plotting import LearningCurveDisplay
 from riskvae.training._vitals import _is_due
@@ -32,6 +33,16 @@ def test_noise_and_active_coordinates_are_those_of_the_model_after_the_epoch():
     assert list(active) == [*range(1, 17), 18, 20, 22, 24]
     assert noise[24] == pytest.approx(vae.noise_scale_, rel=1e-6)
     assert active[24] == int((vae.transform(X).var(0) > 0.01).sum())
+
+
+def test_noise_of_each_feature_is_told_by_its_geometric_mean():
+    vae = BetaVAE(**KW, likelihood=Gaussian(per_feature=True), max_epochs=2).fit(X[:, 20:30])
+    mean = np.exp(np.log(vae.noise_scale_).mean())
+    assert vae.history_[-1]["noise_scale"] == pytest.approx(mean, rel=1e-6)
+    assert vae.summary().rows["noise"] == f"learned scale {mean:.3g}, the geometric mean over features"
+    fixed = BetaVAE(**KW, noise_scale=0.25, max_epochs=1).fit(X)
+    assert "noise_scale" not in fixed.history_[0]
+    assert fixed.summary().rows["noise"] == "fixed scale 0.25"
 
 
 def test_eight_epochs_of_each_doubling_are_looked_at():

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from riskvae.likelihoods._scaled import ScaledLikelihood
+from riskvae.training._vitals import noise_of
 
 __all__ = ["Summary", "SummaryMixin"]
 
@@ -82,10 +83,10 @@ class SummaryMixin:
             epoch, active = counted[-1]["epoch"], counted[-1]["active"]
             yield "active", f"{active} of {module.n_components} latent coordinates, counted after epoch {epoch}"
         if isinstance(module.likelihood, ScaledLikelihood):
-            scale, learned = last.get("noise_scale"), module.likelihood.learned or module.likelihood.by_gradient
-            scale = float(module.likelihood.log_noise.mean().exp()) if scale is None else scale
+            scale = noise_of(module.likelihood)
             each = ", the geometric mean over features" if module.likelihood.by_gradient else ""
-            yield "noise", f"{'learned' if learned else 'fixed'} scale {scale:.3g}{each}"
+            known = f"fixed scale {self.noise_scale_:.3g}" if scale is None else f"learned scale {scale:.3g}{each}"
+            yield "noise", known
 
     def _told_of_training(self: Any) -> str:
         kept, n = self.best_iter_, len(self.history_)

@@ -52,6 +52,7 @@ class Vitals(Callback):
         return rows.sample(N_ROWS, derive_seed(seed, "vitals")) if isinstance(rows, Rows) else rows.head()[:N_ROWS]
 
 
+@torch.no_grad()
 def noise_of(likelihood: Any) -> float | None:
     """A learned scale, of one for each feature their geometric mean; None where there is none."""
     if isinstance(likelihood, ScaledLikelihood) and (likelihood.learned or likelihood.by_gradient):
