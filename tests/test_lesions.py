@@ -69,7 +69,7 @@ def test_slices_of_brains(brains):
 def test_lesions(brains, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(lesions, "TRAININGS", {lesions.PICTURED: "", "lesion-free slices": ""})
     assert main(["lesions", "--data", str(brains), "--out", str(tmp_path), "--quick", "--epochs", "10"]) == 0
-    records = json.loads((tmp_path / "lesions" / "results.json").read_text())["records"]
+    records = json.loads((tmp_path / "lesions-quick" / "results.json").read_text())["records"]
     assert len(records) == 3 + 3 * 3 * 2
     assert set().union(*(record["methods"] for record in records)) == set(lesions.METHODS)
     for record in records:

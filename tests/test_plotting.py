@@ -275,9 +275,11 @@ def test_models_are_compared_at_one_radius(five):
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     one, two = (f"{name},\n1 broken by noise alone" for name in ("one", "bold"))
     assert labels == [one, two, "certified left of it", "estimate", "broken right of it"]
-    with pytest.raises(ValueError, match=r"of one r to be compared; r is 1.5 for 'a' and 2.0 for 'b'.*'auto' differs"):
+    with pytest.raises(
+        ValueError, match=r"the same r to be compared; r is 1.5 for 'a' and 2.0 for 'b'.*'auto' differs"
+    ):
         RobustnessCurveDisplay.from_margin({"a": five, "b": dataclasses.replace(five, r=2.0)})
-    with pytest.raises(ValueError, match=r"of one perturb to be compared; perturb is mean for 'a' and both for 'b'"):
+    with pytest.raises(ValueError, match=r"the same perturb to be compared; perturb is mean for 'a' and both for 'b'"):
         RobustnessCurveDisplay.from_margin({"a": five, "b": dataclasses.replace(five, perturb="both")})
     with pytest.raises(TypeError, match="margin must be what robustness_margin returns, or several in a dict by name"):
         RobustnessCurveDisplay.from_margin([five])

@@ -282,7 +282,7 @@ def test_imputation(tables, tmp_path, monkeypatch, capsys):
     for module in (imputation, _imputation_tables):
         monkeypatch.setattr(module, "OF_ADBENCH", {"vertebral": "1_toy"})
     assert main(["imputation", "--quick", "--data", str(tables), "--out", str(tmp_path)]) == 0
-    records = json.loads((tmp_path / "imputation" / "results.json").read_text())["records"]
+    records = json.loads((tmp_path / "imputation-quick" / "results.json").read_text())["records"]
     assert len(records) == 2 * 2 * len(imputation.WHAT) + len(imputation.DETECTORS)
     for record in records:
         if record["what"] == "detection":

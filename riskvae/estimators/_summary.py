@@ -28,6 +28,9 @@ class Summary:
       rate  5.9 nats per row
     """
 
+    title: str
+    rows: dict[str, str]
+
     def __init__(self, title: str, rows: Mapping[str, str]) -> None:
         self.title = title
         self.rows = dict(rows)

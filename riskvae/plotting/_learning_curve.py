@@ -53,6 +53,8 @@ class LearningCurveDisplay:
     ['loss', 'rate', 'noise', 'active']
     """
 
+    history: list[Mapping[str, Any]]
+    best_iter: int
     axes_: dict[str, Any]
     figure_: Any
     lines_: dict[str, Any]
