@@ -35,6 +35,7 @@ from riskvae.studies import (
     tails,
 )
 from riskvae.studies.__main__ import main
+from riskvae.studies._drawing import apart
 from riskvae.studies._frame import StudyResult, markdown, measure_all, plus_minus
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
 from riskvae.studies._published_quantiles import UnitPinballVAE
@@ -89,6 +90,13 @@ def test_spreads_are_told_where_there_are_some():
     assert plus_minus([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
     assert plus_minus([2.0]) == "2.000"
     assert plus_minus([1.0, np.inf]) == "inf"
+
+
+def test_names_move_apart_no_more_than_they_must():
+    np.testing.assert_allclose(apart([0.0, 9.0, 20.0], gap=5.0), [0.0, 9.0, 20.0])
+    moved = apart([3.0, 1.0, 2.0, 20.0], gap=2.0)
+    np.testing.assert_allclose(moved, [4.0, 0.0, 2.0, 20.0])  # in their order, around where they were
+    assert len(apart([], gap=1.0)) == 0
 
 
 def test_counts_are_checked(capsys):

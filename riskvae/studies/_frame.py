@@ -17,6 +17,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from riskvae.studies._cache import VERSIONS, content, digest
 from riskvae.studies._catalog import STUDIES
+from riskvae.studies._drawing import headline
 
 __all__ = ["Config", "StudyResult", "column", "markdown", "measure_all", "plus_minus", "spread"]
 
@@ -151,6 +152,8 @@ class StudyResult:
         parts += [f"![{name}]({name}.png)" for name in self.figures]
         (folder / "tables.md").write_text(f"# Tables of {self.name}\n\n" + "\n\n".join(parts) + "\n")
         for name, figure in self.figures.items():
+            if config.quick:
+                headline(figure, "One seed at small sizes: not to be quoted")
             figure.savefig(folder / f"{name}.png", dpi=130)
             close(figure)  # pyplot keeps what is not closed
         return folder
