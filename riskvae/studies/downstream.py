@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from riskvae.metrics import kernel_mmd, mixture_log_likelihood, nearest_neighbor_two_sample, row_losses
+from riskvae.studies._drawing import OTHERS, OURS, PLAIN, SEEKING, SMALL, entitle, headline, name_rows, panels
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import EPS, SETTING, fit, load, rate_and_active, sizes
 
@@ -131,29 +132,56 @@ def _table(records: Records) -> str:
     return markdown(("model", *(title for title, _ in COLUMNS.values())), rows)
 
 
-def _figure(records: Records) -> Any:
-    """Each task's measure as a line of dots per family, against eps; the plain model as a line across."""
-    import matplotlib.pyplot as plt
+# Groups of rows of the figure, and the color of each.
+GROUPS = {
+    ("averse", "batch"): ("averse over the batch", OURS),
+    ("averse", "draws"): ("averse over draws", OURS),
+    ("seeking", "batch"): ("seeking over the batch", SEEKING),
+    ("seeking", "draws"): ("seeking over draws", SEEKING),
+}
 
-    shown = ("error", "active", "rand", "mmd")
-    colors = {
-        ("averse", "batch"): "C3",
-        ("averse", "draws"): "C1",
-        ("seeking", "batch"): "C0",
-        ("seeking", "draws"): "C9",
+
+def _figure(records: Records) -> Any:
+    """Each task's measure of each model as a dot, models as rows; the plain model as a line down."""
+    shown = {
+        "error": ("Classifying   ← better", "error of logistic regression"),
+        "rand": ("Clustering   better →", "adjusted Rand index"),
+        "mmd": ("Generating   ← better", "squared MMD x 1000"),
     }
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.3 * len(shown) + 1.6, 3.6), layout="constrained")
-    for ax, what in zip(axes, shown, strict=True):
-        for (risk, over), color in colors.items():
-            eps = [value for value in EPS if f"{risk}, {over}, eps = {value}" in MODELS]
-            values = [column(_of(records, f"{risk}, {over}, eps = {value}"), what) for value in eps]
-            ax.plot(eps, np.mean(values, axis=1), "o-", color=color, ms=4, label=f"{risk}, over {over}")
-            for value, found in zip(eps, values, strict=True):
-                ax.plot([value] * len(found), found, ".", color=color, ms=3, alpha=0.5)
-        ax.axhline(np.mean(column(_of(records, "plain"), what)), color="0.35", lw=1, ls="--", label="plain")
-        ax.set(title=COLUMNS[what][0], xlabel="eps", xscale="log", ylim=(0, None))
-        ax.set_xticks(EPS, [f"{value:g}" for value in EPS])
-        ax.minorticks_off()
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside right center")
+    figure, axes = panels(1, len(shown), 5.4, sharey=True)
+    told = "Averse training over the batch keeps codes useful, over latent draws it\nruins them; "
+    headline(figure, f"{told}with seeking training it is the other way round")
+    rows = _rows()
+    for ax, (what, (title, measured)) in zip(axes[0], shown.items(), strict=True):
+        for name, (place, _, color) in rows.items():
+            found = column(_of(records, name), what)
+            ax.plot(found, [place] * len(found), ".", color=color, ms=3, alpha=0.6)
+            ax.plot(np.mean(found), place, "o", color=color, ms=6, mfc="white" if "draws" in name else color)
+        ax.axvline(np.mean(column(_of(records, "plain"), what)), color=PLAIN, lw=1, zorder=0)
+        ax.set(xlim=(0, 1.05 * ax.get_xlim()[1]), xlabel=measured)
+        ax.tick_params(axis="y", length=0)
+        entitle(ax, title)
+    _published_dots(axes[0, 0], rows)
+    places, names, colors = zip(*rows.values(), strict=True)
+    name_rows(axes[0, 0], names, colors, places)
     return figure
+
+
+def _rows() -> dict[str, tuple[float, str, str]]:
+    """Height, name and color of each model's row; a gap between groups."""
+    rows = {"plain": (0.0, "plain", PLAIN)}
+    place = 0.6
+    for (risk, over), (title, color) in GROUPS.items():
+        for i, eps in enumerate(sorted((eps for eps in EPS if f"{risk}, {over}, eps = {eps}" in MODELS), reverse=True)):
+            place += 1.0
+            rows[f"{risk}, {over}, eps = {eps}"] = (place, f"{title}, eps = {eps:g}" if i == 0 else f"{eps:g}", color)
+        place += 0.6
+    return rows
+
+
+def _published_dots(ax: Any, rows: Mapping[str, tuple[float, str, str]]) -> None:
+    """Diamonds where the paper's table has values."""
+    for name, values in PUBLISHED.items():
+        ax.plot(values, [rows[name][0]] * len(values), "D", color=OTHERS, ms=4.5, mfc="none", mew=1)
+    value, place = PUBLISHED["averse, draws, eps = 0.2"][0], rows["averse, draws, eps = 0.2"][0]
+    ax.annotate("◇ published", (value, place), (0, 9), textcoords="offset points", color=OTHERS, fontsize=SMALL)

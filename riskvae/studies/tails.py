@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from riskvae.metrics import row_losses, tail_curve, tail_mean
+from riskvae.studies._drawing import OURS, PLAIN, SEEKING, SMALL, cut, entitle, headline, name_lines, panels, shade
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import EPS, SETTING, TITLES, at_equal_rate, fit, load, of_kind, rate_and_active, sizes
 
@@ -194,60 +195,123 @@ def _candidates_table(records: Records) -> str:
 
 # ------------------------------------------------------------------------------------------- figures
 
-COLORS = {"plain": "0.35", "averse 0.5": "C3", "averse 0.2": "C1", "seeking 0.5": "C0"}
+COLORS = {
+    "plain": PLAIN,
+    "averse 0.5": shade(OURS, 0.5),
+    "averse 0.2": shade(OURS, 0.2),
+    "seeking 0.5": SEEKING,
+}
 
 
 def _rate_figure(records: Records) -> Any:
     """Errors against rate, each model along beta: what of the gain is left at equal rate."""
-    import matplotlib.pyplot as plt
-
     columns = {"worst 10 %": "worst tenth", "mean": "all images", "best 50 %": "best half"}
-    # Seeking models give up the others: their errors would squeeze all lines into one.
-    seeking = {"best 50 %": "seeking 0.5"}
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), layout="constrained", sharex="row")
+    figure, axes = panels(2, 3, 5.9, sharex="row")
+    headline(figure, "At equal rate, averse training draws the worst images better,\nand the average image worse")
     for row, (images, title) in zip(axes, TITLES.items(), strict=True):
         for ax, (what, told) in zip(row, columns.items(), strict=True):
-            for name, betas in BETAS.items():
-                if name.startswith("seeking") and seeking.get(what) != name:
-                    continue
-                groups = [of_kind(records, images, **model_of(name, beta)) for beta in betas]
-                points = np.array([[np.mean(column(group, key)) for key in ("rate", what)] for group in groups])
-                ax.plot(*points.T, "o-", color=COLORS[name], ms=4, label=name)
-                one = points[betas.index(1.0)]
-                ax.plot(*one, "o", color=COLORS[name], ms=9, mfc="none")
-            ax.set_title(f"{title}: {told}")
-            ax.spines[["top", "right"]].set_visible(False)
-        row[0].set_ylabel("squared error per pixel")
+            for name in BETAS:
+                # Seeking models give up the others: their errors would squeeze all lines into one.
+                if not name.startswith("seeking") or what == "best 50 %":
+                    _along_beta(ax, records, images, name, what)
+            if what != "best 50 %":
+                _change_at_equal_rate(ax, records, images, what)
+            entitle(ax, f"{title}: {told}")
+        _name_along(row[2])
+        for ax in row:
+            cut(ax)
+        row[0].set_ylabel("squared error per pixel\nbetter ↓")
     for ax in axes[1]:
-        ax.set_xlabel("rate: mean KL term in nats")
-    axes[0, 2].legend(frameon=False, title="along beta (ring: beta = 1)")
+        ax.set_xlabel("rate: mean KL term (nats)")
+    plain = of_kind(records, "mnist", **model_of("plain"))
+    ring = [np.mean(column(plain, key)) for key in ("rate", "worst 10 %")]
+    axes[0, 0].annotate("ring: beta = 1", ring, (7, 6), textcoords="offset points", fontsize=SMALL)
     return figure
+
+
+def _along_beta(ax: Any, records: Records, images: str, name: str, what: str) -> None:
+    """A line of means, a ring at beta = 1, and a small dot for each seed."""
+    groups = {beta: of_kind(records, images, **model_of(name, beta)) for beta in BETAS[name]}
+    points = {beta: [np.mean(column(group, key)) for key in ("rate", what)] for beta, group in groups.items()}
+    seeds = [(record["rate"], record[what]) for group in groups.values() for record in group]
+    ax.plot(*np.transpose(list(points.values())), "o-", color=COLORS[name], ms=3.5, lw=1.5, label=name)
+    ax.plot(*np.transpose(seeds), ".", color=COLORS[name], ms=3, alpha=0.5)
+    ax.plot(*points[1.0], "o", color=COLORS[name], ms=9, mfc="none")
+
+
+def _change_at_equal_rate(ax: Any, records: Records, images: str, what: str) -> None:
+    """An arrow from the plain models to the averse one of beta = 1."""
+    found = of_kind(records, images, **model_of("averse 0.5"))
+    rate, error = (np.mean(column(found, key)) for key in ("rate", what))
+    change = np.mean([against_plain(records, record, what) for record in found])
+    if np.isfinite(change):
+        ax.annotate("", (rate, error), (rate, error / (1 + change)), arrowprops={"arrowstyle": "->", "lw": 1.2})
+        aside, ha = ((-6, -14), "right") if change < 0 else ((8, 6), "left")
+        told = f"{100 * change:+.0f} %".replace("-", "\N{MINUS SIGN}")
+        ax.annotate(told, (rate, error), aside, textcoords="offset points", ha=ha, weight="bold")
+
+
+def _name_along(ax: Any) -> None:
+    """Names at the right ends of lines, that of the lowest below it."""
+    ax.set_ylim(ax.get_ylim()[0] - 0.12 * np.ptp(ax.get_ylim()))
+    for line in ax.lines:
+        if (name := line.get_label()) in BETAS:
+            end, low = np.transpose(line.get_data()), name.startswith("seeking")
+            aside, place = ((-4, -16), 0) if low else ((7, 0), int(np.argmax(line.get_xdata())))
+            told = name.replace(" 0.", ", eps = .")
+            ax.annotate(told, end[place], aside, textcoords="offset points", color=COLORS[name], fontsize=SMALL)
 
 
 def _curves_figure(records: Records) -> Any:
     """Error of the worst and of the best share, against the plain model's."""
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullLocator
-
-    figure, axes = plt.subplots(2, 2, figsize=(9.5, 6.6), layout="constrained", sharex="col")
-    shares = 100 * np.array(SHARES)
+    figure, axes = panels(2, 2, 6.6, sharex="col")
+    headline(figure, "Each training improves the images it is for, and the others pay")
     for row, (images, title) in zip(axes, TITLES.items(), strict=True):
         for ax, (risk, tail) in zip(row, (("averse", "worst"), ("seeking", "best")), strict=True):
-            plain = {record["seed"]: record[tail] for record in of_kind(records, images, **model_of("plain"))}
-            for eps, color in zip(EPS, ("#fdae6b", "#f16913", "#d94801", "#7f2704"), strict=True):
-                found = of_kind(records, images, **model_of(f"{risk} {eps}"))
-                ratios = np.array([np.divide(record[tail], plain[record["seed"]]) for record in found])
-                ax.plot(shares, ratios.mean(0), color=color, label=f"eps = {eps}")
-                ax.fill_between(shares, ratios.min(0), ratios.max(0), color=color, alpha=0.25, lw=0)
-            ax.axhline(1.0, color="0.35", lw=1, ls=":")
-            ax.set(title=f"{title}: {risk} training, {tail} share", xscale="log", yscale="log")
-            ticks = (0.8, 0.9, 1.0, 1.2, 1.4, 1.7) if risk == "averse" else (0.4, 0.6, 1.0, 2.0, 4.0)
-            ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-            ax.yaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter("{x:g} %")
-            ax.spines[["top", "right"]].set_visible(False)
-        row[0].set_ylabel("error / plain model's error")
+            ends = [_curve(ax, records, images, f"{risk} {eps}", tail) for eps in EPS]
+            entitle(ax, f"{title}: {risk} training, {tail} images")
+            _ratio_axes(ax, risk)
+            if images == "mnist":
+                _published_ratios(ax, risk)
+            names, colors = ["plain", *(f"eps = {eps:g}" for eps in EPS)], [PLAIN, *(_color(risk, eps) for eps in EPS)]
+            name_lines(ax, names, [(1.0, 1.0), *ends], colors)
+        row[0].set_ylabel("error / plain model's error\nbetter ↓")
     axes[1, 0].set_xlabel("worst share of held-out images")
     axes[1, 1].set_xlabel("best share of held-out images")
-    axes[0, 0].legend(frameon=False)
     return figure
+
+
+def _color(risk: str, eps: float) -> Any:
+    return shade(OURS if risk == "averse" else SEEKING, eps)
+
+
+def _curve(ax: Any, records: Records, images: str, name: str, tail: str) -> tuple[float, float]:
+    """Mean and range of seeds; the right end of the curve."""
+    plain = {record["seed"]: record[tail] for record in of_kind(records, images, **model_of("plain"))}
+    found = of_kind(records, images, **model_of(name))
+    ratios = np.array([np.divide(record[tail], plain[record["seed"]]) for record in found])
+    color = _color(name.split()[0], float(name.split()[1]))
+    ax.plot(SHARES, ratios.mean(0), color=color)
+    ax.fill_between(SHARES, ratios.min(0), ratios.max(0), color=color, alpha=0.2, lw=0)
+    return SHARES[-1], float(ratios[:, -1].mean())
+
+
+def _ratio_axes(ax: Any, risk: str) -> None:
+    """Logarithmic, the same for both sets of images, and the plain model as a line."""
+    from matplotlib.ticker import NullLocator
+
+    ax.axhline(1.0, color=PLAIN, lw=1.5)
+    ticks = (0.8, 0.9, 1.0, 1.2, 1.4, 1.7) if risk == "averse" else (0.4, 0.6, 1.0, 2.0, 4.0, 8.0)
+    ax.set(xscale="log", yscale="log", ylim=(ticks[0], ticks[-1]))
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set_xticks([0.01, 0.1, 1.0], ["1 %", "10 %", "all"])
+
+
+def _published_ratios(ax: Any, risk: str) -> None:
+    """Diamonds where the paper has values."""
+    table = PUBLISHED if risk == "averse" else {name: (error,) for name, error in PUBLISHED_BEST_TENTH.items()}
+    for eps in EPS:
+        ratios = np.divide(table[f"{risk} {eps}"], table["plain"])
+        ax.plot(list(WORST.values())[: len(ratios)], ratios, "D", ms=5, color=_color(risk, eps), mec="k", mew=0.8)
+    ax.annotate("◆ published", (0.03, 0.93), xycoords="axes fraction", color="k", fontsize=SMALL)
