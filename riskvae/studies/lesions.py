@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -28,6 +29,7 @@ from riskvae.metrics import coverage
 from riskvae.nets import conv_decoder, conv_encoder
 from riskvae.studies import _brain_pixels as pixels
 from riskvae.studies._brain_pixels import TRAININGS, Array, Patient, best_threshold, dice, discoveries, prepare
+from riskvae.studies._drawing import OTHERS, OURS, SMALL, entitle, headline, name_rows, panels
 from riskvae.studies._frame import Config, StudyResult, markdown, measure_all, spread
 from riskvae.studies._gaussian_rivals import NormalVAE
 
@@ -246,25 +248,44 @@ def _healthy(records: list[dict[str, Any]], names: list[str]) -> str:
     return markdown(("test patient", "lesion pixels", "trained on", "slices", *columns), rows)
 
 
-def _points(records: list[dict[str, Any]], names: list[str]) -> Any:
-    """Average precision of each score: patients as points, their mean as a bar."""
-    import matplotlib.pyplot as plt
+# Rows of the figure, and what they are called there.
+DRAWN = {
+    "FLAIR": "brightness alone",
+    "QuantileVAE, z": "QuantileVAE alone",
+    "Gaussian VAE, z": "variances alone",
+    "BetaVAE, error": "BetaVAE's error alone",
+    "FLAIR and QuantileVAE, z": "brightness and QuantileVAE",
+    "FLAIR and Gaussian VAE, z": "brightness and variances",
+    "FLAIR and BetaVAE, error": "brightness and BetaVAE",
+}
 
-    figure, axes = plt.subplots(1, len(TRAININGS), figsize=(10.5, 4.2), layout="constrained", sharey=True, sharex=True)
-    for ax, training in zip(axes, TRAININGS, strict=True):
-        for line, method in enumerate(METHODS):
-            color = next((f"C{i}" for i, key in ((3, "Quantile"), (2, "Gauss"), (0, "Beta")) if key in method), "0.25")
-            for name, marker in zip(names, "os^Dv<>p", strict=False):
-                value = np.mean(_values(records, method, "AP", training, test=name))
-                ax.plot(value, line, marker, color=color, ms=5, alpha=0.5, label=name if line == 0 else None)
+
+def _points(records: list[dict[str, Any]], names: list[str]) -> Any:
+    """Average precision of some scores: patients as dots, their mean as a bar."""
+    figure, axes = panels(1, len(TRAININGS), 4.2, sharey=True, sharex=True)
+    told = "Alone, no autoencoder finds lesions as well as brightness does; added to\nbrightness, QuantileVAE helps in "
+    headline(figure, f"{told}two of three ways to train (3 patients)")
+    for ax, training in zip(axes[0], TRAININGS, strict=True):
+        for line, method in enumerate(DRAWN):
+            color = OURS if "Quantile" in method else OTHERS
+            values = [np.mean(_values(records, method, "AP", training, test=name)) for name in names]
             mean = np.mean(_values(records, method, "AP", training))
-            ax.plot([mean, mean], [line - 0.35, line + 0.35], color=color, lw=3)
-        ax.axvline(np.mean(_values(records, "FLAIR", "AP", training)), color="0.25", lw=0.8, ls=":")
-        ax.set(title=training, xlabel="average precision", xlim=(0, None))
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(METHODS)), METHODS)
-    axes[0].invert_yaxis()
-    axes[0].legend(frameon=False, fontsize=8, title="bar: mean")
+            ax.plot([min(values), max(values)], [line, line], color=color, lw=0.8, alpha=0.5)
+            ax.plot(values, [line] * len(values), "o", color=color, ms=4)
+            ax.plot(mean, line, "|", color=color, ms=15, mew=3)
+            ax.annotate(
+                f"{mean:.3f}".removeprefix("0"), (0.99, line), color=color, fontsize=SMALL, ha="right", va="center"
+            )
+            for name, value in zip(names, values, strict=True) if method == "FLAIR" else ():
+                note = (name.removeprefix("patient"), (value, line - 0.33))
+                ax.annotate(*note, fontsize=SMALL, ha="center", va="center", color=color)
+        ax.axvline(np.mean(_values(records, "FLAIR", "AP", training)), color=OTHERS, lw=0.8, ls=":")
+        ax.annotate("mean", (0.99, -0.75), fontsize=SMALL, ha="right", va="center")
+        entitle(ax, f"trained on\n{training}")
+        ax.set(xlabel="average precision   better →", xlim=(0, 1))
+        ax.tick_params(axis="y", length=0)
+    name_rows(axes[0, 0], list(DRAWN.values()), [OURS if "Quantile" in method else OTHERS for method in DRAWN])
+    axes[0, 0].set_ylim(len(DRAWN) - 0.5, -1.0)
     return figure
 
 
@@ -283,26 +304,42 @@ def outcome(found: NDArray[np.int64], lesion: NDArray[np.int64]) -> NDArray[np.f
 
 
 def _maps(records: list[dict[str, Any]], names: list[str]) -> Any:
-    """A slice of each patient: lesions, z-scores, and what is found."""
-    import matplotlib.pyplot as plt
-
-    titles = ("FLAIR, lesions outlined", "z-scores of QuantileVAE", "z, BH at .05", "z and FLAIR, others' threshold")
-    figure, axes = plt.subplots(
-        len(names), 4, figsize=(8.6, 2.65 * len(names) + 0.9), layout="constrained", squeeze=False
-    )
-    for row, name in zip(axes, names, strict=True):
-        image = pictured(records, name)
-        for ax in row:
-            ax.imshow(image["flair"], cmap="gray", vmin=30, vmax=210, origin="lower")
-            ax.set_axis_off()
-        row[0].contour(image["lesion"], [0.5], colors="C1", linewidths=0.9)
-        z = np.ma.masked_where(image["brain"] == 0, (image["z"] - 128) / 12)
-        drawn = row[1].imshow(z, cmap="RdBu_r", vmin=-6, vmax=6, origin="lower")
-        for ax, key in zip(row[2:], ("found", "found by both"), strict=True):
-            ax.imshow(outcome(image[key], image["lesion"]), origin="lower")
-        row[0].text(0, 0.5, name, rotation=90, va="center", ha="right", transform=row[0].transAxes)
+    """A slice of each patient: lesions, z-scores, and what is found; below, what the colors are."""
+    figure, axes = panels(len(names) + 1, 4, 2.4 * len(names) + 1.2, height_ratios=(*[1.0] * len(names), 0.05))
+    told = "QuantileVAE finds lesions, and false ones at the rim of the brain;\njudged with brightness, fewer are false"
+    headline(figure, f"{told} in two of three patients")
+    for row, name in zip(axes, names, strict=False):
+        share = next(record["lesion share"] for record in records if record["test"] == name)
+        drawn = _slices(row, pictured(records, name))
+        row[0].set_ylabel(f"{name}\n{100 * share:.2g} % lesions", fontsize=SMALL)
+    titles = ["Scan, lesions outlined\nby experts", "How unusual: z-scores\nof QuantileVAE"]
+    titles += ["Found by z-scores\nalone", "Found by z-scores\nand brightness"]
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=10)
-    figure.colorbar(drawn, ax=axes[-1, 1], location="bottom", shrink=0.8, pad=0.02)
-    figure.supxlabel("green: lesion found      red: false      blue: lesion missed", fontsize=10)
+    for ax in axes[-1, [0, 2, 3]]:
+        ax.set_axis_off()
+    figure.colorbar(drawn, cax=axes[-1, 1], orientation="horizontal", ticks=(-6, 0, 6))
+    axes[-1, 1].set_xlabel("z-score", fontsize=SMALL)
+    for told, color, x in zip(("lesion found", "false", "lesion missed"), COLORS.values(), (0, 0.75, 1.2), strict=True):
+        key = axes[-1, 2].annotate(f"■ {told}", (x, -0.5), xycoords="axes fraction", color=color, va="center")
+        key.set_in_layout(False)  # the last column is empty down there
     return figure
+
+
+def _slices(row: Any, image: Mapping[str, NDArray[np.int64]]) -> Any:
+    """One patient's pictures, cut to the brain and white around it; the picture of z-scores, for its scale."""
+    brain = binary_fill_holes(image["brain"] == 1)
+    high, wide = np.flatnonzero(brain.any(1)), np.flatnonzero(brain.any(0))
+    for ax in row:
+        ax.imshow(np.ma.masked_where(~brain, image["flair"]), cmap="gray", vmin=30, vmax=210, interpolation="nearest")
+        ax.set(xticks=[], yticks=[], xlim=(wide[0] - 2, wide[-1] + 2), ylim=(high[0] - 2, high[-1] + 2))
+        ax.spines[:].set_visible(False)
+    row[0].contour(image["lesion"], [0.5], colors="C1", linewidths=0.9)
+    for ax, key in zip(row[2:], ("found", "found by both"), strict=True):
+        ax.imshow(outcome(image[key], image["lesion"]), interpolation="nearest")
+        found, lesion = image[key] == 1, image["lesion"] == 1
+        told = f"{(found & lesion).sum()} of {lesion.sum()} found, {(found & ~lesion).sum()} false"
+        ax.set_xlabel(told, fontsize=SMALL)
+    z = np.ma.masked_where(~brain, (image["z"] - 128) / 12)
+    row[1].contour(brain, [0.5], colors="0.6", linewidths=0.6)
+    return row[1].imshow(z, cmap="RdBu_r", vmin=-6, vmax=6, interpolation="nearest")

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from riskvae import BetaTCVAE, BetaVAE, robustness_margin
 from riskvae.robustness import encoder_sensitivity, max_damage_attack
+from riskvae.studies import _drawing as drawing
+from riskvae.studies._drawing import OTHERS, OURS, entitle, headline, name_lines, panels
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import images_of
 
@@ -178,61 +180,75 @@ def _damage_table(records: Records) -> str:
 
 # ------------------------------------------------------------------------------------------- figures
 
+# What is drawn, how, and what it is called: an attack's margin before all.
+LINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "scale": ("encoder's scale", {"color": "0.55", "lw": 1, "ls": "--"}),
+    "Jacobian": ("norm of its Jacobian", {"color": "0.55", "lw": 1, "ls": ":"}),
+    "theorem1": ("bound (theorem 1)", {"color": OTHERS, "lw": 1.8}),
+    "upper": ("margin that an attack finds", {"color": OURS, "lw": 3}),
+}
+
 
 def _sweep_figure(records: Records) -> Any:
-    """The four panels against beta, and tau beside them."""
-    import matplotlib.pyplot as plt
-
-    panels = {"upper": "margin (attack)", "theorem1": "bound (theorem 1)", "scale": "encoder's scale"}
-    panels |= {"Jacobian": "norm of its Jacobian"}
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6.2), layout="constrained")
-    lines = {
-        name: [PLAIN | {"class": name if beta > 1 else "BetaVAE", "beta": beta} for beta in BETAS] for name in CLASSES
+    """Margin, bound, scale and Jacobian against beta, total correlation and tau: times what the plain model has."""
+    sweeps: dict[str, tuple[Sequence[float], list[dict[str, Any]]]] = {
+        "beta, of the KL term": (BETAS, [PLAIN | {"beta": beta} for beta in BETAS]),
+        "beta, of total correlation": (BETAS, [beta_sweep()[f"BetaTCVAE, {beta:g}"] for beta in BETAS]),
+        "tau, added to the scale": (TAUS, list(tau_sweep().values())),
     }
-    for (top, bottom), (what, title) in zip(axes.T, panels.items(), strict=True):
-        for name, color in (("BetaVAE", "C3"), ("BetaTCVAE", "C0")):
-            _line(top, records, lines[name], BETAS, what, color, name)
-        _line(bottom, records, [PLAIN | {"tau": tau} for tau in TAUS], TAUS, what, "C2", "BetaVAE, beta = 1")
-        top.set(title=title, xlabel="beta", xscale="log", ylim=(0, None))
-        top.set_xticks(BETAS, [f"{beta:g}" for beta in BETAS])
-        top.minorticks_off()
-        bottom.set(xlabel="tau", ylim=(0, None))
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False)
-    axes[1, 0].legend(frameon=False)
+    figure, axes = panels(1, len(sweeps), 4.3, sharey=True)
+    headline(figure, "The provable bound grows with beta and with tau;\nthe margin that an attack finds hardly does")
+    for ax, (title, (x, kinds)) in zip(axes[0], sweeps.items(), strict=True):
+        ends = [_line(ax, records, kinds, x, what) for what in LINES]
+        ax.axhline(1.0, color=drawing.PLAIN, lw=0.8, zorder=0)
+        ax.set(xlabel=title, yscale="log")
+        ax.set_xscale("linear" if x is TAUS else "log")
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.minorticks_off()
+    axes[0, 0].set_yticks([0.5, 1, 2, 4], ["x 0.5", "x 1", "x 2", "x 4"])
+    axes[0, 0].minorticks_off()
+    axes[0, 0].set_ylabel("times that of the plain model (beta = 1, tau = 0)")
+    name_lines(axes[0, -1], [name for name, _ in LINES.values()], ends, [look["color"] for _, look in LINES.values()])
     return figure
 
 
 def _line(
-    ax: Any, records: Records, kinds: Sequence[dict[str, Any]], x: Sequence[float], what: str, color: str, label: str
-) -> None:
+    ax: Any, records: Records, kinds: Sequence[dict[str, Any]], x: Sequence[float], what: str
+) -> tuple[float, float]:
+    """A line over the value of the first kind, with dots for seeds; its right end."""
     values = []
     for kind in kinds:
         found = of_kind(records, kind)
         values.append(column(found, what) if what in ("scale", "Jacobian") else _median(found, what))
-    ax.plot(x, np.mean(values, axis=1), "o-", color=color, label=label)
-    for position, points in zip(x, values, strict=True):
-        ax.plot([position] * len(points), points, ".", color=color, ms=4, alpha=0.5)
+    with np.errstate(invalid="ignore"):  # where no attack breaks a model, margins are infinite
+        ratios = np.array(values) / np.mean(values[0])
+    look = LINES[what][1]
+    ax.plot(x, ratios.mean(1), marker="o", ms=4, **look)
+    ax.plot(x, ratios, ".", color=look["color"], ms=3, alpha=0.6)
+    return x[-1], float(ratios[-1].mean())
 
 
 def _damage_figure(records: Records) -> Any:
-    """Damage and degradation against the norm of the perturbation."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", sharex=True)
-    kinds = {f"beta = {beta:g}": PLAIN | {"beta": beta} for beta in BETAS}
-    kinds |= {f"tau = {tau}": PLAIN | {"tau": tau} for tau in (0.3, 0.6)}
-    colors = ["#fcae91", "#fb6a4a", "#de2d26", "#a50f15", "#74c476", "#006d2c"]
-    panels = {"damage": "damage", "degradation": "degradation", "lost nats": "lost log-likelihood (nats)"}
-    for ax, (what, title) in zip(axes, panels.items(), strict=True):
-        for (label, kind), color in zip(kinds.items(), colors, strict=True):
-            found = of_kind(records, kind)
-            values = _by_norm(found, what)
-            ax.plot(NORMS, values.mean(0), "o--" if "tau" in label else "o-", ms=4, color=color, label=label)
-        ax.set(title=f"median {title}", xlabel="norm of the perturbation", xscale="log")
+    """Damage and lost log-likelihood against the norm of the perturbation."""
+    figure, axes = panels(1, 2, 4.3, sharex=True)
+    headline(figure, "A large beta protects against large perturbations, not against small ones")
+    kinds: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "plain: beta = 1": (PLAIN, {"color": drawing.PLAIN, "lw": 2.0}),
+        **{f"beta = {beta:g}": (PLAIN | {"beta": beta}, {"color": OURS, "lw": 0.3 * beta}) for beta in BETAS[1:]},
+        "BetaTCVAE, beta = 8": (PLAIN | {"class": "BetaTCVAE", "beta": 8.0}, {"color": OURS, "ls": "--"}),
+        "tau = 0.6": (PLAIN | {"tau": 0.6}, {"color": OTHERS, "ls": ":"}),
+    }
+    shown = {"damage": "Damage: distance between reconstructions", "lost nats": "Lost log-likelihood (nats)"}
+    for ax, (what, title) in zip(axes[0], shown.items(), strict=True):
+        ends = []
+        for kind, look in kinds.values():
+            values = _by_norm(of_kind(records, kind), what)
+            ax.plot(NORMS, values.mean(0), marker="o", ms=3.5, **look)
+            ax.plot(NORMS, values.T, ".", ms=3, color=look["color"], alpha=0.5)
+            ends.append((NORMS[-1], float(values[:, -1].mean())))
+        entitle(ax, f"{title}   better ↓")
+        ax.set(xlabel="norm of the perturbation", xscale="log", ylim=(0, None))
         ax.set_xticks(NORMS, [f"{norm:g}" for norm in NORMS])
         ax.minorticks_off()
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+        name_lines(ax, list(kinds), ends, [look["color"] for _, look in kinds.values()])
     return figure

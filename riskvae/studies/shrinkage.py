@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from riskvae import QuantileVAE
 from riskvae.datasets import make_heteroscedastic, make_lesions
 from riskvae.metrics import coverage, interval_score
+from riskvae.studies._drawing import OTHERS, OURS, PLAIN, SMALL, entitle, headline, name_rows, panels
 from riskvae.studies._frame import Config, StudyResult, markdown, measure_all
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
 from riskvae.studies._published_quantiles import UnitPinballVAE
@@ -183,53 +184,61 @@ def _table(records: list[dict[str, Any]], setting: str) -> str:
     return markdown(("rows", "model", *(title for _, title in columns)), rows)
 
 
-COLORS = dict(zip(MODELS, ("C3", "C1", "C5", "C0", "C2", "C4"), strict=True))
+# Rows of the figure: names, and the colors of what is ours and of what is not.
+DRAWN = {
+    "quantiles": ("QuantileVAE, equal steps", OURS),
+    "quantiles, default epochs": ("QuantileVAE, default epochs", OURS),
+    "quantiles, no scale": ("quantiles as published", OTHERS),
+    "variance": ("variances", OTHERS),
+    "beta-nll": ("beta-NLL: variances", OTHERS),
+    "sigma-vae": ("sigma-VAE: one variance", OTHERS),
+}
+PANELS = {"lesions": "heads, 32 x 32 pixels", "curve": "curve, 8 features", "surface": "surface, 4 features"}
 
 
 def _figure(records: list[dict[str, Any]]) -> Any:
-    """Estimated over true standard deviation against the number of rows, with its tenths."""
-    import matplotlib.pyplot as plt
-
-    size = (3.6 * len(SETTINGS), 6.2)
-    figure, axes = plt.subplots(2, len(SETTINGS), figsize=size, layout="constrained", sharex="col", squeeze=False)
-    for column, setting in zip(axes.T, SETTINGS, strict=True):
-        for i, model in enumerate(MODELS):
-            groups: dict[int, list[dict[str, Any]]] = {}
-            for record in records:
-                if (record["setting"], record["model"]) == (setting, model):
-                    groups.setdefault(record["n"], []).append(record)
-            n = np.array(list(groups)) * (1 + 0.04 * (i - 2.5))
-            color = COLORS[model]
-            middle, low, high = (
-                np.array([_mean(group, key) for group in groups.values()])
-                for key in ("ratio", "ratio low", "ratio high")
-            )
-            column[0].errorbar(
-                n,
-                middle,
-                np.stack((middle - low, high - middle)),
-                fmt="o-",
-                color=color,
-                label=model,
-                lw=1.5,
-                elinewidth=1,
-                ms=4,
-            )
-            held = [100 * _mean(group, "70") for group in groups.values()]
-            column[1].plot(n, held, "o-", color=color, ms=4)
-            if model == "quantiles":
-                held = [100 * _mean(group, "conformal 70") for group in groups.values()]
-                column[1].plot(n, held, "s--", color=color, ms=4, label="quantiles, conformal")
-        column[0].axhline(1.0, color="gray", lw=1, ls=":")
-        column[1].axhline(70.0, color="gray", lw=1, ls=":")
-        column[0].set(title=WHAT[setting].replace(", ", "\n", 1), xscale="log", yscale="log")
-        column[0].set_yticks([0.1, 0.3, 1, 3], ["0.1", "0.3", "1", "3"])
-        column[0].minorticks_off()
-        column[1].set(xlabel="training rows", ylim=(0, 100))
-    axes[0, 0].set_ylabel("estimated / true sd,\nmedian, and a tenth on each side")
-    axes[1, 0].set_ylabel("held-out values inside\n70 % intervals (%)")
-    axes[0, 0].legend(frameon=False, fontsize=9)
-    axes[1, 0].legend(frameon=False, fontsize=9, loc="lower right")
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
+    """Estimated over true standard deviation with its tenths, and what intervals hold, with few rows and with many."""
+    shown = {setting: title for setting, title in PANELS.items() if setting in SETTINGS}
+    figure, axes = panels(2, len(shown), 6.2, sharey="row", height_ratios=(6, 7))
+    told = "With enough images, quantiles estimate the noise best;\ncalibrated intervals hold what they promise anyway"
+    headline(figure, told)
+    for (above, below), (setting, title) in zip(axes.T, shown.items(), strict=True):
+        here = [record for record in records if record["setting"] == setting]
+        few, many = (bound({record["n"] for record in here}) for bound in (min, max))
+        for place, model in enumerate(DRAWN):
+            for n, aside in ((few, -0.17), (many, 0.17)):
+                group = [record for record in here if (record["model"], record["n"]) == (model, n)]
+                _dot(above, group, "ratio", place + aside, n == few)
+                _dot(below, group, "70", place + 1 + aside, n == few)
+                if model == "quantiles":
+                    _dot(below, group, "conformal 70", aside, n == few)
+        entitle(above, f"{title}\n○ {few:,}   ● {many:,} rows")
+        above.axvline(1.0, color=PLAIN, lw=1, zorder=0)
+        above.set(xscale="log", xlim=(0.18, 12), xlabel="estimated / true sd")
+        above.set_xticks([0.3, 1, 3, 10], ["0.3", "1", "3", "10"])
+        above.minorticks_off()
+        below.axvline(70.0, color=PLAIN, lw=1, zorder=0)
+        for ax in (above, below):
+            ax.tick_params(axis="y", length=0)
+        below.set(xlim=(0, 100), xlabel="values inside (%)")
+    note = {"textcoords": "offset points", "va": "center", "color": PLAIN, "fontsize": SMALL}
+    axes[0, 0].annotate("true", (1.0, 0.0), (6, 0), **note)
+    axes[1, 0].annotate("promised", (70.0, 0.0), (-6, 0), ha="right", **note)
+    names, colors = zip(*DRAWN.values(), strict=True)
+    name_rows(axes[0, 0], names, colors)
+    name_rows(axes[1, 0], ("QuantileVAE, calibrated", *names), (OURS, *colors))
+    axes[0, 0].set_ylabel("estimated noise", weight="bold")
+    axes[1, 0].set_ylabel("70 % intervals", weight="bold")
     return figure
+
+
+def _dot(ax: Any, group: list[dict[str, Any]], key: str, place: float, hollow: bool) -> None:
+    """Mean over seeds and small dots for them; a bar between the tenths of a ratio."""
+    color = DRAWN[group[0]["model"]][1]
+    percent = 1.0 if key == "ratio" else 100.0
+    if key == "ratio":
+        low, high = (_mean(group, f"ratio {end}") for end in ("low", "high"))
+        ax.plot([low, high], [place, place], color=color, lw=1.3, alpha=0.6, zorder=1)
+    seeds = [percent * record[key] for record in group]
+    ax.plot(seeds, [place] * len(seeds), ".", color=color, ms=3, alpha=0.6)
+    ax.plot(np.mean(seeds), place, "o", color=color, ms=5.5, mfc="white" if hollow else color)
