@@ -17,6 +17,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from riskvae import BetaVAE, robustness_margin
 from riskvae.nets import conv_decoder, conv_encoder
+from riskvae.studies._drawing import OURS, PLAIN, shade
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import TITLES, images_of
 
@@ -148,8 +149,8 @@ def _figure(records: Records) -> Any:
     figure, axes = plt.subplots(
         len(NETWORKS), len(IMAGES), figsize=(4.0 * len(IMAGES), 7.4), squeeze=False, layout="constrained", sharey=True
     )
-    shown = {"certified": ("certified", "C2"), "theorem1": ("theorem 1", "0.6"), "third_order": ("third order", "C0")}
-    shown["linearized"] = ("estimate", "C3")
+    shown = {"certified": ("certified", shade(OURS, 0.05)), "theorem1": ("theorem 1", PLAIN)}
+    shown |= {"third_order": ("third order", shade(OURS, 0.2)), "linearized": ("estimate", shade(OURS, 0.5))}
     for line, network in zip(axes, NETWORKS, strict=True):
         for ax, (images, title) in zip(line, IMAGES.items(), strict=True):
             found = of_kind(records, images, network)

@@ -14,6 +14,7 @@ import numpy as np
 from riskvae import BetaVAE, robustness_margin
 from riskvae.nets import lipschitz_encoder
 from riskvae.robustness import max_damage_attack
+from riskvae.studies import _drawing as drawing
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import at_equal_rate, images_of, rate_and_active
 
@@ -151,7 +152,7 @@ def _figure(records: Records) -> Any:
             np.mean([0.0 if value is None else value for value in column(found, what)])
             for what in ("certified", "margin")
         )
-        color = "0.45" if name in PLAIN else "C3"
+        color = drawing.PLAIN if name in PLAIN else drawing.OURS
         ax.plot([low, high], [place, place], color=color, lw=3, alpha=0.35, solid_capstyle="butt")
         if low > 0:
             ax.plot(low, place, "|", color=color, ms=12, mew=2)

@@ -21,6 +21,7 @@ from riskvae.metrics import tail_mean
 from riskvae.robustness import verdict_margin
 from riskvae.studies._anomaly_tables import load as load_table
 from riskvae.studies._anomaly_tables import names_of
+from riskvae.studies._drawing import OTHERS, OURS
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import SETTING, TITLES, at_equal_rate, fit, load, of_kind, sizes
 
@@ -206,7 +207,7 @@ def _figure(records: Records, tables: Sequence[str]) -> Any:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for images, color in zip(TITLES, ("C0", "C1"), strict=True):
+    for images, color in zip(TITLES, (OURS, OTHERS), strict=True):
         for name, model in MODELS.items():
             ends = np.array(
                 [
@@ -228,7 +229,7 @@ def _figure(records: Records, tables: Sequence[str]) -> Any:
     left.legend(frameon=False)
     sizes = np.array([[hiding(_of_table(records, name), refine) for refine in (0, STEPS)] for name in tables])
     known = np.isfinite(sizes).all(1)
-    right.loglog(*sizes[known].T, "o", color="C2")
+    right.loglog(*sizes[known].T, "o", color=OURS)
     for name, place, good in zip(tables, sizes, known, strict=True):
         if good:
             right.annotate(name.split("_", 1)[1], place, (5, 3), textcoords="offset points", fontsize=8)
