@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from riskvae.studies._anomaly_tables import PROTOCOLS
+from riskvae.studies._drawing import OTHERS, OURS, SMALL, cut, headline, name_lines, panels
 from riskvae.studies._frame import markdown, spread
 
 __all__ = ["all_tables", "by_set", "draw"]
@@ -110,31 +111,61 @@ def _coverage(records: Records) -> str:
     return markdown(("nominal", "mean", "least of a set and seed", "sets and seeds"), rows)
 
 
-def draw(records: Records, known: Published) -> Any:
-    """Mean AUROC of each detector as a dot in a line, best on top; a panel for each protocol."""
-    import matplotlib.pyplot as plt
+# What the columns of the figure are, and the published detectors that have names there.
+COLUMNS = {
+    "halves": "clean training rows,\nrandom halves",
+    "published": "clean training rows,\nas in published tables",
+    "unsupervised": "anomalies among\nthe training rows",
+}
+NAMED = ("DTE-NP", "DTE-C", "DDPM", "KNN", "VAE")
 
-    panels = {protocol: _shown(_with_published(records, known, protocol)) for protocol in PROTOCOLS}
-    most = max(len(means) for means in panels.values())
-    figure, axes = plt.subplots(1, len(panels), figsize=(13.0, 0.27 * most + 1.2), layout="constrained")
-    for ax, (protocol, means) in zip(axes, panels.items(), strict=True):
-        for line, (name, value) in enumerate(sorted(means.items(), key=lambda item: item[1])):
-            color = "C3" if name == DEFAULT else "0.6" if "(published)" in name else "0.2"
-            ax.plot([0.5, value], [line, line], color=color, lw=1, alpha=0.4)
-            ax.plot(value, line, "o", color=color)
-            ax.annotate(f"{value:.3f}", (value, line), (7, 0), textcoords="offset points", va="center", fontsize=8)
-        ax.set_yticks(range(len(means)), sorted(means, key=lambda name: means[name]), fontsize=8)
-        for text in ax.get_yticklabels():
-            ours = text.get_text() == DEFAULT
-            text.set(color="C3" if ours else "k", weight="bold" if ours else "normal")
-        ax.set(xlim=(min(means.values()) - 0.02, max(means.values()) + 0.04), title=protocol)
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"mean AUROC over {len({record['set'] for record in records})} sets; gray: published")
+
+def draw(records: Records, known: Published) -> Any:
+    """Mean AUROC of each detector as a line across the protocols, ours before all others."""
+    figure, axes = panels(1, 1, 6.6)
+    ax, means = axes[0, 0], _by_protocol(records, known)
+    told = f"{DEFAULT} is near the best on clean and on contaminated training rows;\nneighbors lead on clean ones, "
+    headline(figure, f"{told}isolation forests on contaminated ones")
+    for name, values in means.items():
+        color, style = _style(name)
+        places = [list(COLUMNS).index(protocol) for protocol in values]
+        ax.plot(places, list(values.values()), color=color, **style)
+    for place, protocol in enumerate(COLUMNS):
+        for name in means:
+            seeds = [_mean_of_seed(records, protocol, name, seed) for seed in sorted({r["seed"] for r in records})]
+            ax.plot([place] * len(seeds), seeds, ".", color=_style(name)[0], ms=3, alpha=0.5)
+    ax.set_xticks(range(len(COLUMNS)), COLUMNS.values())
+    n_sets = len({record["set"] for record in records})
+    ax.set(xlim=(-0.74, 2.05), ylim=(0.46, 0.88), ylabel=f"mean AUROC of {n_sets} tables      better ↑")
+    ax.axhline(0.5, color="0.6", lw=1, ls=":", zorder=0)
+    ax.annotate("chance", (-0.71, 0.503), color="0.4", fontsize=SMALL)
+    cut(ax)
+    for place, protocol in ((0, "halves"), (2, "unsupervised")):
+        found = {name: means[name][protocol] for name in means if protocol in means[name] and _is_named(name)}
+        names = [f"{name.replace('(published)', '*')}  {value:.3f}".replace("0.", ".") for name, value in found.items()]
+        colors = [_style(name)[0] for name in found]
+        name_lines(ax, names, [(place, value) for value in found.values()], colors, place == 0, aside=16.0)
+    ax.annotate("* and thin: published\n(Livernoche et al.)", (0.02, 0.25), xycoords="axes fraction", fontsize=SMALL)
     return figure
 
 
-def _shown(auroc: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Means of whole detectors, the dozen best of the published ones among them."""
-    means = {name: float(np.mean(list(values.values()))) for name, values in auroc.items() if "," not in name}
-    theirs = sorted((name for name in means if "(published)" in name), key=lambda name: -means[name])[12:]
-    return {name: value for name, value in means.items() if name not in theirs}
+def _by_protocol(records: Records, known: Published) -> dict[str, dict[str, float]]:
+    """Means of whole detectors, by protocol; those published first, and ours last, to be drawn above others."""
+    means: dict[str, dict[str, float]] = {}
+    for protocol in COLUMNS:
+        for name, values in _with_published(records, known, protocol).items():
+            if "," not in name:
+                means.setdefault(name, {})[protocol] = float(np.mean(list(values.values())))
+    return dict(sorted(means.items(), key=lambda item: (item[0] == DEFAULT, "(published)" not in item[0])))
+
+
+def _is_named(name: str) -> bool:
+    return "(published)" not in name or name.split()[0] in NAMED
+
+
+def _style(name: str) -> tuple[str, dict[str, Any]]:
+    if name == DEFAULT:
+        return OURS, {"lw": 2.5, "marker": "o", "ms": 7}
+    if "(published)" not in name:
+        return OTHERS, {"lw": 1.2, "marker": "o", "ms": 4.5}
+    return ("0.35" if _is_named(name) else "0.75"), {"lw": 0.7, "marker": "o", "ms": 3.5, "mfc": "white"}
