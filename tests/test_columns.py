@@ -93,6 +93,8 @@ def test_polars_columns_are_the_same(table, likelihood):
         (pd.Categorical([None] * 6), "'bad' holds nothing but missing values"),
         (pd.to_timedelta(range(6), unit="D"), "'bad' holds timedelta"),
         ([None] * 6, "'bad' holds nothing but missing values: leave it out"),
+        ([np.inf] * 6, r"'bad' holds infinity in 6 rows: make these values missing \(NaN\)"),
+        ([0.5, -np.inf, None, 1.5, 2.5, 4.0], "'bad' holds infinity in 1 row:"),
         (["a", 1, "b", 2.5, "c", 3], r"'bad' holds float, int, str: make them all numbers, or all strings"),
         ([[1], [2], [3], [4], [5], [6]], "'bad' holds list"),
     ],

@@ -4,6 +4,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import small
@@ -14,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import riskvae
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
-from riskvae.estimators._diagnosis import Diagnosis, _of_collapse
+from riskvae.estimators._diagnosis import Diagnosis, _of_collapse, _too_short
 from riskvae.training import Objective, Terms, TotalCorrelationELBO, WeightedELBO
 
 ALL = [BetaVAE, BetaTCVAE, RiskAwareVAE, QuantileVAE]
@@ -149,6 +150,61 @@ def test_the_count_of_active_coordinates_is_that_of_posterior_means_that_vary():
 def test_columns_of_different_units_are_told(cls, name):
     with pytest.warns(ConvergenceWarning, match=r"of \d+ features are reconstructed worse than.*scale X first"):
         cls(random_state=0).fit(TABLES[name]().data)
+
+
+def test_features_in_small_units_that_a_detector_leaves_out_are_told():
+    """Of wine, as it is: 100 % of the variance is explained, which is that of one column."""
+    with pytest.warns(
+        ConvergenceWarning, match=r"explain 100% of the variance of X, but of .* a feature only \d+% .*scale X first"
+    ):
+        QuantileVAE(hidden_layer_sizes=(64,), random_state=0).fit(TABLES["wine"]().data)
+
+
+def near_a_plane(extreme, n=500):
+    """Rows of unit variance near a plane; one value far away."""
+    rng = np.random.default_rng(0)
+    rows = StandardScaler().fit_transform(
+        rng.normal(size=(n, 3)) @ rng.normal(size=(3, 8)) + rng.normal(size=(n, 8)) / 5
+    )
+    rows[0, 5] = extreme
+    return rows
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE, QuantileVAE])
+def test_one_broken_value_sets_off_no_false_alarm(cls):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        vae = cls(hidden_layer_sizes=(64,), lr=3e-3, random_state=0).fit(near_a_plane(30.0))
+    assert not told
+    rest = near_a_plane(30.0)[1:]
+    assert explained(rest, vae.reconstruct(rest)) > 0.8
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE])
+def test_a_value_beside_which_others_do_not_count_is_told(cls):
+    """Standardized, the other values of that column lie within .002 of each other."""
+    rows = StandardScaler().fit_transform(near_a_plane(1e4))
+    vae = cls(hidden_layer_sizes=(64,), max_epochs=40, lr=3e-3, random_state=0)
+    with pytest.warns(ConvergenceWarning, match=r"feature 5 is not reconstructed: it has a value of 22.3, .*clip them"):
+        vae.fit(rows)
+    names = [f"column {i}" for i in range(8)]
+    with pytest.warns(ConvergenceWarning, match="feature 'column 5' is not reconstructed"):
+        vae.fit(pd.DataFrame(rows, columns=names))
+
+
+def test_a_training_that_ended_early_is_told_to_go_on(X):
+    """Reconstructions became better to the end: more epochs come before a smaller beta."""
+    vae = small(BetaVAE).fit(X)
+
+    def told(errors):
+        vae.net_.history = type(vae.net_.history)({"train_reconstruction": e, "train_batch_count": 50} for e in errors)
+        return _too_short(vae)
+
+    assert told(np.linspace(100, 50, 20))
+    assert not told(100 * 0.5 ** np.arange(20.0))
+    assert not told([*np.linspace(100, 50, 10), *[50.0] * 10])
+    assert not told([50.0] * 20)
+    assert told([50.0])  # 50 steps
 
 
 def test_constant_rows_are_no_failure():
@@ -294,8 +350,9 @@ def test_calibration_rows_that_are_no_rows_are_told(X):
 def test_spare_coordinates_are_no_collapse(X):
     """Of as many coordinates as there are features, the KL term leaves those that help: fewer than half may be used."""
     rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    found = Diagnosis(2, 8, 0.3, torch.ones(8) > 0, torch.zeros(8) > 0, torch.zeros(8), torch.ones(8))
+    yes, no = torch.ones(8) > 0, torch.zeros(8) > 0
+    found = Diagnosis(2, 8, 0.3, yes, no, torch.zeros(8), torch.ones(8), torch.full((8,), 0.3), no, rows)
     vae = small(QuantileVAE, n_components=8).fit(X)
-    assert "2 of 8 latent coordinates are active" in _of_collapse(vae, found, rows)
-    assert not _of_collapse(vae.set_params(n_components="auto"), found, rows)
-    assert _of_collapse(vae, found._replace(explained=0.05), rows)
+    assert "2 of 8 latent coordinates are active" in _of_collapse(vae, found)
+    assert not _of_collapse(vae.set_params(n_components="auto"), found)
+    assert _of_collapse(vae, found._replace(explained=0.05))

@@ -19,12 +19,6 @@ import matplotlib.pyplot as plt
 RED = to_rgba("#c0392b")
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def table_of(rows=(17,), **columns):
     """Four features of each row: a share of 60, 30, 10 and 0 %, intervals from 10 to 20."""
     one = {

@@ -30,12 +30,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def test_draws_the_tail_curve_of_a_model(X, vae):
     display = TailCurveDisplay.from_estimator(vae, X, shares=[0.1, 0.5, 1.0], color="red")
     expected = tail_curve(row_losses(vae, X), [0.1, 0.5, 1.0])[1]

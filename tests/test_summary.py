@@ -123,6 +123,11 @@ def test_the_kept_epoch_is_told_and_drawn():
 def test_curves_of_pipelines_and_of_what_has_none():
     pipe = make_pipeline(StandardScaler(), BetaVAE(**KW, likelihood="gaussian", noise_scale=1.0, max_epochs=1)).fit(X)
     assert list(LearningCurveDisplay.from_estimator(pipe).axes_) == ["loss", "rate", "active"]
+    rows = [{"epoch": i, "train_loss": 9.0 / i, "valid_loss": 9.001 / i, "train_kl": 1.0} for i in range(1, 9)]
+    crowded = LearningCurveDisplay(rows, best_iter=8).plot()
+    crowded.figure_.canvas.draw()
+    first, second = (text.get_window_extent() for text in crowded.axes_["loss"].texts)
+    assert not first.overlaps(second)
     with pytest.raises(TypeError, match="with history_; got StandardScaler"):
         LearningCurveDisplay.from_estimator(StandardScaler().fit(X))
     with pytest.raises(NotFittedError):

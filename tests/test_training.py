@@ -265,7 +265,27 @@ def test_a_callback_may_end_the_training(X):
     exec("class Stop(Callback):\n def on_epoch_end(self, net, **kwargs):\n  raise KeyboardInterrupt", scope)
     exec("class Refuse(Callback):\n def on_train_begin(self, net, **kwargs):\n  raise KeyboardInterrupt", scope)
     assert small(BetaVAE, max_epochs=50, callbacks=[scope["Stop"]()]).fit(X).n_iter_ == 1
-    assert small(BetaVAE, max_epochs=50, callbacks=[scope["Refuse"]()]).fit(X).n_iter_ == 0
+    untrained = small(BetaVAE, max_epochs=50, callbacks=[scope["Refuse"]()]).fit(X)
+    assert untrained.n_iter_ == 0
+    assert untrained.summary().rows["training"].startswith("0 epochs, 0 gradient steps")
+
+
+def test_the_epoch_that_a_callback_went_back_to_is_known(X, tmp_path):
+    """Skorch's early stopping and checkpoints, too, may restore the best weights."""
+    options = {"monitor": "train_loss", "patience": 3, "threshold": 0, "sink": print_nothing}
+    estimators = {
+        back: small(BetaVAE, max_epochs=40, lr=0.3, callbacks=[EarlyStopping(**options, load_best=back)]).fit(X)
+        for back in (True, False)
+    }
+    best = 1 + int(np.argmin([row["train_loss"] for row in estimators[True].history_]))
+    assert (estimators[True].best_iter_, estimators[True].n_iter_) == (best, best + 3)
+    assert estimators[False].best_iter_ == best + 3
+    assert f"the weights are those of epoch {best}" in str(estimators[True].summary())
+    names = {"dirname": str(tmp_path), "f_optimizer": None, "f_criterion": None, "f_history": None}
+    kept = Checkpoint(monitor="train_loss_best", load_best=True, sink=print_nothing, **names)
+    again = small(BetaVAE, max_epochs=best + 3, lr=0.3, callbacks=[kept]).fit(X)
+    assert again.best_iter_ == best
+    np.testing.assert_array_equal(again.transform(X), estimators[True].transform(X))
 
 
 def test_ctrl_c_inside_a_callback_is_raised(X):

@@ -23,10 +23,16 @@ EXPLAINED = 0.1
 WORSE = 1.1
 # ... and a model where that holds for more than this share of the features.
 FEW = 0.1
+# The rows that are reconstructed worst are left out of the verdict: one broken value must not decide.
+COUNTED = 0.99
+# Distances from the median, in standard deviations of the middle half, at which a value squeezes the others.
+EXTREME = 100.0
 # Spreads that differ by more than this factor are in other units.
 FOREIGN = 100.0
-# After fewer gradient steps than this, it is most likely that training was too short.
+# Training was most likely too short after fewer gradient steps than this, ...
 FEW_STEPS = 100
+# ... or where the last fifth of the epochs brought more than this share of all that was gained.
+STILL_FALLING = 0.1
 
 
 class Diagnosis(NamedTuple):
@@ -44,6 +50,12 @@ class Diagnosis(NamedTuple):
         Those of them with larger errors than their mean has, and than their median.
     center, spread : Tensor
         Mean and standard deviation of each feature.
+    each : Tensor
+        Share of each feature's variance that reconstructions explain, extreme values aside.
+    extreme : Tensor of bool
+        Features with a value so far away that the others hardly count beside it, among all rows.
+    rows : Tensor
+        Those that count, as the encoder sees them; the mean where a value is missing.
     """
 
     active: int
@@ -53,6 +65,9 @@ class Diagnosis(NamedTuple):
     worse: Tensor
     center: Tensor
     spread: Tensor
+    each: Tensor
+    extreme: Tensor
+    rows: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -69,8 +84,9 @@ class Diagnosis(NamedTuple):
         missing = x.isnan()
         if missing.any():  # they add nothing to errors, nor to spreads
             x, error = torch.where(missing, x.nanmean(0), x), error.masked_fill(missing, 0.0)
+        extreme = _far(x).any(0)
         if share < 1:
-            best = torch.cat(losses).argsort()[: max(2, round(share * len(x)))]
+            best = torch.cat(losses).argsort()[: max(2, int(share * len(x)))]
             x, mean, error = x[best], mean[best], error[best]
         spread, ordered = x.std(0, correction=0), x.sort(0).values
         varying = ordered[len(x) // 4] < ordered[-1 - len(x) // 4]
@@ -79,7 +95,23 @@ class Diagnosis(NamedTuple):
         )
         explained = 1 - float(error.square().mean(0).sum() / spread.square().sum())
         active = int((mean.var(0, correction=0) > ACTIVE).sum())
-        return cls(active, mean.shape[1], explained, varying, worse & varying, x.mean(0), spread)
+        each = _explained_of_each(x, error)
+        return cls(active, mean.shape[1], explained, varying, worse & varying, x.mean(0), spread, each, extreme, x)
+
+
+def _far(x: Tensor) -> Tensor:
+    """Values that are far from the middle half of their feature's values."""
+    low, middle, high = (x.kthvalue(max(1, round(share * len(x))), dim=0).values for share in (0.25, 0.5, 0.75))
+    return (high > low) & ((x - middle).abs() > EXTREME * (high - low) / 1.35)
+
+
+def _explained_of_each(x: Tensor, error: Tensor) -> Tensor:
+    """Share of the variance of each feature that is explained, among values that are not far away."""
+    counted = ~_far(x)
+    n = counted.sum(0)
+    center = torch.where(counted, x, 0.0).sum(0) / n
+    variance, unexplained = (torch.where(counted, values.square(), 0.0).sum(0) / n for values in (x - center, error))
+    return 1 - unexplained / torch.where(variance > 0, variance, 1.0)
 
 
 def warn_of_failure(estimator: Any, rows: Rows | Stream, share: float) -> None:
@@ -87,10 +119,15 @@ def warn_of_failure(estimator: Any, rows: Rows | Stream, share: float) -> None:
     n = min(N_ROWS, max(100, CHUNK // estimator.n_features_in_))
     x = rows.sample(n, derive_seed(estimator._seed, "diagnosis")) if isinstance(rows, Rows) else rows.head()[:n]
     x = x.to(estimator.device_)
-    found = Diagnosis.of(estimator.module_, x, share)
+    found = Diagnosis.of(estimator.module_, x, min(share, COUNTED))
     if not found.spread.any():  # a constant needs no code
         return
-    message = _of_features(estimator, found) or _of_collapse(estimator, found, x)
+    message = (
+        _of_extremes(estimator, found, x)
+        or _of_features(estimator, found)
+        or _of_units(estimator, found)
+        or _of_collapse(estimator, found)
+    )
     if message:
         warnings.warn(f"{type(estimator).__name__}: {message}", ConvergenceWarning, stacklevel=level_of_the_user())
 
@@ -108,6 +145,24 @@ def warn_of_other_units(estimator: Any, x: Tensor) -> None:
         )
 
 
+def _of_extremes(estimator: Any, found: Diagnosis, x: Tensor) -> str:
+    """Where a few values are so large that a model, or a scaler, sees nothing but them."""
+    squeezed = (found.extreme & found.varying & (found.each < EXPLAINED)).nonzero().ravel().tolist()
+    if not squeezed or not estimator.module_.likelihood.shows_rows:
+        return ""
+    first = squeezed[0]
+    names = getattr(estimator, "feature_names_in_", range(len(found.extreme)))
+    values, middle = x[:, first], x[:, first].nanmedian()
+    largest = float(values[(values - middle).abs().nan_to_num().argmax()])
+    others = f" (and {len(squeezed) - 1} more)" if squeezed[1:] else ""
+    return (
+        f"feature {names[first]!r}{others} is not reconstructed: it has a value of {largest:.3g}, more than "
+        f"{EXTREME:g} standard deviations away from the middle half of its values, beside which those hardly count. If "
+        "such values are mistakes, make them missing (NaN). Otherwise clip them, or transform the feature (a "
+        "logarithm, QuantileTransformer), before it is scaled."
+    )
+
+
 def _of_features(estimator: Any, found: Diagnosis) -> str:
     n_worse, n = int(found.worse.sum()), int(found.varying.sum())
     if n_worse <= FEW * n:
@@ -117,17 +172,33 @@ def _of_features(estimator: Any, found: Diagnosis) -> str:
     return f"{n_worse} of {n} features are reconstructed worse than by their mean. {remedy}"
 
 
-def _of_collapse(estimator: Any, found: Diagnosis, x: Tensor) -> str:
+def _of_units(estimator: Any, found: Diagnosis) -> str:
+    """Where features in small units are left out, because they count little in errors."""
+    spread, each = found.spread[found.varying], found.each[found.varying]
+    scales = _scales(estimator, found)
+    if not scales or float(spread.max()) < FOREIGN * float(spread.min()):
+        return ""
+    mean = float(each.clamp(min=0.0).mean())
+    if mean > 0.5 * found.explained:
+        return ""
+    longer = f"train longer (max_epochs; {_steps(estimator)})."
+    return (
+        f"reconstructions explain {found.explained:.0%} of the variance of X, but of the variance of a feature only "
+        f"{mean:.0%} on average. {_remedies(scales, longer)}"
+    )
+
+
+def _of_collapse(estimator: Any, found: Diagnosis) -> str:
     few = 2 * found.active < found.n_components
     spare = estimator.n_components == "auto"  # as many as there are features: not all are needed
     if (found.explained >= EXPLAINED and (spare or not few)) or found.explained > 0.5 * _principal(
-        x, found.n_components
+        found.rows, found.n_components
     ):
         return ""
     what = "posterior collapse" if few else "hardly anything was learned"
     longer = f"train longer (max_epochs; {_steps(estimator)})"
     lower = f"lower beta, now {estimator.beta:g}"
-    first, then = (longer, lower) if _n_steps(estimator) < FEW_STEPS else (lower, longer)
+    first, then = (longer, lower) if _too_short(estimator) else (lower, longer)
     remedy = f"{first}, {then}, or let the KL term set in later (beta_warmup)."
     remedy = _remedies(_scales(estimator, found), remedy)
     return (
@@ -166,5 +237,15 @@ def _n_steps(estimator: Any) -> int:
     return sum(row["train_batch_count"] for row in estimator.history_)
 
 
+def _too_short(estimator: Any) -> bool:
+    """Whether a training ended early: after few steps, or while reconstructions still became better."""
+    if _n_steps(estimator) < FEW_STEPS:
+        return True
+    errors = [row["train_reconstruction"] for row in estimator.history_]
+    gained, lately = errors[0] - errors[-1], errors[-1 - len(errors) // 5] - errors[-1]
+    return lately > STILL_FALLING * gained > 0
+
+
 def _steps(estimator: Any) -> str:
-    return f"{_n_steps(estimator):,} gradient steps in {estimator.n_iter_} epochs so far"
+    n = estimator.n_iter_
+    return f"{_n_steps(estimator):,} gradient steps in {n} epoch{'' if n == 1 else 's'} so far"

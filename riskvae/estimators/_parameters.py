@@ -168,7 +168,8 @@ class ParametersMixin(BaseEstimator):
         if self.lipschitz_penalty and isinstance(self.likelihood, Likelihood) and not self.likelihood.shows_rows:
             self._refuse(
                 f"lipschitz_penalty={self.lipschitz_penalty!r} compares moves of rows and of their reconstructions, "
-                f"and of likelihood={self.likelihood!r} the encoder sees categories or counts in other terms",
+                f"and of likelihood={type(self.likelihood).__name__}(...) the encoder sees categories or counts in "
+                "other terms",
                 "Set lipschitz_penalty=0.0, or train on the numeric columns alone.",
             )
         if isinstance(self.likelihood, Likelihood) and "noise_scale" in self._rules:

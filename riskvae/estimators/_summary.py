@@ -74,13 +74,14 @@ class SummaryMixin:
         return Summary(type(self).__name__, dict(self._summary_rows()))
 
     def _summary_rows(self: Any) -> Iterable[tuple[str, str]]:
-        module, last = self.module_, self.history_[self.best_iter_ - 1]
+        module, last = self.module_, self.history_[self.best_iter_ - 1] if self.n_iter_ else {}
         name = type(module.likelihood).__name__
         yield "model", f"{self.n_features_in_:,} features, {module.n_components} latent coordinates, {name} likelihood"
         yield "networks", ", ".join(f"{part} of {_n_weights(getattr(module, part)):,} weights" for part in _NETWORKS)
         yield "training", self._told_of_training()
-        yield "reconstruction", _per_row(last, "reconstruction")
-        yield "rate", _per_row(last, "kl")
+        if last:  # a callback may have ended the training before its first epoch
+            yield "reconstruction", _per_row(last, "reconstruction")
+            yield "rate", _per_row(last, "kl")
         counted = [row for row in self.history_ if "active" in row]
         if counted:
             epoch, active = counted[-1]["epoch"], counted[-1]["active"]
@@ -96,7 +97,8 @@ class SummaryMixin:
         steps = sum(row["train_batch_count"] for row in self.history_)
         seconds = sum(row.get("dur", 0.0) for row in self.history_)
         which = "" if kept == n else f"; the weights are those of epoch {kept}"
-        return f"{n} epochs, {steps:,} gradient steps, {seconds:.1f} s{which}"
+        counts = f"{n} epoch{'' if n == 1 else 's'}, {steps:,} gradient step{'' if steps == 1 else 's'}"
+        return f"{counts}, {seconds:.1f} s{which}"
 
 
 _NETWORKS = ("encoder", "decoder")

@@ -91,7 +91,11 @@ def _likelihood_of(column: Any, categorical: bool, max_categories: int) -> Likel
     if kinds == {"str"}:
         _refuse_disguised(values)
         return Categorical(_labels(values, max_categories))
-    return _of_numbers(np.asarray(values, dtype=np.float64))
+    numbers = np.asarray(values, dtype=np.float64)
+    if n := int(np.isinf(numbers).sum()):
+        told = "1 row" if n == 1 else f"{n:,} rows"
+        raise _NoColumn(f"holds infinity in {told}: make these values missing (NaN), or drop the rows")
+    return _of_numbers(numbers)
 
 
 def _of_labels(labels: list[Any]) -> Likelihood:

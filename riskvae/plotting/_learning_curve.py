@@ -133,9 +133,6 @@ class LearningCurveDisplay:
             label, color = _LABELS.get(key.split("_")[0], ("", "C0"))
             marker = "." if len(epochs) < 2 or key == "active" else None
             (self.lines_[key],) = ax.plot(epochs, values, color=color, lw=1.8, marker=marker, label=label)
-            if "valid_loss" in curves:  # named where they end, once: there they lie apart
-                place = (epochs[-1], values[-1])
-                ax.annotate(label, place, (4, 0), textcoords="offset points", color=color, va="center")
         if self.best_iter < len(self.history):
             ax.axvline(self.best_iter, color="0.4", lw=1, ls=":")
             if "valid_loss" in curves:
@@ -146,6 +143,8 @@ class LearningCurveDisplay:
         values = np.concatenate([points[1] for points in curves.values()])
         low, high = _ends(values)
         ax.set(ylim=(low, high), ylabel=unit)
+        if "valid_loss" in curves:  # named where they end, once
+            _name_ends(ax, [self.lines_[key] for key in curves])
         ax.set_title(title, fontsize="medium", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
 
@@ -153,6 +152,19 @@ class LearningCurveDisplay:
         """Epochs in which something was recorded, and what."""
         known = [(row["epoch"], row[key]) for row in self.history if key in row]
         return np.array([epoch for epoch, _ in known]), np.array([value for _, value in known], dtype=np.float64)
+
+
+def _name_ends(ax: Any, lines: Sequence[Any]) -> None:
+    """Names of two curves where they end, one above the other also where the ends lie closer than letters are high."""
+    low, high = sorted(lines, key=lambda line: line.get_ydata()[-1])
+    bottom, top = ax.get_ylim()
+    close = high.get_ydata()[-1] - low.get_ydata()[-1] < 0.1 * (top - bottom)
+    for line, down in ((low, -6), (high, 6)):
+        place = (line.get_xdata()[-1], line.get_ydata()[-1])
+        ax.annotate(
+            line.get_label(), place, (4, down if close else 0), textcoords="offset points", color=line.get_color(),
+            va="center",
+        )  # fmt: skip
 
 
 def _ends(values: Any) -> tuple[float, float]:

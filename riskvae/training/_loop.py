@@ -88,10 +88,23 @@ def train(
             if not net.stop_requested:
                 net.fit_loop((rows, valid), epochs=epochs - done)
         net.notify("on_train_end", X=rows, y=None)
+        net.best_epoch = net.best_epoch or _restored_epoch(net)
         if net.world is not None:  # callbacks may have changed them, or failed in one process
             same_weights(net)
         net._set_training(False)
         net.module_.refine = net.refine
+
+
+def _restored_epoch(net: Net) -> int | None:
+    """Epoch that a callback of skorch went back to: EarlyStopping by its attribute, Checkpoint by its mark."""
+    for _, callback in net.callbacks_:
+        if getattr(callback, "load_best", False):
+            mark = getattr(callback, "event_name", None)
+            marked = [row["epoch"] for row in net.history if row.get(mark)]
+            best = getattr(callback, "best_epoch_", marked[-1] if marked else None)
+            if best:
+                return int(best)
+    return None
 
 
 # Multiplications of the largest product of a training step from which on a second thread pays.
