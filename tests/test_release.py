@@ -42,6 +42,7 @@ def project():
     [
         ("CITATION.cff", r"^version: (.+)$"),
         ("README.md", r"version = \{(.+?)\}"),
+        ("docs/guide/install.md", r"version = \{(.+?)\}"),
         ("release/recipe.yaml", r'^  version: "(.+)"$'),
         ("CHANGELOG.md", r"^## \[(\d.*?)\] - "),
     ],
@@ -53,7 +54,8 @@ def test_the_version_is_that_of_the_package(file, pattern):
 def test_the_release_has_one_date():
     told = re.search(r"^date-released: (.+)$", read("CITATION.cff"), flags=re.MULTILINE)[1]
     assert f"## [{riskvae.__version__}] - {told}\n" in read("CHANGELOG.md")
-    assert f"year = {{{date.fromisoformat(told).year}}}" in read("README.md")
+    for page in ("README.md", "docs/guide/install.md"):
+        assert f"year = {{{date.fromisoformat(told).year}}}" in read(page)
 
 
 def test_the_conda_recipe_says_and_asks_for_what_the_wheel_does():
