@@ -231,8 +231,9 @@ def test_a_dataset_gives_codes_whatever_the_labels(labels):
         np.testing.assert_allclose(vae.score_samples(tensor), vae.score_samples(rows), rtol=1e-5)
 
 
-def test_unknown_categories_may_pass_as_missing(table):
-    vae = small(BetaVAE, likelihood=Mixed.from_frame(table, unknown="missing")).fit(table)
+@pytest.mark.parametrize("cls", ALL)
+def test_unknown_categories_may_pass_as_missing(cls, table):
+    vae = small(cls, likelihood=Mixed.from_frame(table, unknown="missing")).fit(table)
     new = table.head(3).assign(town="Rom")
     np.testing.assert_array_equal(vae.score_samples(new), vae.score_samples(new.assign(town=None)))
 

@@ -321,9 +321,9 @@ class QuantileVAE(OutlierMixin, ExplanationMixin, JudgedFit):
 
     def _make_likelihood(self) -> Likelihood:
         levels = tuple(float(level) for level in self.quantiles)
-        return (
-            MixedQuantiles(self.likelihood.columns, levels) if isinstance(self.likelihood, Mixed) else Quantiles(levels)
-        )
+        if isinstance(self.likelihood, Mixed):
+            return MixedQuantiles(self.likelihood.columns, levels, self.likelihood.unknown)
+        return Quantiles(levels)
 
     def _n_latent(self, n_features: int) -> int:
         return min(n_features, _MOST_LATENT) if self.n_components == "auto" else self.n_components

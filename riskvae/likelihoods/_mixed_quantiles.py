@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -35,10 +35,14 @@ class MixedQuantiles(Mixed):
         Categories as they are; of all others the quantiles are learned.
     levels : sequence of float
         Their levels.
+    unknown : {"error", "missing"}, default="error"
+        What to do with categories that are not named.
     """
 
-    def __init__(self, columns: Mapping[Any, Any], levels: Sequence[float]) -> None:
-        super().__init__(columns)
+    def __init__(
+        self, columns: Mapping[Any, Any], levels: Sequence[float], unknown: Literal["error", "missing"] = "error"
+    ) -> None:
+        super().__init__(columns, unknown)
         self.levels = levels
 
     logs: Tensor | None  # columns whose logarithms are compared
