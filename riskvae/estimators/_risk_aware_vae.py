@@ -135,7 +135,7 @@ class RiskAwareVAE(RiskParametersMixin, BaseVAE):
         Weight, in nats, of a penalty on reconstructions that move farther than their rows: on the excess over 1 of the
         squared ratio of the two moves, in the direction that moves the reconstruction most. Robustness margins widen at
         little cost, since a projection onto the data manifold has the ratio 1; for images, 10 works well. An epoch
-        takes about four times as long. Losses in ``history_`` exclude the penalty.
+        takes about three times as long. Losses in ``history_`` exclude the penalty.
     early_stopping : bool, default=False
         Hold out some rows, stop when their loss no longer improves, and keep the weights of the best epoch.
     validation_fraction : float, default=0.1
