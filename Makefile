@@ -9,7 +9,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 export OMP_WAIT_POLICY ?= passive
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))")
 
-.PHONY: help demo test lint unit test-oldest docs dist bench clean
+.PHONY: help demo test lint unit test-oldest docs site dist bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -43,6 +43,10 @@ docs: $(VENV)/.docs ## pages with guide, examples, API and results, in docs/_bui
 	@echo "== docs: runs the examples that have changed"
 	$(RUN) -m sphinx -W --keep-going -n -q docs docs/_build/html
 	@echo "pages: docs/_build/html/index.html"
+
+site: docs $(VENV)/.site ## the pages in a browser, without a network: formulas, widths, colors, links, search; two minutes
+	@echo "== site: opens every page in Chromium"
+	$(RUN) docs/browse.py
 
 dist: $(VENV)/.release ## source and wheel in dist/, checked; the demo from the wheel in a fresh environment; two minutes
 	@echo "== dist: source and wheel"
@@ -81,6 +85,11 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 $(VENV)/.docs: $(VENV)/.installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		--config-settings editable_mode=compat -e ".[docs]"
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.docs
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		--config-settings editable_mode=compat -e ".[site]"
 	@touch $@
 
 $(VENV)/.release: $(VENV)/.installed

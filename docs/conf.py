@@ -1,5 +1,6 @@
 """Configuration of Sphinx; ``make docs`` builds the pages into ``docs/_build/html``."""
 
+import importlib
 import inspect
 import shutil
 from pathlib import Path
@@ -29,15 +30,29 @@ templates_path = ["_templates"]
 nitpick_ignore_regex = [("py:.*", r"(functools|matplotlib|numpy|pandas|sklearn|skorch|torch)\..*")]
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions, which cannot be pickled
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["attrs_block", "dollarmath"]
 myst_heading_anchors = 3
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"riskvae {version}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["riskvae.css"]
+html_favicon = "_static/logo.svg"
+html_search_scorer = str(Path(__file__).parent / "_static" / "scorer.js")
+html_context = {"default_mode": "auto"}  # light or dark, as the system is
+mathjax_path = "mathjax/tex-svg.js"  # MathJax 3.2.2, Apache-2.0: pages load nothing from elsewhere
+html_sidebars = {"index": [], "changelog": [], "contributing": [], "decisions": []}  # these have no pages below them
 html_copy_source = False
 html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "header_links_before_dropdown": 6}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 5,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+# The list of contents names members alone: "fit()", not "RiskAwareVAE.fit()".
+toc_object_entries_show_parents = "hide"
 
 # ------------------------------------------------------------------------------------------------------- API reference
 
@@ -52,12 +67,26 @@ process_param = SphinxDocString._process_param
 SphinxDocString._process_param = lambda self, param, desc, summarize: process_param(self, param, desc, False)
 
 
-def leave_out(app, what, name, obj, skip, options):
-    """Leave out members that scikit-learn and torch document, and those that the class itself lists as attributes."""
+def left_out(name, obj):
+    """Whether scikit-learn or torch documents a member, or the class itself lists it as an attribute."""
     member = inspect.unwrap(obj.fget if isinstance(obj, property) else obj)
     foreign = not str(getattr(member, "__module__", None)).startswith("riskvae")
-    fitted = isinstance(obj, property) and name.endswith("_")
-    return True if foreign or fitted else None
+    return foreign or (isinstance(obj, property) and name.endswith("_"))
+
+
+def leave_out(app, what, name, obj, skip, options):
+    """Leave members out of the page of their class."""
+    return True if left_out(name, obj) else None
+
+
+def methods_of(full_name):
+    """Names of the methods of a class that its page has, in alphabetical order."""
+    module, _, name = full_name.rpartition(".")
+    found = inspect.getmembers(getattr(importlib.import_module(module), name), inspect.isroutine)
+    return [name for name, obj in found if obj.__doc__ and not name.startswith("_") and not left_out(name, obj)]
+
+
+autosummary_context = {"methods_of": methods_of}  # for the page of a class
 
 
 # ------------------------------------------------------------------------------------------------------------- gallery
@@ -92,6 +121,17 @@ sphinx_gallery_conf = {
 }
 
 
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def place_tables(app, name, source):
+    """List the tables of a study below its page. The page itself, which is also read elsewhere, does not."""
+    folder, _, page = name.rpartition("/")
+    if folder.startswith("results/") and page == "README" and (Path(app.srcdir) / folder / "tables.md").exists():
+        source[0] += "\n```{toctree}\n:hidden:\n\ntables\n```\n"
+
+
 def setup(app):
     """Connect what is not a setting."""
     app.connect("autodoc-skip-member", leave_out)
+    app.connect("source-read", place_tables)
