@@ -98,20 +98,36 @@ def written_figures(block, block_vars, gallery_conf):
     for path in sorted(folder.glob("*.png")):
         moved.append(next(block_vars["image_path_iterator"]))
         shutil.move(path, moved[-1])
-    if moved:
-        folder.rmdir()
     return figure_rst(moved, gallery_conf["src_dir"])
+
+
+def forget_figures(gallery_conf, name):
+    """Remove what an earlier run left, before an example begins."""
+    shutil.rmtree(Path(gallery_conf["src_dir"]).parent / "examples" / "demo", ignore_errors=True)
 
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "within_subsection_order": ExplicitOrder(
-        ["plot_quickstart.py", "plot_groups.py", "plot_robustness.py", "plot_anomalies.py", "plot_table.py"]
+        [
+            "plot_quickstart.py",
+            "plot_groups.py",
+            "plot_anomalies.py",
+            "plot_explain.py",
+            "plot_table.py",
+            "plot_missing.py",
+            "plot_robustness.py",
+            "plot_withstand.py",
+            "plot_training.py",
+            "plot_monitor.py",
+        ]
     ),
     "ignore_pattern": r"__init__\.py|grid_on_cluster|train_together|score_rows",
     "remove_config_comments": True,
     "image_scrapers": (written_figures,),
+    "reset_modules": (forget_figures, "matplotlib"),
+    "reset_modules_order": "both",
     "backreferences_dir": "api/generated/examples",
     "doc_module": ("riskvae",),
     "download_all_examples": False,

@@ -1,4 +1,4 @@
-"""Run the code of README and guide, and write what it prints into the text blocks that follow it.
+"""Run the code of README, first page and guide, and write what it prints into the text blocks that follow it.
 
 ``python docs/printed.py [PAGE ...]``; then read the pages again: sentences about the numbers stay as they are.
 """
@@ -21,14 +21,17 @@ def refresh(page, alone):
 
     def block(match):
         printed = next(ran).printed
-        return match[0] if match[2] is None else match[0].replace(match[2], printed)
+        if match[2] is None:
+            return match[0]
+        start, end = (place - match.start() for place in match.span(2))
+        return match[0][:start] + printed + match[0][end:]
 
     page.write_text(PRINTED.sub(block, page.read_text()))
 
 
 if __name__ == "__main__":
     pages = [Path(name).resolve() for name in sys.argv[1:]]
-    pages = pages or [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+    pages = pages or [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
     os.chdir(tempfile.mkdtemp())  # some write files
     for page in pages:
         if re.search(r"^```python", page.read_text(), flags=re.MULTILINE):

@@ -30,6 +30,18 @@ from riskvae.plotting import AnomalyMapDisplay, CalibrationDisplay
 
 SIDE = 32
 
+# Where figures are written.
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
+FOLDER.mkdir(exist_ok=True)
+start = time.perf_counter()
+
+
+# %%
+# Which tumors are malignant?
+# ---------------------------
+# The detector is trained on benign tumors alone. Other benign tumors calibrate it, so that the false discovery rate
+# holds on average.
+
 
 def tumors():
     """Return benign rows to train, calibrate and test with, malignant rows to find, and the names of the features."""
@@ -70,6 +82,19 @@ def print_detection(vae, rows, truth, n_calibration):
     print(f"{(flagged & truth).sum() / truth.sum():25.3f}")
 
 
+(train, held_out, benign, malignant), names = tumors()
+rows = np.vstack((benign, malignant))
+truth = np.arange(len(rows)) >= len(benign)
+vae = QuantileVAE(random_state=0).fit(train).conformalize(held_out)
+print_ranking(vae, train, rows, truth)
+print_detection(vae, rows, truth, len(held_out))
+
+# %%
+# Why is a row found?
+# -------------------
+# Its values are compared with the medians that the model expects of them.
+
+
 def print_reasons(vae, rows, names):
     """Print the features that make a row unusual; the row is one from the middle of those found."""
     row = np.argsort(vae.score_samples(rows))[len(rows) // 4]
@@ -77,6 +102,14 @@ def print_reasons(vae, rows, names):
     print("\nWhy one of the rows found is unusual: distances from medians, in standard deviations")
     for j in np.argsort(-np.abs(z))[:4]:
         print(f"  {names[j]:24}{z[j]:+7.1f}")
+
+
+print_reasons(vae, rows, names)
+
+# %%
+# Where is the lesion?
+# --------------------
+# Pixels are tested one by one. Brightness alone ranks them worse, because other tissue is bright, too.
 
 
 def lesions(folder):
@@ -99,6 +132,15 @@ def lesions(folder):
     display.figure_.savefig(folder / "anomaly_maps.png", dpi=130)
 
 
+lesions(FOLDER)
+
+# %%
+# Do the intervals hold what they say?
+# ------------------------------------
+# The quantiles of the model are too narrow on new rows. After ``conformalize``, intervals hold the share that they
+# promise.
+
+
 def calibration(folder):
     """Draw how many values lie in the intervals, before and after calibration."""
     draws = (make_heteroscedastic(2000, n_features=8, n_latent=1, random_state=seed).data for seed in range(3))
@@ -111,23 +153,7 @@ def calibration(folder):
     display.figure_.savefig(folder / "calibration.png", dpi=130)
 
 
-def main(folder):
-    """Print the results, and draw the figures."""
-    start = time.perf_counter()
-    folder.mkdir(exist_ok=True)
-    (train, held_out, benign, malignant), names = tumors()
-    rows = np.vstack((benign, malignant))
-    truth = np.arange(len(rows)) >= len(benign)
-    vae = QuantileVAE(random_state=0).fit(train).conformalize(held_out)
-    print_ranking(vae, train, rows, truth)
-    print_detection(vae, rows, truth, len(held_out))
-    print_reasons(vae, rows, names)
-    lesions(folder)
-    calibration(folder)
-    plt.close("all")
-    print(f"\nFigures: {folder / 'anomaly_maps.png'}, {folder / 'calibration.png'}   ", end="")
-    print(f"({time.perf_counter() - start:.0f} s)")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+calibration(FOLDER)
+plt.close("all")
+print(f"\nFigures: {FOLDER / 'anomaly_maps.png'}, {FOLDER / 'calibration.png'}   ", end="")
+print(f"({time.perf_counter() - start:.0f} s)")

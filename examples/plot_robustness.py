@@ -33,6 +33,17 @@ from riskvae.robustness import encoder_sensitivity
 
 RADIUS = 1.5  # how far a reconstruction may move, over 64 pixels in [0, 1]
 
+# Where figures are written.
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
+FOLDER.mkdir(exist_ok=True)
+start = time.perf_counter()
+
+
+# %%
+# Four models
+# -----------
+# The first is written by hand. Margins need no more than its ``encode`` and ``decode``.
+
 
 class PlainVAE(nn.Module):
     """A model as a torch user writes it; it needs ``encode`` and ``decode``, and nothing else."""
@@ -76,6 +87,24 @@ def fit(X, **options):
     return vae.fit(X)
 
 
+X, y = load_digits(return_X_y=True)
+X = (X / 16).astype(np.float32)
+X, X_test, _, y_test = train_test_split(X, y, test_size=200, random_state=0, stratify=y)
+print("Training four models, some ten seconds on two cores ...", file=sys.stderr, flush=True)
+models = {
+    "plain torch module": train_by_hand(X),
+    "BetaVAE, beta=0.25": fit(X, beta=0.25),
+    "BetaVAE, beta=0.25, tau=0.7": fit(X, beta=0.25, scale_offset=0.7),
+    "BetaVAE, beta=1.5": fit(X, beta=1.5),
+}
+
+# %%
+# How large a change each digit withstands
+# ----------------------------------------
+# ``lower`` is a bound: no smaller change breaks a digit. ``attack`` is a change that does. First-order bounds are
+# enough for the comparison with the attack.
+
+
 def error(vae, X):
     """Return the mean squared error of the reconstructions, per pixel."""
     if hasattr(vae, "reconstruct"):
@@ -102,6 +131,20 @@ def print_table(models, margins, X):
         print(f"  {name}: lower <= attack in {share:.0%} of {good.sum()} digits, {margin.abstained.sum()} abstained")
 
 
+options = {"r": RADIUS, "methods": ("theorem1", "second_order", "linearized", "attack"), "random_state": 0}
+margins = {}
+for name, vae in models.items():
+    print(f"Margins of {len(X_test)} digits: {name} ...", file=sys.stderr, flush=True)
+    margins[name] = robustness_margin(vae, X_test, **options)
+print_table(models, margins, X_test)
+
+# %%
+# Do the bounds hold?
+# -------------------
+# Each point is a digit. On the left, no bound lies above the diagonal. On the right, the damage that an attack of each
+# norm does.
+
+
 def plot_margins(margins, models, X, path):
     """Draw bounds against the attack, and damage against the norm of the change."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.6), layout="constrained")
@@ -114,9 +157,17 @@ def plot_margins(margins, models, X, path):
     figure.savefig(path, dpi=130)
 
 
+plot_margins(margins, models, X_test, FOLDER / "margins.png")
+
+# %%
+# How many digits are safe?
+# -------------------------
+# At each norm, a digit is certified, broken or neither. Certificates take longer than first-order bounds, so they are
+# computed for fewer digits, from fewer draws.
+
+
 def plot_curves(models, X, path):
     """Draw the shares of digits that are certified, unknown and broken, against the norm of the change."""
-    # Certificates take longer than first-order bounds, so they are computed for fewer digits, from fewer draws.
     options = {"r": RADIUS, "methods": ("proven", "linearized", "attack"), "n_draws": 2000, "random_state": 0}
     margins = {name: robustness_margin(vae, X, **options) for name, vae in models.items()}
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.2), layout="constrained")
@@ -128,6 +179,16 @@ def plot_curves(models, X, path):
     figure.savefig(path, dpi=130)
 
 
+print("Certificates of 32 digits for two models, some ten seconds ...", file=sys.stderr, flush=True)
+two = {name: models[name] for name in ("BetaVAE, beta=1.5", "BetaVAE, beta=0.25")}
+plot_curves(two, X_test[:32], FOLDER / "curves.png")
+
+# %%
+# What does the worst change look like?
+# -------------------------------------
+# One digit of each kind, the change that moves its reconstruction most, and what the model makes of the sum.
+
+
 def plot_attack(vae, X, path):
     """Draw ten digits, the worst change of norm 1.5 to each, and the reconstructions after it."""
     result = max_damage_attack(vae, X, max_norm=1.5, bounds=(0, 1), random_state=0)
@@ -137,31 +198,7 @@ def plot_attack(vae, X, path):
     display.figure_.savefig(path, dpi=130)
 
 
-def main(folder):
-    """Train the models, measure their margins, and draw the figures."""
-    start = time.perf_counter()
-    X, y = load_digits(return_X_y=True)
-    X = (X / 16).astype(np.float32)
-    X, X_test, _, y_test = train_test_split(X, y, test_size=200, random_state=0, stratify=y)
-    models = {
-        "plain torch module": train_by_hand(X),
-        "BetaVAE, beta=0.25": fit(X, beta=0.25),
-        "BetaVAE, beta=0.25, tau=0.7": fit(X, beta=0.25, scale_offset=0.7),
-        "BetaVAE, beta=1.5": fit(X, beta=1.5),
-    }
-    # First-order bounds are enough for the comparison with the attack.
-    options = {"r": RADIUS, "methods": ("theorem1", "second_order", "linearized", "attack"), "random_state": 0}
-    margins = {name: robustness_margin(vae, X_test, **options) for name, vae in models.items()}
-    print_table(models, margins, X_test)
-    folder.mkdir(exist_ok=True)
-    plot_margins(margins, models, X_test, folder / "margins.png")
-    two = {name: models[name] for name in ("BetaVAE, beta=1.5", "BetaVAE, beta=0.25")}
-    plot_curves(two, X_test[:32], folder / "curves.png")
-    ten = X_test[[np.flatnonzero(y_test == digit)[0] for digit in range(10)]]
-    plot_attack(models["plain torch module"], ten, folder / "attack.png")
-    names = ", ".join(str(folder / f"{name}.png") for name in ("margins", "curves", "attack"))
-    print(f"\nFigures: {names}   ({time.perf_counter() - start:.0f} s)")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+ten = X_test[[np.flatnonzero(y_test == digit)[0] for digit in range(10)]]
+plot_attack(models["plain torch module"], ten, FOLDER / "attack.png")
+names = ", ".join(str(FOLDER / f"{name}.png") for name in ("margins", "curves", "attack"))
+print(f"\nFigures: {names}   ({time.perf_counter() - start:.0f} s)")

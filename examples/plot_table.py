@@ -25,6 +25,17 @@ from riskvae.plotting import ExplanationDisplay
 # The first orders of the file are known to be right.
 CHECKED = 500
 
+# Where figures are written.
+FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
+FOLDER.mkdir(parents=True, exist_ok=True)
+start = time.time()
+
+
+# %%
+# A file of orders
+# ----------------
+# The first orders are known to be right. Later ones have misplaced decimal points, wrong countries and late deliveries.
+
 
 def write_orders(path, n=3500, seed=0):
     """Write orders to a CSV file; return the name of the wrong value of each row, or "" where none is wrong."""
@@ -54,6 +65,15 @@ def write_orders(path, n=3500, seed=0):
     return wrong
 
 
+scratch = tempfile.TemporaryDirectory()
+wrong = write_orders(Path(scratch.name) / "orders.csv")
+
+# %%
+# Which rows should somebody look at?
+# -----------------------------------
+# This function does all of the work: words, counts, amounts and missing values go in as they are.
+
+
 def decide(path):
     """Read the file, fit a model, calibrate it, find unusual rows and explain them."""
     orders = pd.read_csv(path).dropna(how="all")
@@ -65,36 +85,31 @@ def decide(path):
     return detector, new, found, detector.explain(found)
 
 
+detector, new, found, why = decide(Path(scratch.name) / "orders.csv")
+scratch.cleanup()
+
 # %%
-# The function above does all of the work. Below, the rows found are compared with those that are really wrong, which
-# only an example can know.
+# Are they the wrong ones?
+# ------------------------
+# The rows found are compared with those that are really wrong, which only an example can know.
 
+truth = pd.Series(wrong).loc[new.index]
+print(f"{len(new)} new orders, {(truth != '').sum()} of them wrong; {len(found)} found, ", end="")
+print(f"{(truth[found.index] == '').sum()} of them false alarms")
+top = why.loc[why.groupby("row")["share"].idxmax()].set_index("row")
+real = found.index[truth[found.index] != ""]
+print(f"the wrong value is named first in {(top['feature'] == truth[found.index])[real].mean():.0%} of those found\n")
+shown = top.join(truth.rename("wrong in truth")).head(8)
+print(shown[["feature", "value", "expected", "p", "share", "wrong in truth"]].round(3).to_string())
 
-def main(folder="demo"):
-    """Write the file, find the wrong rows, compare them with the truth, and draw the figures."""
-    start = time.time()
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        wrong = write_orders(Path(scratch) / "orders.csv")
-        detector, new, found, why = decide(Path(scratch) / "orders.csv")
-    truth = pd.Series(wrong).loc[new.index]
-    print(f"{len(new)} new orders, {(truth != '').sum()} of them wrong; {len(found)} found, ", end="")
-    print(f"{(truth[found.index] == '').sum()} of them false alarms")
-    top = why.loc[why.groupby("row")["share"].idxmax()].set_index("row")
-    real = found.index[truth[found.index] != ""]
-    print(
-        f"the wrong value is named first in {(top['feature'] == truth[found.index])[real].mean():.0%} of those found\n"
-    )
-    shown = top.join(truth.rename("wrong in truth")).head(8)
-    print(shown[["feature", "value", "expected", "p", "share", "wrong in truth"]].round(3).to_string())
+# %%
+# Which value of each?
+# --------------------
+# For one row, values are drawn among the intervals where they were expected. For several rows, a map has the share of
+# each value in the score of its row.
 
-    ExplanationDisplay.from_estimator(detector, found.loc[[real[0]]])
-    plt.savefig(folder / "table_row.png", dpi=120, bbox_inches="tight")
-    ExplanationDisplay.from_estimator(detector, found.head(20))
-    plt.savefig(folder / "table_rows.png", dpi=120, bbox_inches="tight")
-    print(f"\nfigures in {folder}; {time.time() - start:.0f} s")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+ExplanationDisplay.from_estimator(detector, found.loc[[real[0]]])
+plt.savefig(FOLDER / "table_row.png", dpi=120, bbox_inches="tight")
+ExplanationDisplay.from_estimator(detector, found.head(20))
+plt.savefig(FOLDER / "table_rows.png", dpi=120, bbox_inches="tight")
+print(f"\nfigures in {FOLDER}; {time.time() - start:.0f} s")

@@ -132,6 +132,14 @@ def check_training(ran):
     assert (names["bounds"] < 0).all()
 
 
+def test_code_of_the_first_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (ran,) = run_blocks(DOCS / "index.md")
+    (_, plain, plain_mean), (_, averse, mean) = (map(float, numbers(line)) for line in ran.printed.splitlines())
+    assert averse < plain < 80  # x 1000; an untrained model has more than 100
+    assert plain_mean < mean < 1.15 * plain_mean
+
+
 CHECKS = {
     "tail_risk": check_tail_risk,
     "robustness": check_robustness,
@@ -193,6 +201,28 @@ def test_links_between_pages_lead_somewhere():
         # The gallery is made by Sphinx; addresses elsewhere are not asked.
         local = [target for target in targets if not target.startswith(("http", "auto_examples"))]
         assert [target for target in local if not (page.parent / target).exists()] == [], page
+
+
+def test_the_gallery_has_every_example_in_its_order():
+    """Each is told in cells with text between, and writes a figure of its own."""
+    told = re.search(r"ExplicitOrder\(\s*(\[.*?\])\s*\)", (DOCS / "conf.py").read_text(), flags=re.DOTALL)[1]
+    examples = sorted((DOCS.parent / "examples").glob("plot_*.py"))
+    assert sorted(ast.literal_eval(told)) == [path.name for path in examples]
+    assert len(examples) >= 8
+    for path in examples:
+        cells = re.split(r"^# %%\n", path.read_text(), flags=re.MULTILINE)[1:]
+        assert len(cells) >= 2, path
+        assert all(re.match(r"(# .+\n)+", cell) for cell in cells), path
+        assert "savefig(" in path.read_text(), path
+
+
+def test_pages_bring_what_they_show_along():
+    """Formulas need no network: MathJax, with its license, is one file of the pages, and no heavy one."""
+    config = (DOCS / "conf.py").read_text()
+    script = DOCS / "_static" / re.search(r'^mathjax_path = "(\S+)"', config, flags=re.MULTILINE)[1]
+    assert script.stat().st_size > 1_000_000
+    assert "Apache License" in (script.parent / "LICENSE").read_text()
+    assert sum(path.stat().st_size for path in (DOCS / "_static").rglob("*") if path.is_file()) <= 3_000_000
 
 
 # What the same name means otherwise in one estimator.
