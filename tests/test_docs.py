@@ -225,6 +225,24 @@ def test_pages_bring_what_they_show_along():
     assert sum(path.stat().st_size for path in (DOCS / "_static").rglob("*") if path.is_file()) <= 3_000_000
 
 
+def test_the_page_on_sizes_says_what_was_measured():
+    told = json.loads((DOCS / "results" / "benchmarks" / "sizes.json").read_text())
+    page = (DOCS / "guide" / "sizes.md").read_text()
+    assert not told["quick"]
+    sizes = [f"{row['rows']:,}" for row in told["quality"]]
+    assert f"| training rows | {' | '.join(sizes)} |" in page
+    for name in ("BetaVAE", "PCA"):
+        shares = [f"{np.mean(row[name]):.2f}"[1:] for row in told["quality"]]
+        assert f"| `{name}(4)` | {' | '.join(shares)} |" in page
+    for row in told["time"]:
+        said = re.search(rf"^\| {row['network']}.*? \| (\S+) \((\S+)-(\S+)\) \|$", page, flags=re.MULTILINE).groups()
+        seconds = [row["processor_seconds"], min(row["all"]), max(row["all"])]
+        assert [float(number) for number in said] == pytest.approx(seconds, rel=0.035)
+    for row in told["memory"]:
+        assert f"{row['rows']:,} x {row['columns']}, {row['dtype']} | {row['X']:.0f} MiB |" in page
+        assert f" {row['fit']:.0f} MiB |" in page
+
+
 # What the same name means otherwise in one estimator.
 OWN = {"BetaTCVAE": {"beta"}, "QuantileVAE": {"noise_scale_"}}
 
