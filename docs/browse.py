@@ -193,8 +193,7 @@ class Visitor:
         """Open a page, and wait for its formulas."""
         self.name = name
         self.page.goto(f"{self.address}/{name}", wait_until="load")
-        if self.page.query_selector(".math"):
-            self.page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+        if self.page.query_selector(".math") and self.page.evaluate("!!window.MathJax?.startup?.promise"):
             self.page.evaluate("MathJax.startup.promise.then(() => null)")
 
     def look(self, name, widths):
@@ -216,7 +215,7 @@ class Visitor:
             self.page.wait_for_function(
                 "document.querySelector('#search-results p.search-summary')?.innerText.length > 0"
             )
-            results.first.wait_for(timeout=10_000)
+            results.first.wait_for(timeout=5_000)
             self.page.wait_for_timeout(300)  # for those after it
         except Exception as error:
             if type(error).__name__ != "TimeoutError":

@@ -137,8 +137,8 @@ lesions(FOLDER)
 # %%
 # Do the intervals hold what they say?
 # ------------------------------------
-# The quantiles of the model are too narrow on new rows. After ``conformalize``, intervals hold the share that they
-# promise.
+# On new rows, the quantiles of the model hold more values than they should. After ``conformalize``, intervals hold the
+# share that they promise.
 
 
 def calibration(folder):

@@ -25,15 +25,15 @@ FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
 FOLDER.mkdir(exist_ok=True)
 
 # %%
-# A table with holes
-# ------------------
+# A table with missing values
+# ---------------------------
 # The columns have unit variance, so an error of 1 is what the mean of a column gives.
 
 X = StandardScaler().fit_transform(load_breast_cancer().data)
 missing = np.random.default_rng(0).random(X.shape) < 0.2
 table = np.where(missing, np.nan, X)
 print(
-    f"{len(table)} rows, {missing.sum()} of {missing.size} values missing, {missing.any(axis=1).mean():.0%} of rows hit"
+    f"{len(table)} rows, {missing.sum()} of {missing.size} values missing, in {missing.any(axis=1).mean():.0%} of rows"
 )
 
 # %%

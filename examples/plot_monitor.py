@@ -27,7 +27,7 @@ FOLDER.mkdir(exist_ok=True)
 # %%
 # A training that goes well
 # -------------------------
-# A tenth of the rows is held out, to see whether the model learns the others by heart.
+# A tenth of the rows is held out, to see whether the model overfits the others.
 
 X, X_test = train_test_split(load_digits().data / 16, test_size=0.25, random_state=0)
 setting = {"n_components": 8, "hidden_layer_sizes": (64,), "lr": 3e-3, "early_stopping": True, "random_state": 0}
@@ -37,7 +37,7 @@ print(good.summary())
 # %%
 # Its curves
 # ----------
-# Both losses fall together, so nothing is learned by heart. All eight coordinates of the code are in use throughout.
+# Both losses fall together, so the model does not overfit. All eight coordinates of the code are in use throughout.
 
 display = LearningCurveDisplay.from_estimator(good)
 display.figure_.savefig(FOLDER / "learning.png", dpi=110)

@@ -90,7 +90,7 @@ def fit(X, **options):
 X, y = load_digits(return_X_y=True)
 X = (X / 16).astype(np.float32)
 X, X_test, _, y_test = train_test_split(X, y, test_size=200, random_state=0, stratify=y)
-print("Training four models, some ten seconds on two cores ...", file=sys.stderr, flush=True)
+print("Training four models; the whole takes one or two minutes on two cores ...", file=sys.stderr, flush=True)
 models = {
     "plain torch module": train_by_hand(X),
     "BetaVAE, beta=0.25": fit(X, beta=0.25),
@@ -141,8 +141,8 @@ print_table(models, margins, X_test)
 # %%
 # Do the bounds hold?
 # -------------------
-# Each point is a digit. On the left, no bound lies above the diagonal. On the right, the damage that an attack of each
-# norm does.
+# On the left, each point is a digit: both bounds lie below the diagonal, and the estimate on both sides of it. On the
+# right is the damage that an attack of each norm does.
 
 
 def plot_margins(margins, models, X, path):
@@ -179,7 +179,7 @@ def plot_curves(models, X, path):
     figure.savefig(path, dpi=130)
 
 
-print("Certificates of 32 digits for two models, some ten seconds ...", file=sys.stderr, flush=True)
+print("Certificates of 32 digits for two models ...", file=sys.stderr, flush=True)
 two = {name: models[name] for name in ("BetaVAE, beta=1.5", "BetaVAE, beta=0.25")}
 plot_curves(two, X_test[:32], FOLDER / "curves.png")
 

@@ -110,6 +110,7 @@ print(shown[["feature", "value", "expected", "p", "share", "wrong in truth"]].ro
 
 ExplanationDisplay.from_estimator(detector, found.loc[[real[0]]])
 plt.savefig(FOLDER / "table_row.png", dpi=120, bbox_inches="tight")
+# sphinx_gallery_thumbnail_number = 2
 ExplanationDisplay.from_estimator(detector, found.head(20))
 plt.savefig(FOLDER / "table_rows.png", dpi=120, bbox_inches="tight")
 print(f"\nfigures in {FOLDER}; {time.time() - start:.0f} s")
