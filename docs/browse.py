@@ -151,9 +151,9 @@ class Page(HTMLParser):
             self.loads.append(told["src"])
 
 
-def bad_links(folder):
+def bad_links(folder, names):
     """Links of all pages that lead nowhere, and what pages would load from elsewhere, as sentences by page."""
-    pages = {path.relative_to(folder).as_posix(): Page(path.read_text("utf-8")) for path in folder.rglob("*.html")}
+    pages = {name: Page((folder / name).read_text("utf-8")) for name in names}
     faults = []
     for name, page in sorted(pages.items()):
         faults += [f"{name}: loads {address} from elsewhere" for address in page.loads if urlsplit(address).netloc]
@@ -268,9 +268,10 @@ def main():
         options.screenshots.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     built = {path.relative_to(options.pages).as_posix() for path in options.pages.rglob("*.html")}
+    built = {name for name in built if not name.startswith("_")}  # templates of the theme are no pages
     names = sorted(options.names or built)
     faults = [f"{name}: is not there" for name in sorted({*SHOWN, *names} - built)]
-    faults += bad_links(options.pages) + visit(options.pages, names, options.screenshots)
+    faults += bad_links(options.pages, built) + visit(options.pages, names, options.screenshots)
     print("\n".join([*faults, f"{len(faults)} faults, in {time.perf_counter() - start:.0f} s"]))
     return bool(faults)
 
