@@ -29,9 +29,9 @@ SEARCHES = {
     "missing": ("guide/missing.html",),
     "categorical": ("guide/columns.html",),
     "save": ("guide/deploy.html",),
-    "GPU": ("guide/gpu.html", "guide/training.html", "guide/speed.html"),
+    "GPU": ("guide/install.html", "guide/training.html", "guide/speed.html"),
     "install": ("guide/install.html",),
-    "cite": ("guide/cite.html", "guide/evidence.html"),
+    "cite": ("guide/install.html",),
 }
 FIRST = 5  # so many results count as the first
 # Pages of each kind, looked at in every width and in both colors.

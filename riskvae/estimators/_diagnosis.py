@@ -198,7 +198,9 @@ def _of_collapse(estimator: Any, found: Diagnosis) -> str:
     what = "posterior collapse" if few else "hardly anything was learned"
     longer = f"train longer (max_epochs; {_steps(estimator)})"
     lower = f"lower beta, now {estimator.beta:g}"
-    first, then = (longer, lower) if _too_short(estimator) else (lower, longer)
+    # A KL term that outweighs the rest may let go late in training, and hardly: more epochs are no remedy for it.
+    too_short = _n_steps(estimator) < FEW_STEPS or (not few and _still_falling(estimator))
+    first, then = (longer, lower) if too_short else (lower, longer)
     remedy = f"{first}, {then}, or let the KL term set in later (beta_warmup)."
     remedy = _remedies(_scales(estimator, found), remedy)
     return (
@@ -237,13 +239,11 @@ def _n_steps(estimator: Any) -> int:
     return sum(row["train_batch_count"] for row in estimator.history_)
 
 
-def _too_short(estimator: Any) -> bool:
-    """Whether a training ended early: after few steps, or while reconstructions still became better."""
-    if _n_steps(estimator) < FEW_STEPS:
-        return True
+def _still_falling(estimator: Any) -> bool:
+    """Whether a training ended while reconstructions still became better."""
     errors = [row["train_reconstruction"] for row in estimator.history_]
     gained, lately = errors[0] - errors[-1], errors[-1 - len(errors) // 5] - errors[-1]
-    return lately > STILL_FALLING * gained > 0
+    return bool(lately > STILL_FALLING * gained > 0)
 
 
 def _steps(estimator: Any) -> str:
