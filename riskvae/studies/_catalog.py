@@ -29,6 +29,7 @@ class Study(NamedTuple):
 _IMAGES = ("mnist", "fashion_mnist")
 _MNIST = "MNIST, downloaded from OpenML unless the folder of data holds it"
 _FETCHED = "MNIST and Fashion-MNIST, downloaded from OpenML unless the folder of data holds them"
+_THREE = "MNIST, Fashion-MNIST and CIFAR-10, downloaded from OpenML unless the folder of data holds them"
 _ADBENCH = "tables of ADBench, in the folder 'adbench' of the folder of data"
 
 STUDIES = {
@@ -73,6 +74,12 @@ STUDIES = {
         "an hour on two cores",
         ("mnist",),
         _MNIST,
+    ),
+    "bounds": Study(
+        "Robustness: bounds of margins against the attack, on three sets of images and two kinds of network.",
+        "an hour on two cores",
+        (*_IMAGES, "cifar10"),
+        _THREE,
     ),
     "lesions": Study(
         "Finding lesions in brain MRI: QuantileVAE, other autoencoders, and thresholding; three patients.",
