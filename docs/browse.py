@@ -24,7 +24,7 @@ BUILT = Path(__file__).parent / "_build" / "html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NARROW, WIDE = 390, 1280
 HEIGHT = 900
-# A word, and pages of which at least one must be among the first results. What does not exist is not asked for.
+# A word, and pages of which at least one must be among the first results.
 SEARCHES = {
     "missing": ("guide/missing.html",),
     "categorical": ("guide/columns.html",),
@@ -66,7 +66,8 @@ LOOK = """
       found.push(`cuts code (${pre.scrollWidth} pixels, room for ${pre.clientWidth}): "${name(pre)}"`);
   for (const math of document.querySelectorAll("article .math")) {
     const drawn = math.querySelector("mjx-container svg");
-    if (!drawn || math.querySelector("mjx-merror, [data-mml-node=merror]"))
+    // Names that MathJax does not know are drawn in red.
+    if (!drawn || math.querySelector("mjx-merror, [data-mml-node=merror], [fill=red], [stroke=red]"))
       found.push(`has a formula that is not drawn: "${name(math)}"`);
     else if (math.checkVisibility()) {
       const box = math.closest("p, dd, li, td, div").getBoundingClientRect(), rect = drawn.getBoundingClientRect();
@@ -76,7 +77,12 @@ LOOK = """
   }
   for (const image of document.querySelectorAll("img"))
     if (image.loading !== "lazy" && image.complete && !image.naturalWidth) found.push(`lacks the picture ${image.src}`);
-  const channels = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
+  // Colors as red, green, blue and opacity; other notations are not understood, and said to be.
+  const channels = (color) => {
+    if (!color.startsWith("rgb")) found.push(`has a color that cannot be judged: ${color}`);
+    return (color.match(/[\\d.]+/g) || []).map(Number);
+  };
+  const opacity = (e) => (e ? Number(getComputedStyle(e).opacity) * opacity(e.parentElement) : 1);
   const luminance = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
     .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
@@ -92,7 +98,9 @@ LOOK = """
     const e = walker.currentNode.parentElement;
     const seen = e.checkVisibility({visibilityProperty: true, opacityProperty: true});
     if (!seen || !walker.currentNode.data.trim() || !e.getClientRects().length || e.closest("mjx-container")) continue;
-    const [a, b] = [luminance(channels(getComputedStyle(e).color)), luminance(behind(e))];
+    const ground = behind(e), color = channels(getComputedStyle(e).color), share = (color[3] ?? 1) * opacity(e);
+    const mixed = color.slice(0, 3).map((v, i) => share * v + (1 - share) * ground[i]);
+    const [a, b] = [luminance(mixed), luminance(ground)];
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const kind = `${e.tagName} ${e.className} ${getComputedStyle(e).color}`;
     if (contrast < least) pale.set(kind, `has pale text (contrast ${contrast.toFixed(1)}): "${name(e)}"`);
@@ -156,7 +164,12 @@ def bad_links(folder, names):
     pages = {name: Page((folder / name).read_text("utf-8")) for name in names}
     faults = []
     for name, page in sorted(pages.items()):
-        faults += [f"{name}: loads {address} from elsewhere" for address in page.loads if urlsplit(address).netloc]
+        for address in dict.fromkeys(page.loads):
+            local = unquote(urlsplit(urljoin(f"/{name}", address)).path).lstrip("/")
+            if urlsplit(address).netloc:
+                faults.append(f"{name}: loads {address} from elsewhere")
+            elif urlsplit(address).scheme != "data" and not (folder / local).is_file():
+                faults.append(f"{name}: {address}, which it loads, is not there")
         for link in dict.fromkeys(page.links):
             if urlsplit(link).scheme or urlsplit(link).netloc:
                 continue
@@ -231,8 +244,6 @@ def visit(folder, names, screenshots):
     from playwright.sync_api import sync_playwright
 
     shown = [name for name in SHOWN if name in names]
-    searches = {word: [page for page in pages if (folder / page).exists()] for word, pages in SEARCHES.items()}
-    searches = {word: pages for word, pages in searches.items() if pages}
     server = serve(folder)
     address = f"http://127.0.0.1:{server.server_port}"
     # No other machine has an address: a request to one fails, and is told.
@@ -244,12 +255,12 @@ def visit(folder, names, screenshots):
             light.look(name, (WIDE, NARROW))
         for name in shown:
             dark.look(name, (WIDE, NARROW))
-        for word, pages in searches.items():
+        for word, pages in SEARCHES.items():
             light.search(word, pages)
         browser.close()
     server.shutdown()
     print(f"{len(names)} pages at {WIDE} and {NARROW} pixels, {len(shown)} of them in the dark, too")
-    print(f"searches for {', '.join(searches)}")
+    print(f"searches for {', '.join(SEARCHES)}")
     return light.faults + dark.faults
 
 

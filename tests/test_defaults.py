@@ -16,7 +16,9 @@ from sklearn.preprocessing import StandardScaler
 import riskvae
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae.estimators._diagnosis import Diagnosis, _of_collapse, _still_falling
-from riskvae.training import Objective, Terms, TotalCorrelationELBO, WeightedELBO
+from riskvae.estimators._extremes import ends_of, extremes_of
+from riskvae.training import Batch, Objective, Terms, TotalCorrelationELBO, WeightedELBO
+from riskvae.training._rows import Rows
 
 ALL = [BetaVAE, BetaTCVAE, RiskAwareVAE, QuantileVAE]
 TABLES = {name: getattr(sets, f"load_{name}") for name in ("iris", "wine", "diabetes", "breast_cancer", "digits")}
@@ -204,6 +206,47 @@ def test_a_training_that_ended_early_is_told_to_go_on(X):
     assert not told(100 * 0.5 ** np.arange(20.0))
     assert not told([*np.linspace(100, 50, 10), *[50.0] * 10])
     assert not told([50.0] * 20)
+    assert told([100.0, 75.0, 50.0])
+
+
+def sparse_tables():
+    rng = np.random.default_rng(0)
+    yield (rng.random((500, 10)) < 0.1) * 100.0
+    yield np.eye(150)[rng.integers(0, 150, 2000)]
+    yield np.column_stack([np.eye(20)[rng.integers(0, 20, 300)], np.full(300, 50.0)])
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_features_that_are_mostly_one_value_are_judged_without_an_error(cls):
+    """No middle half of values varies: of one-hot columns, of sparse ones."""
+    for rows in sparse_tables():
+        assert small(cls, max_epochs=2).fit(rows).n_iter_ == 2
+
+
+def test_a_broken_value_is_found_among_many_rows():
+    """The verdict looks at 2,000 rows of 6,000; the one that squeezes its column is not among them."""
+    rng = np.random.default_rng(0)
+    rows = near_a_plane(0.0, 6000)
+    rows[rng.integers(6000), 3] = 1e5
+    rows = StandardScaler().fit_transform(rows)
+    with pytest.warns(ConvergenceWarning, match=r"feature 3 is not reconstructed: it has a value of 77.5, "):
+        BetaVAE(hidden_layer_sizes=(32,), max_epochs=10, lr=3e-3, random_state=0).fit(rows)
+
+
+def test_values_that_belong_to_their_feature_are_not_extreme():
+    """Ink on a noisy background, zero-inflated and half missing columns: far from the middle half, and many."""
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=(1000, 1))
+    ink = np.where(rng.random((1000, 1)) < 0.13, 0.5, 0.0) + 1e-3 * normal
+    inflated = np.where(rng.random((1000, 1)) < 0.74, 0.0, rng.exponential(size=(1000, 1)))
+    half_missing = np.where(np.arange(1000)[:, None] % 2, normal, np.nan)
+    broken = np.where(np.arange(1000)[:, None] == 500, 1e4, normal)
+    x = torch.tensor(np.hstack([normal, ink, inflated, half_missing, broken, np.exp(3 * normal)]))
+    found = extremes_of(x)
+    assert found.squeezed.tolist() == [False, False, False, False, True, False]
+    assert found.furthest[4] == 1e4
+    part = extremes_of(x[:400], ends_of(Rows(Batch(x), torch.device("cpu"))))
+    assert part.squeezed.tolist() == found.squeezed.tolist()
 
 
 def test_constant_rows_are_no_failure():
@@ -306,7 +349,7 @@ def test_a_verdict_takes_little_memory_whatever_the_width(X, monkeypatch):
     taken = []
     real = Diagnosis.of
     monkeypatch.setattr(
-        Diagnosis, "of", lambda module, x, share: taken.append(tuple(x.shape)) or real(module, x, share)
+        Diagnosis, "of", lambda module, x, *rest: taken.append(tuple(x.shape)) or real(module, x, *rest)
     )
     small(BetaVAE, max_epochs=1).fit(np.random.default_rng(0).normal(size=(600, 20_000)))
     assert taken == [(104, 20_000)]
@@ -350,7 +393,7 @@ def test_spare_coordinates_are_no_collapse(X):
     """Of as many coordinates as there are features, the KL term leaves those that help: fewer than half may be used."""
     rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     yes, no = torch.ones(8) > 0, torch.zeros(8) > 0
-    found = Diagnosis(2, 8, 0.3, yes, no, torch.zeros(8), torch.ones(8), torch.full((8,), 0.3), no, rows)
+    found = Diagnosis(2, 8, 0.3, yes, no, torch.zeros(8), torch.ones(8), torch.full((8,), 0.3), extremes_of(rows), rows)
     vae = small(QuantileVAE, n_components=8).fit(X)
     assert "2 of 8 latent coordinates are active" in _of_collapse(vae, found)
     assert not _of_collapse(vae.set_params(n_components="auto"), found)

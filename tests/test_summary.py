@@ -123,6 +123,8 @@ def test_the_kept_epoch_is_told_and_drawn():
 def test_curves_of_pipelines_and_of_what_has_none():
     pipe = make_pipeline(StandardScaler(), BetaVAE(**KW, likelihood="gaussian", noise_scale=1.0, max_epochs=1)).fit(X)
     assert list(LearningCurveDisplay.from_estimator(pipe).axes_) == ["loss", "rate", "active"]
+    with pytest.raises(ValueError, match="history has no epoch"):
+        LearningCurveDisplay([], best_iter=0).plot()
     rows = [{"epoch": i, "train_loss": 9.0 / i, "valid_loss": 9.001 / i, "train_kl": 1.0} for i in range(1, 9)]
     crowded = LearningCurveDisplay(rows, best_iter=8).plot()
     crowded.figure_.canvas.draw()

@@ -8,6 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from riskvae._validation import derive_seed, level_of_the_user
+from riskvae.estimators._extremes import FAR, Ends, Extremes, ends_of, extremes_of, variance_of
 from riskvae.training._rows import Rows
 from riskvae.training._stream import Stream
 from riskvae.training._vitals import ACTIVE
@@ -23,10 +24,8 @@ EXPLAINED = 0.1
 WORSE = 1.1
 # ... and a model where that holds for more than this share of the features.
 FEW = 0.1
-# The rows that are reconstructed worst are left out of the verdict: one broken value must not decide.
+# The rows that are reconstructed worst, at least one, are left out of the verdict: a broken value must not decide.
 COUNTED = 0.99
-# Distances from the median, in standard deviations of the middle half, at which a value squeezes the others.
-EXTREME = 100.0
 # Spreads that differ by more than this factor are in other units.
 FOREIGN = 100.0
 # Training was most likely too short after fewer gradient steps than this, ...
@@ -52,8 +51,8 @@ class Diagnosis(NamedTuple):
         Mean and standard deviation of each feature.
     each : Tensor
         Share of each feature's variance that reconstructions explain, extreme values aside.
-    extreme : Tensor of bool
-        Features with a value so far away that the others hardly count beside it, among all rows.
+    extremes : Extremes
+        Values that are far away, also among rows that do not count.
     rows : Tensor
         Those that count, as the encoder sees them; the mean where a value is missing.
     """
@@ -66,13 +65,13 @@ class Diagnosis(NamedTuple):
     center: Tensor
     spread: Tensor
     each: Tensor
-    extreme: Tensor
+    extremes: Extremes
     rows: Tensor
 
     @classmethod
     @torch.no_grad()
-    def of(cls, module: Any, x: Tensor, share: float = 1.0) -> Self:
-        """Diagnosis of rows, or of the share of them that is reconstructed best."""
+    def of(cls, module: Any, x: Tensor, share: float = 1.0, ends: Ends | None = None) -> Self:
+        """Diagnosis of rows, or of the share of them that is reconstructed best; ends are those of all rows."""
         means, errors, losses, seen = [], [], [], []
         for rows in x.split(max(1, CHUNK // max(1, module.widest))):
             means.append(module.encode(rows).mean)
@@ -81,13 +80,13 @@ class Diagnosis(NamedTuple):
             errors.append(module.likelihood.expected_inputs(raw) - seen[-1])
             losses.append(module.nll(rows, raw))
         mean, error, x = torch.cat(means), torch.cat(errors), torch.cat(seen)
-        missing = x.isnan()
+        extremes = extremes_of(x, ends if module.likelihood.shows_rows else None)
+        near, missing = ~extremes.far, x.isnan()
         if missing.any():  # they add nothing to errors, nor to spreads
             x, error = torch.where(missing, x.nanmean(0), x), error.masked_fill(missing, 0.0)
-        extreme = _far(x).any(0)
         if share < 1:
             best = torch.cat(losses).argsort()[: max(2, int(share * len(x)))]
-            x, mean, error = x[best], mean[best], error[best]
+            x, mean, error, near = x[best], mean[best], error[best], near[best]
         spread, ordered = x.std(0, correction=0), x.sort(0).values
         varying = ordered[len(x) // 4] < ordered[-1 - len(x) // 4]
         worse = (error.square().mean(0) > WORSE * spread.square()) & (
@@ -95,35 +94,21 @@ class Diagnosis(NamedTuple):
         )
         explained = 1 - float(error.square().mean(0).sum() / spread.square().sum())
         active = int((mean.var(0, correction=0) > ACTIVE).sum())
-        each = _explained_of_each(x, error)
-        return cls(active, mean.shape[1], explained, varying, worse & varying, x.mean(0), spread, each, extreme, x)
-
-
-def _far(x: Tensor) -> Tensor:
-    """Values that are far from the middle half of their feature's values."""
-    low, middle, high = (x.kthvalue(max(1, round(share * len(x))), dim=0).values for share in (0.25, 0.5, 0.75))
-    return (high > low) & ((x - middle).abs() > EXTREME * (high - low) / 1.35)
-
-
-def _explained_of_each(x: Tensor, error: Tensor) -> Tensor:
-    """Share of the variance of each feature that is explained, among values that are not far away."""
-    counted = ~_far(x)
-    n = counted.sum(0)
-    center = torch.where(counted, x, 0.0).sum(0) / n
-    variance, unexplained = (torch.where(counted, values.square(), 0.0).sum(0) / n for values in (x - center, error))
-    return 1 - unexplained / torch.where(variance > 0, variance, 1.0)
+        variance, unexplained = variance_of(x, near), torch.where(near, error.square(), 0.0).sum(0)
+        each = 1 - unexplained / (near.sum(0).clamp(min=1) * torch.where(variance > 0, variance, 1.0))
+        return cls(active, mean.shape[1], explained, varying, worse & varying, x.mean(0), spread, each, extremes, x)
 
 
 def warn_of_failure(estimator: Any, rows: Rows | Stream, share: float) -> None:
     """Warn where a model that was trained on rows hardly tells them apart, or ignores features; with the remedy."""
     n = min(N_ROWS, max(100, CHUNK // estimator.n_features_in_))
     x = rows.sample(n, derive_seed(estimator._seed, "diagnosis")) if isinstance(rows, Rows) else rows.head()[:n]
-    x = x.to(estimator.device_)
-    found = Diagnosis.of(estimator.module_, x, min(share, COUNTED))
+    ends = ends_of(rows) if isinstance(rows, Rows) else None
+    found = Diagnosis.of(estimator.module_, x.to(estimator.device_), min(share, COUNTED), ends)
     if not found.spread.any():  # a constant needs no code
         return
     message = (
-        _of_extremes(estimator, found, x)
+        _of_extremes(estimator, found)
         or _of_features(estimator, found)
         or _of_units(estimator, found)
         or _of_collapse(estimator, found)
@@ -145,19 +130,18 @@ def warn_of_other_units(estimator: Any, x: Tensor) -> None:
         )
 
 
-def _of_extremes(estimator: Any, found: Diagnosis, x: Tensor) -> str:
+def _of_extremes(estimator: Any, found: Diagnosis) -> str:
     """Where a few values are so large that a model, or a scaler, sees nothing but them."""
-    squeezed = (found.extreme & found.varying & (found.each < EXPLAINED)).nonzero().ravel().tolist()
+    squeezed = (found.extremes.squeezed & found.varying & (found.each < EXPLAINED)).nonzero().ravel().tolist()
     if not squeezed or not estimator.module_.likelihood.shows_rows:
         return ""
     first = squeezed[0]
-    names = getattr(estimator, "feature_names_in_", range(len(found.extreme)))
-    values, middle = x[:, first], x[:, first].nanmedian()
-    largest = float(values[(values - middle).abs().nan_to_num().argmax()])
+    names = getattr(estimator, "feature_names_in_", range(len(found.each)))
+    furthest = float(found.extremes.furthest[first])
     others = f" (and {len(squeezed) - 1} more)" if squeezed[1:] else ""
     return (
-        f"feature {names[first]!r}{others} is not reconstructed: it has a value of {largest:.3g}, more than "
-        f"{EXTREME:g} standard deviations away from the middle half of its values, beside which those hardly count. If "
+        f"feature {names[first]!r}{others} is not reconstructed: it has a value of {furthest:.3g}, more than "
+        f"{FAR:g} standard deviations away from the middle half of its values, beside which those hardly count. If "
         "such values are mistakes, make them missing (NaN). Otherwise clip them, or transform the feature (a "
         "logarithm, QuantileTransformer), before it is scaled."
     )
@@ -176,7 +160,7 @@ def _of_units(estimator: Any, found: Diagnosis) -> str:
     """Where features in small units are left out, because they count little in errors."""
     spread, each = found.spread[found.varying], found.each[found.varying]
     scales = _scales(estimator, found)
-    if not scales or float(spread.max()) < FOREIGN * float(spread.min()):
+    if not scales or not len(spread) or float(spread.max()) < FOREIGN * float(spread.min()):
         return ""
     mean = float(each.clamp(min=0.0).mean())
     if mean > 0.5 * found.explained:
@@ -225,9 +209,11 @@ def _scales(estimator: Any, found: Diagnosis) -> str:
     low, high, away = float(spread.min()), float(spread.max()), float(found.center.abs().max())
     if low > 0.1 and max(high, away) < 5:
         return ""
+    learned = getattr(estimator.module_.likelihood, "by_gradient", False)  # a noise for each feature weighs its errors
+    errors = "" if learned else ", and errors count in units of X"
     return (
         f"Standard deviations of the features range from {low:.2g} to {high:.2g} and means reach {away:.2g}, while "
-        "networks expect values of order one, and errors count in units of X: scale X first (StandardScaler)."
+        f"networks expect values of order one{errors}: scale X first (StandardScaler)."
     )
 
 
@@ -242,7 +228,8 @@ def _n_steps(estimator: Any) -> int:
 def _still_falling(estimator: Any) -> bool:
     """Whether a training ended while reconstructions still became better."""
     errors = [row["train_reconstruction"] for row in estimator.history_]
-    gained, lately = errors[0] - errors[-1], errors[-1 - len(errors) // 5] - errors[-1]
+    gained = errors[0] - errors[-1]
+    lately = errors[-1 - max(1, len(errors) // 5)] - errors[-1] if len(errors) > 1 else gained
     return bool(lately > STILL_FALLING * gained > 0)
 
 

@@ -109,6 +109,8 @@ class LearningCurveDisplay:
             Itself.
         """
         shown = [name for name, panel in _PANELS.items() if any(self._points(key)[0].size for key in panel[2])]
+        if not shown:
+            raise ValueError("history has no epoch, so nothing can be drawn: a callback ended the training at once.")
         columns = min(2, len(shown))
         rows = -(-len(shown) // columns)
         if figure is None:
@@ -160,7 +162,7 @@ def _name_ends(ax: Any, lines: Sequence[Any]) -> None:
     bottom, top = ax.get_ylim()
     close = high.get_ydata()[-1] - low.get_ydata()[-1] < 0.1 * (top - bottom)
     for line, down in ((low, -6), (high, 6)):
-        place = (line.get_xdata()[-1], line.get_ydata()[-1])
+        place = (line.get_xdata()[-1], min(top, line.get_ydata()[-1]))  # a curve may leave what is shown
         ax.annotate(
             line.get_label(), place, (4, down if close else 0), textcoords="offset points", color=line.get_color(),
             va="center",
