@@ -106,6 +106,25 @@ def test_columns_without_a_likelihood_are_named(column, message):
     assert "'worse'" in str(error.value)  # all of them at once
 
 
+def test_what_may_be_a_mistake_is_told():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"temp": rng.uniform(8, 40, 300), "amount": rng.lognormal(3, 1, 300), "city": ["Bern"] * 300})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Mixed.from_frame(X)
+    X.loc[:9, "temp"], X.loc[:3, "amount"], X.loc[:1, "city"] = -999.0, 0.0, " BERN"
+    with pytest.warns(UserWarning, match=r"'temp' holds -999 in 10 rows, and otherwise .*make it NaN") as told:
+        Mixed.from_frame(X)
+    assert "'amount' would be LogNormal but for 4 zeros" in str(told[0].message)
+    assert "'city' has labels that differ in case or spaces alone, such as ' BERN', 'Bern'" in str(told[0].message)
+    numbers = [f"{value:.4f}".replace(".", ",") for value in rng.normal(size=300)]
+    with pytest.raises(ValueError, match="'a' holds numbers with decimal commas: read them by"):
+        Mixed.from_frame(pd.DataFrame({"a": numbers}))
+    numbers[7] = "unknown"
+    with pytest.raises(ValueError, match="'a' holds numbers, and 1 strings such as 'unknown': read these as missing"):
+        Mixed.from_frame(pd.DataFrame({"a": numbers}))
+
+
 def test_what_stands_for_something_else_is_named():
     rng = np.random.default_rng(0)
     X = pd.DataFrame({"code": rng.integers(1, 5, 50), "bytes": np.r_[0, rng.integers(1, 10**9, 49)]})

@@ -1,5 +1,6 @@
 """What users get who set nothing: how long it trains, what it comes to, and what is said where that is little."""
 
+import copy
 import math
 import warnings
 
@@ -182,15 +183,15 @@ def test_one_broken_value_sets_off_no_false_alarm(cls):
     assert explained(rest, vae.reconstruct(rest)) > 0.8
 
 
-@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE])
+@pytest.mark.parametrize("cls", [BetaVAE, RiskAwareVAE, QuantileVAE])
 def test_a_value_beside_which_others_do_not_count_is_told(cls):
     """Standardized, the other values of that column lie within .002 of each other."""
     rows = StandardScaler().fit_transform(near_a_plane(1e4))
     vae = cls(hidden_layer_sizes=(64,), max_epochs=40, lr=3e-3, random_state=0)
-    with pytest.warns(ConvergenceWarning, match=r"feature 5 is not reconstructed: it has a value of 22.3, .*clip them"):
+    with pytest.warns(ConvergenceWarning, match=r"feature 5 hardly counts .*: it has a value of 22.3, .*clip them"):
         vae.fit(rows)
     names = [f"column {i}" for i in range(8)]
-    with pytest.warns(ConvergenceWarning, match="feature 'column 5' is not reconstructed"):
+    with pytest.warns(ConvergenceWarning, match="feature 'column 5' hardly counts"):
         vae.fit(pd.DataFrame(rows, columns=names))
 
 
@@ -229,8 +230,26 @@ def test_a_broken_value_is_found_among_many_rows():
     rows = near_a_plane(0.0, 6000)
     rows[rng.integers(6000), 3] = 1e5
     rows = StandardScaler().fit_transform(rows)
-    with pytest.warns(ConvergenceWarning, match=r"feature 3 is not reconstructed: it has a value of 77.5, "):
+    with pytest.warns(ConvergenceWarning, match=r"feature 3 hardly counts .*: it has a value of 77.5, "):
         BetaVAE(hidden_layer_sizes=(32,), max_epochs=10, lr=3e-3, random_state=0).fit(rows)
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, QuantileVAE])
+def test_a_number_that_stands_for_missing_ones_is_told(cls):
+    """-9999 in 3 % of the rows: the scaler squeezes all others."""
+    rows = near_a_plane(0.0, 1000)
+    rows[:30, 2] = -9999.0
+    with pytest.warns(ConvergenceWarning, match=r"feature 2 hardly counts .*make them missing"):
+        cls(hidden_layer_sizes=(32,), max_epochs=10, lr=3e-3, random_state=0).fit(StandardScaler().fit_transform(rows))
+
+
+def test_a_column_without_values_in_the_sample_is_no_matter():
+    rows = near_a_plane(0.0, 4000)
+    gaps = np.full((4000, 1), np.nan)
+    gaps[:3, 0] = 0.0, 1.0, 2.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BetaVAE(3, hidden_layer_sizes=(32,), max_epochs=15, lr=1e-2, random_state=0).fit(np.hstack([rows, gaps]))
 
 
 def test_values_that_belong_to_their_feature_are_not_extreme():
@@ -245,6 +264,8 @@ def test_values_that_belong_to_their_feature_are_not_extreme():
     found = extremes_of(x)
     assert found.squeezed.tolist() == [False, False, False, False, True, False]
     assert found.furthest[4] == 1e4
+    sentinel = torch.where(torch.arange(1000) % 30 == 0, -9999.0, x[:, 0])[:, None]
+    assert extremes_of(torch.cat([x, sentinel], 1)).squeezed.tolist() == [*found.squeezed.tolist(), True]
     part = extremes_of(x[:400], ends_of(Rows(Batch(x), torch.device("cpu"))))
     assert part.squeezed.tolist() == found.squeezed.tolist()
 
@@ -370,6 +391,22 @@ def test_parts_in_other_units_are_told(cls, factor, X):
     vae.partial_fit(X * factor * 5)
     with pytest.warns(UserWarning, match="are spread .* times as widely as those of the first fit"):
         vae.partial_fit(X)
+
+
+def test_calibration_rows_that_were_chosen_by_their_scores_are_told():
+    rng = np.random.default_rng(0)
+    rows = np.tanh(rng.normal(size=(1800, 2)) @ rng.normal(size=(2, 5))) + 0.1 * rng.normal(size=(1800, 5))
+    vae = QuantileVAE(hidden_layer_sizes=(32,), max_epochs=60, lr=3e-3, random_state=0).fit(rows[:1000])
+    held_out = rows[1000:]
+    good = vae.predict(held_out) == 1
+    assert 0.02 < 1 - good.mean() < 0.08
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(vae).conformalize(held_out)
+    with pytest.warns(
+        UserWarning, match=r"0 of \d+ rows score below the threshold of predict, where some \d+ .*fdr says"
+    ):
+        vae.conformalize(held_out[good])
 
 
 def test_calibration_rows_that_are_no_rows_are_told(X):

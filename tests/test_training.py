@@ -14,7 +14,7 @@ from skorch.callbacks import Callback, Checkpoint, EarlyStopping, GradientNormCl
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from riskvae import BetaVAE, RiskAwareVAE, likelihoods, nets
+from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, likelihoods, nets
 from riskvae._sklearn import HAS_CALLBACKS
 from riskvae.nets import _linear
 from riskvae.training import Batch, WeightedELBO
@@ -268,6 +268,26 @@ def test_a_callback_may_end_the_training(X):
     untrained = small(BetaVAE, max_epochs=50, callbacks=[scope["Refuse"]()]).fit(X)
     assert untrained.n_iter_ == 0
     assert untrained.summary().rows["training"].startswith("0 epochs, 0 gradient steps")
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, QuantileVAE])
+def test_a_callback_may_end_the_training_within_an_epoch(cls, X):
+    class Stop(Callback):
+        def __init__(self, n):
+            self.n = n
+
+        def on_train_begin(self, net, **kwargs):
+            if not self.n:
+                raise KeyboardInterrupt
+
+        def on_batch_end(self, net, **kwargs):
+            if len(net.history) == self.n:
+                raise KeyboardInterrupt
+
+    for n in (0, 1, 3):
+        estimator = small(cls, max_epochs=9, batch_size=100, callbacks=[Stop(n)]).fit(X)
+        assert estimator.n_iter_ == n
+        assert f"{n} epoch" in estimator.summary().rows["training"]
 
 
 def test_the_epoch_that_a_callback_went_back_to_is_known(X, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 from sklearn.utils.validation import check_is_fitted
 
 from riskvae._validation import boolean, check_parameters, choice, derive_seed, level_of_the_user, real
@@ -26,6 +27,8 @@ _part = real(0.0, 0.5, closed="left")
 
 # Share of rows like those of the training that contamination="auto" flags.
 FALSE_ALARMS = 0.05
+# Calibration rows of which clearly less than this part of that share is flagged were selected, it seems.
+SELECTED = 0.2
 
 
 class ConformalMixin(QuantilePredictionsMixin):
@@ -81,7 +84,8 @@ class ConformalMixin(QuantilePredictionsMixin):
         Warns
         -----
         UserWarning
-            If there are too few rows to show where 5% of them lie, or if some look like anomalies.
+            If there are too few rows to show where 5% of them lie, if some look like anomalies, or if hardly any is
+            below the threshold, as after rows that :meth:`predict` flags were left out.
         """
         given = {"contamination": contamination, "left_out": left_out}
         check_parameters("conformalize", given, {"contamination": _part, "left_out": choice("auto") | boolean})
@@ -90,7 +94,10 @@ class ConformalMixin(QuantilePredictionsMixin):
             raise ValueError(f"conformalize: X_cal must hold at least 2 rows; got {len(rows)}.")
         self._refuse_trained(rows)
         labels = None if groups is None else checked_labels(groups, len(rows), "X_cal")
+        line = self.offset_ if self.contamination == "auto" and not self._is_set_by_hand() else None
         self._calibrate(rows, contamination, labels, left_out)
+        if line is not None and not contamination:
+            self._warn_of_selected(line)
         if self.contamination == "auto" and len(rows) < 1 / FALSE_ALARMS - 1:
             warnings.warn(
                 f"conformalize: {len(rows)} rows are too few to tell which {FALSE_ALARMS:.0%} are the most unusual, so "
@@ -100,6 +107,20 @@ class ConformalMixin(QuantilePredictionsMixin):
                 stacklevel=2,
             )
         return self
+
+    def _warn_of_selected(self, line: float) -> None:
+        """Warn where hardly a calibration row is beyond the threshold that was to flag some of them."""
+        scores = self._calibrated("conformalize").scores
+        beyond, n = int((scores < line).sum()), len(scores)
+        if binom.cdf(beyond, n, SELECTED * FALSE_ALARMS) < 5e-3:
+            warnings.warn(
+                f"conformalize: {beyond} of {n} rows score below the threshold of predict, where some "
+                f"{FALSE_ALARMS * n:.0f} of as many normal rows were expected. If rows were left out because predict "
+                "flagged them, p-values are too small, and more of what detect finds is false than fdr says: choose "
+                "calibration rows by looking at them, not by their scores.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def conformal_p_values(self, X: Any, *, groups: Any = None, confidence: float | None = None) -> NDArray[np.float64]:
         r"""Conformal p-value of each row: the share of calibration rows that are at least as unusual.

@@ -26,6 +26,8 @@ WORSE = 1.1
 FEW = 0.1
 # The rows that are reconstructed worst, at least one, are left out of the verdict: a broken value must not decide.
 COUNTED = 0.99
+# A feature is small beside others if its standard deviation is below this part of their median.
+SMALL = 0.1
 # Spreads that differ by more than this factor are in other units.
 FOREIGN = 100.0
 # Training was most likely too short after fewer gradient steps than this, ...
@@ -83,7 +85,7 @@ class Diagnosis(NamedTuple):
         extremes = extremes_of(x, ends if module.likelihood.shows_rows else None)
         near, missing = ~extremes.far, x.isnan()
         if missing.any():  # they add nothing to errors, nor to spreads
-            x, error = torch.where(missing, x.nanmean(0), x), error.masked_fill(missing, 0.0)
+            x, error = torch.where(missing, x.nanmean(0).nan_to_num(), x), error.masked_fill(missing, 0.0)
         if share < 1:
             best = torch.cat(losses).argsort()[: max(2, int(share * len(x)))]
             x, mean, error, near = x[best], mean[best], error[best], near[best]
@@ -132,15 +134,19 @@ def warn_of_other_units(estimator: Any, x: Tensor) -> None:
 
 def _of_extremes(estimator: Any, found: Diagnosis) -> str:
     """Where a few values are so large that a model, or a scaler, sees nothing but them."""
-    squeezed = (found.extremes.squeezed & found.varying & (found.each < EXPLAINED)).nonzero().ravel().tolist()
+    known = found.extremes
+    # A detector may reconstruct what a scaler has squeezed, and yet not see what is unusual in it.
+    small = known.variance < SMALL**2 * known.variance[found.varying].median() if found.varying.any() else found.varying
+    hurt = (found.each < EXPLAINED) | (small if hasattr(estimator, "detect") else found.each < EXPLAINED)
+    squeezed = (known.squeezed & found.varying & hurt).nonzero().ravel().tolist()
     if not squeezed or not estimator.module_.likelihood.shows_rows:
         return ""
     first = squeezed[0]
     names = getattr(estimator, "feature_names_in_", range(len(found.each)))
-    furthest = float(found.extremes.furthest[first])
+    furthest = float(known.furthest[first])
     others = f" (and {len(squeezed) - 1} more)" if squeezed[1:] else ""
     return (
-        f"feature {names[first]!r}{others} is not reconstructed: it has a value of {furthest:.3g}, more than "
+        f"feature {names[first]!r}{others} hardly counts in this model: it has a value of {furthest:.3g}, more than "
         f"{FAR:g} standard deviations away from the middle half of its values, beside which those hardly count. If "
         "such values are mistakes, make them missing (NaN). Otherwise clip them, or transform the feature (a "
         "logarithm, QuantileTransformer), before it is scaled."
@@ -153,7 +159,14 @@ def _of_features(estimator: Any, found: Diagnosis) -> str:
         return ""
     longer = f"train longer (max_epochs; {_steps(estimator)}), or change lr, now {estimator.lr:g}."
     remedy = _remedies(_scales(estimator, found), longer)
-    return f"{n_worse} of {n} features are reconstructed worse than by their mean. {remedy}"
+    names = getattr(estimator, "feature_names_in_", None)
+    first = found.worse.nonzero().ravel().tolist()[:3]
+    such = ""
+    if names is not None and len(names) == len(found.worse):
+        such = f", such as {', '.join(str(names[i]) for i in first)}"
+    hardly = len(found.varying) - n
+    rest = f" ({hardly} more hardly vary)" if hardly else ""
+    return f"{n_worse} of {n} features are reconstructed worse than by their mean{such}{rest}. {remedy}"
 
 
 def _of_units(estimator: Any, found: Diagnosis) -> str:
@@ -203,9 +216,9 @@ def _principal(x: Tensor, k: int) -> float:
 
 def _scales(estimator: Any, found: Diagnosis) -> str:
     """Remedy where the units of X are far from 1, else nothing."""
-    if not estimator.module_.likelihood.shows_rows:  # it scales by itself
+    if not estimator.module_.likelihood.shows_rows or estimator.likelihood == "bernoulli":  # it has a scale of its own
         return ""
-    spread = found.spread[found.varying] if found.varying.any() else found.spread
+    spread = found.spread[found.varying if found.varying.any() else found.spread > 0]
     low, high, away = float(spread.min()), float(spread.max()), float(found.center.abs().max())
     if low > 0.1 and max(high, away) < 5:
         return ""
@@ -222,12 +235,12 @@ def _remedies(scale: str, other: str) -> str:
 
 
 def _n_steps(estimator: Any) -> int:
-    return sum(row["train_batch_count"] for row in estimator.history_)
+    return sum(row.get("train_batch_count", 0) for row in estimator.history_)  # a callback may end it within an epoch
 
 
 def _still_falling(estimator: Any) -> bool:
     """Whether a training ended while reconstructions still became better."""
-    errors = [row["train_reconstruction"] for row in estimator.history_]
+    errors = [row["train_reconstruction"] for row in estimator.history_ if "train_reconstruction" in row]
     gained = errors[0] - errors[-1]
     lately = errors[-1 - max(1, len(errors) // 5)] - errors[-1] if len(errors) > 1 else gained
     return bool(lately > STILL_FALLING * gained > 0)

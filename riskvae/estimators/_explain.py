@@ -88,14 +88,16 @@ def explain(model: Any, X: Any, *, alpha: float = 0.1, max_features: int | None 
     check_explain(last, alpha, max_features)
     if last is model or len(model.steps) == 1:
         return last.explain(X, alpha=alpha, max_features=max_features)
+    acts = any(step is not None and step != "passthrough" for _, step in model.steps[:-1])
+    if acts and last.module_.likelihood.categories is not None:
+        raise ValueError(
+            "explain: the model takes a table with categories, and the pipeline has steps before it. To explain the "
+            "table that the model sees: riskvae.explain(pipe[-1], pipe[:-1].transform(X)). Mixed scales columns by "
+            "itself, so it needs no scaler."
+        )
     steps, rows = _column_by_column(model, X)
     if not steps:
         return last.explain(rows, alpha=alpha, max_features=max_features)
-    if last.module_.likelihood.categories is not None:
-        raise ValueError(
-            "explain: the model takes a table with categories, and the pipeline has steps before it. Mixed scales "
-            "columns by itself: leave the steps out, or call riskvae.explain(pipe[-1], pipe[:-1].transform(X))."
-        )
     found = last._explained(last._check_rows(rows), alpha)
     values = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
     expected, *ends = (_undone(steps, part) for part in (found.expected, found.lower, found.upper))

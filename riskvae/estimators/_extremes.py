@@ -34,14 +34,17 @@ class Extremes(NamedTuple):
     far : Tensor of bool, of shape (n_rows, n_features)
         Values that are far from the middle half of their feature's known values.
     squeezed : Tensor of bool
-        Features of which one value outweighs all others.
+        Features of which one value, of few rows or always the same, outweighs all others.
     furthest : Tensor
         The value of each feature that is furthest from its median.
+    variance : Tensor
+        Variance of each feature among the values that are not far away.
     """
 
     far: Tensor
     squeezed: Tensor
     furthest: Tensor
+    variance: Tensor
 
 
 def ends_of(rows: Rows) -> Ends:
@@ -69,9 +72,13 @@ def extremes_of(x: Tensor, ends: Ends | None = None) -> Extremes:
     lowest, highest = ends.lowest.to(x.device), ends.highest.to(x.device)
     below, above = middle - lowest, highest - middle
     away, variance = torch.maximum(below, above), variance_of(x, ~far & known)
-    squeezed = (high > low) & (away > limit) & (far.float().mean(0) <= FEW)
-    squeezed &= away.square() > OUTWEIGHS * ends.n_rows * variance
-    return Extremes(far, squeezed, torch.where(above > below, highest, lowest))
+    furthest, n_far = torch.where(above > below, highest, lowest), far.sum(0)
+    # What repeats far away stands for something else, such as -9999 for what is not known.
+    same = (~far | (x == furthest)).all(0)
+    squeezed = (high > low) & (away > limit) & ((n_far <= FEW * len(x)) | same)
+    n_times = torch.where(same, n_far.clamp(min=1) * (ends.n_rows / len(x)), 1.0)
+    squeezed &= n_times * away.square() > OUTWEIGHS * ends.n_rows * variance
+    return Extremes(far, squeezed, furthest, variance)
 
 
 def variance_of(x: Tensor, counted: Tensor) -> Tensor:

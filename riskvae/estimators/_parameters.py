@@ -168,9 +168,9 @@ class ParametersMixin(BaseEstimator):
         if self.lipschitz_penalty and isinstance(self.likelihood, Likelihood) and not self.likelihood.shows_rows:
             self._refuse(
                 f"lipschitz_penalty={self.lipschitz_penalty!r} compares moves of rows and of their reconstructions, "
-                f"and of likelihood={type(self.likelihood).__name__}(...) the encoder sees categories or counts in "
-                "other terms",
-                "Set lipschitz_penalty=0.0, or train on the numeric columns alone.",
+                f"and of likelihood={type(self.likelihood).__name__}(...) the encoder sees standardized columns, "
+                "categories or counts",
+                "Set lipschitz_penalty=0.0, or train on the numeric columns alone, scaled, with likelihood='gaussian'.",
             )
         if isinstance(self.likelihood, Likelihood) and "noise_scale" in self._rules:
             for name, default in (("noise_scale", "learned"), ("output_activation", "auto")):

@@ -79,7 +79,7 @@ class SummaryMixin:
         yield "model", f"{self.n_features_in_:,} features, {module.n_components} latent coordinates, {name} likelihood"
         yield "networks", ", ".join(f"{part} of {_n_weights(getattr(module, part)):,} weights" for part in _NETWORKS)
         yield "training", self._told_of_training()
-        if last:  # a callback may have ended the training before its first epoch
+        if "train_kl" in last:  # a callback may have ended the training before its first epoch did
             yield "reconstruction", _per_row(last, "reconstruction")
             yield "rate", _per_row(last, "kl")
         counted = [row for row in self.history_ if "active" in row]
@@ -94,7 +94,7 @@ class SummaryMixin:
 
     def _told_of_training(self: Any) -> str:
         kept, n = self.best_iter_, len(self.history_)
-        steps = sum(row["train_batch_count"] for row in self.history_)
+        steps = sum(row.get("train_batch_count", 0) for row in self.history_)
         seconds = sum(row.get("dur", 0.0) for row in self.history_)
         which = "" if kept == n else f"; the weights are those of epoch {kept}"
         counts = f"{n} epoch{'' if n == 1 else 's'}, {steps:,} gradient step{'' if steps == 1 else 's'}"

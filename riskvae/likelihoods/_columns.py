@@ -1,17 +1,20 @@
 """Columns of a table: which likelihood each calls for, and its categories as numbers and back."""
 
 import datetime
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from riskvae._validation import level_of_the_user
 from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import LARGEST_COUNT, NegativeBinomial
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._log_normal import LogNormal
+from riskvae.likelihoods._suspects import doubts_about_labels, doubts_about_numbers, mostly_numbers
 
 # Bowley's skewness of the outer twentieths, (q.95 + q.05 - 2 q.5) / (q.95 - q.05), beyond which numbers are skewed:
 # that of a log-normal variable with a standard deviation of .4; exponential ones have .6.
@@ -50,16 +53,33 @@ def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[
     refuse_repeated(list(X.columns), "Mixed.from_frame")
     found: dict[Any, Likelihood] = {}
     faults: list[str] = []
+    doubts: list[str] = []
     if not len(X.columns):
         raise ValueError("Mixed.from_frame: X has no columns.")
     for name in X.columns:
         try:
             found[name] = _likelihood_of(X[name], name in categorical, max_categories)
+            if doubt := _doubt(X[name], found[name]):
+                doubts.append(f"{name!r} {doubt}")
         except _NoColumn as fault:
             faults.append(f"{name!r} {fault}")
     if faults:
         raise ValueError(f"Mixed.from_frame: X has columns that no likelihood fits: {'; '.join(faults)}.")
+    if doubts:
+        warnings.warn(
+            f"Mixed.from_frame: {'; '.join(doubts)}. What is as it should be needs no change.",
+            UserWarning,
+            stacklevel=level_of_the_user(),
+        )
     return found
+
+
+def _doubt(column: Any, likelihood: Likelihood) -> str:
+    """What the owner of a column should look at before training."""
+    if isinstance(likelihood, Categorical):
+        return doubts_about_labels(likelihood.labels)
+    known = [value for value in np.asarray(column, dtype=object).tolist() if not is_missing(value)]
+    return doubts_about_numbers(np.asarray(known, dtype=np.float64), _skewed)
 
 
 class _NoColumn(Exception):
@@ -135,6 +155,8 @@ def _refuse_disguised(values: Sequence[str]) -> None:
 def _labels(values: Sequence[Any], max_categories: int) -> tuple[Any, ...]:
     labels = sorted(set(values))
     if len(labels) > max_categories:
+        if isinstance(labels[0], str) and (remedy := mostly_numbers(values)):
+            raise _NoColumn(remedy)
         raise _NoColumn(
             f"holds {len(labels):,} different strings in {len(values):,} rows, such as {labels[0]!r}: leave it out if "
             f"it only names the rows, or raise max_categories={max_categories}"

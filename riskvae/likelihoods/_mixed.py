@@ -106,8 +106,14 @@ class Mixed(Likelihood):
         Raises
         ------
         ValueError
-            For dates, strings that hardly ever repeat, and columns that mix strings with numbers or are empty. The
-            message lists all of them.
+            For dates, strings that hardly ever repeat, infinite values, and columns that mix strings with numbers or
+            are empty. The message lists all of them.
+
+        Warns
+        -----
+        UserWarning
+            For what may be a mistake: a number that repeats far from all others, such as -999 for "unknown"; a few
+            zeros among amounts; labels that differ in case or spaces alone.
         """
         check_parameters("Mixed.from_frame", {"max_categories": max_categories}, {"max_categories": integer(1)})
         if not hasattr(X, "columns") or not hasattr(X, "dtypes") or hasattr(X, "collect"):

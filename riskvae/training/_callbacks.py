@@ -47,9 +47,10 @@ class Snapshots(Callback):
 
     def __init__(self, after: float = 0.0) -> None:
         self.after = after
+        self.states_: dict[str, dict[str, Any]] = {}
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.states_: dict[str, dict[str, Any]] = {}
+        self.states_ = {}
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         epoch = net.history[-1, "epoch"]

@@ -1,6 +1,7 @@
 """The VAE itself as a torch module, and what it says of a batch."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -225,6 +226,15 @@ def build_vae(
 
 def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> tuple[nn.Module, int]:
     """Module of a factory, and the values that its widest layer has for a row."""
+    try:
+        inspect.signature(factory).bind(n_in, n_out)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is called with the numbers of its inputs and outputs, here {name}({n_in}, {n_out}), and must "
+            f"return a torch.nn.Module; {factory!r} does not take them: {error}."
+        ) from None
+    except ValueError:  # written in C, and without a signature
+        pass
     module, widths = factory(n_in, n_out), [n_in, n_out]
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
@@ -234,18 +244,28 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
         # Training is float32, whatever torch's default dtype.
         out = module.float().eval()(rows)
     except Exception as error:
-        raise ValueError(f"{made} fails on {n_in} inputs in float32, in which training is done: {error}") from error
+        raise ValueError(
+            f"{made} fails on {n_in} inputs in float32, in which training is done: {error}. Rows are flat, of shape "
+            f"(n, {n_in}): begin with torch.nn.Unflatten if its layers take images."
+        ) from error
     shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
     if shape != (2, n_out):
         raise ValueError(
-            f"{made} must map (n, {n_in}) to (n, {n_out}), {meaning}; on 2 rows it gave {shape}. "
-            "Let its last layer have n_out outputs."
+            f"{made} must map (n, {n_in}) to (n, {n_out}), {meaning}; on 2 rows it gave {shape}. {_remedy(out, n_out)}"
         )
     if rows.any():
         raise ValueError(f"{made} changes its input in place; give its first layer inplace=False, or a copy.")
     in_double = _follows_its_input(made, module, rows)
     _measure(module, rows, widths)
     return module if in_double else InFloat32(module), max(widths)
+
+
+def _remedy(out: Any, n_out: int) -> str:
+    if isinstance(out, tuple | list):
+        return "Join what it returns: torch.cat((means, raw_scales), dim=1)."
+    if isinstance(out, Tensor) and out.numel() == 2 * n_out:
+        return "End with torch.nn.Flatten()."
+    return "Let its last layer have n_out outputs."
 
 
 @torch.no_grad()
