@@ -81,6 +81,12 @@ STUDIES = {
         (*_IMAGES, "cifar10"),
         _THREE,
     ),
+    "refinement": Study(
+        "What refined posteriors buy after training: tails at equal rate, detection, and attacks on a detector.",
+        "an hour on two cores",
+        (*_IMAGES, "adbench"),
+        f"{_FETCHED}; {_ADBENCH}",
+    ),
     "lesions": Study(
         "Finding lesions in brain MRI: QuantileVAE, other autoencoders, and thresholding; three patients.",
         "25 minutes on one core",
