@@ -239,7 +239,7 @@ class ConformalMixin(QuantilePredictionsMixin):
                 f"detect found none of the {flagged} of {n} rows that predict flags. It would flag some {usual:.0%} of "
                 "rows without anomalies, too. But anomalies among the calibration rows hide others: what is as unusual "
                 "as they are is not a discovery. If X holds anomalies, call conformalize(X_cal) with rows that hold "
-                "none, or ask for a larger fdr.",
+                "none: look at those with the lowest scores first, and drop what is wrong. Or ask for a larger fdr.",
                 UserWarning,
                 stacklevel=level_of_the_user(),
             )

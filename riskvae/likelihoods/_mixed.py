@@ -312,7 +312,7 @@ class Mixed(Likelihood):
         lacking, further = [name for name in own if name not in names], [name for name in names if name not in own]
         if lacking or further:
             what = [f"lacks {shortly(lacking)}"] * bool(lacking) + [f"has {shortly(further)}"] * bool(further)
-            remedy = "Take the columns of the likelihood, or make it of this table: Mixed.from_frame(X)."
+            remedy = "Prepare X as the table of the likelihood, or, before fit, make it of X: Mixed.from_frame(X)."
             raise ValueError(f"Mixed: X {' and '.join(what)}, unlike the columns of the likelihood. {remedy}")
         first = next(i for i, name in enumerate(own) if name != names[i])
         raise ValueError(

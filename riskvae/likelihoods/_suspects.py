@@ -46,7 +46,10 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Any) -> str:
     positive = values[values > 0]
     n_zeros = len(values) - len(positive)
     if len(values) and values.min() == 0 and 0 < n_zeros <= _FEW * len(values) and skewed(positive):
-        return f"would be LogNormal but for {n_zeros:,} zeros: if these are not known, make them NaN"
+        return (
+            f"would be LogNormal but for {n_zeros:,} zeros: if these are not known, make them NaN; if they are true, "
+            "take numpy.log1p of the column"
+        )
     return ""
 
 
