@@ -178,7 +178,7 @@ class AttackDisplay:
             self.lines_[name] = line
             self.bands_[name] = ax.fill_between(max_norms, low, high, color=color, alpha=0.2, lw=0)
         n_rows = len(next(iter(self.curves.values()))[0])
-        ax.set(xlim=(0, None), ylim=(0, None), xlabel=f"norm of the perturbation (norm {self.norm:g})")
+        ax.set(xlim=(0, None), ylim=(0, None), xlabel=f"size of the change (norm {self.norm:g}, units of X)")
         ax.set_ylabel(f"{_QUANTITIES[self.quantity]},\nmedian and quartiles of {n_rows} rows")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)

@@ -181,7 +181,7 @@ class MarginDisplay:
         ax.fill_between(ends, ends, top, color="k", alpha=0.05, lw=0, label="a bound here would be wrong")
         shown = int(np.isfinite(self.upper).sum())
         rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
-        ax.set(xlabel=f"margin found by attack (norm {self.norm:g}, units of X), {rows}")
+        ax.set(xlabel=f"size of the smallest change that breaks a row (norm {self.norm:g}, units of X), {rows}")
         ax.set_ylabel("bound or estimate of it")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")

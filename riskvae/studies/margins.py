@@ -247,7 +247,7 @@ def _damage_figure(records: Records) -> Any:
             ax.plot(NORMS, values.T, ".", ms=3, color=look["color"], alpha=0.5)
             ends.append((NORMS[-1], float(values[:, -1].mean())))
         entitle(ax, f"{title}   better ↓")
-        ax.set(xlabel="norm of the perturbation", xscale="log", ylim=(0, None))
+        ax.set(xlabel="size of the change", xscale="log", ylim=(0, None))
         ax.set_xticks(NORMS, [f"{norm:g}" for norm in NORMS])
         ax.minorticks_off()
         name_lines(ax, list(kinds), ends, [look["color"] for _, look in kinds.values()])
