@@ -134,10 +134,10 @@ def warn_of_other_units(estimator: Any, x: Tensor) -> None:
 
 def _of_extremes(estimator: Any, found: Diagnosis) -> str:
     """Where a few values are so large that a model, or a scaler, sees nothing but them."""
-    known = found.extremes
-    # A detector may reconstruct what a scaler has squeezed, and yet not see what is unusual in it.
-    small = known.variance < SMALL**2 * known.variance[found.varying].median() if found.varying.any() else found.varying
-    hurt = (found.each < EXPLAINED) | (small if hasattr(estimator, "detect") else found.each < EXPLAINED)
+    known, hurt = found.extremes, found.each < EXPLAINED
+    if hasattr(estimator, "detect") and found.varying.any():
+        # A detector may reconstruct what a scaler has squeezed, and yet not see what is unusual in it.
+        hurt = hurt | (known.variance < SMALL**2 * known.variance[found.varying].median())
     squeezed = (known.squeezed & found.varying & hurt).nonzero().ravel().tolist()
     if not squeezed or not estimator.module_.likelihood.shows_rows:
         return ""
