@@ -129,6 +129,7 @@ def lesions(folder):
     display = AnomalyMapDisplay.from_estimator(
         vae, ill.data[:8], mask=inside[:8], truth=ill.lesions[:8], alternative="greater"
     )
+    display.figure_.suptitle("Lesions, found pixel by pixel where values are higher than expected")
     display.figure_.savefig(folder / "anomaly_maps.png", dpi=130)
 
 
@@ -150,6 +151,7 @@ def calibration(folder):
     alphas = np.linspace(0.05, 0.95, 10)
     display = CalibrationDisplay.from_estimator({"quantiles of the model": wide}, test, alphas=alphas)
     CalibrationDisplay.from_estimator({"conformal": wide.conformalize(held_out)}, test, alphas=alphas, ax=display.ax_)
+    display.ax_.set_title("Conformal intervals hold what they promise")
     display.figure_.savefig(folder / "calibration.png", dpi=130)
 
 

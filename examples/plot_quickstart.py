@@ -142,6 +142,11 @@ def plot_tails(models, X, eps, path):
     left.set(ylim=(0, None), ylabel="mean squared error per pixel", title="Error of the worst digits")
 
     shares, curves = display.shares, list(display.curves.values())
+    left.get_legend().remove()  # names at the lines are read faster
+    tenth = np.abs(shares - 0.1).argmin()
+    for (name, line), (height, side) in zip(display.lines_.items(), ((24, "left"), (-30, "right")), strict=True):
+        place = {"xytext": (0, height), "textcoords": "offset points", "ha": side}
+        left.annotate(name, line.get_xydata()[tenth], color=line.get_color(), **place)
     change = 100 * (curves[1].mean(0) / curves[0].mean(0) - 1)
     right.axhline(0, color=PLAIN, lw=2.5)
     right.plot(100 * shares, 100 * (curves[1] / curves[0] - 1).T, color=AVERSE, lw=0.8, alpha=0.4)

@@ -150,7 +150,7 @@ def plot_margins(margins, models, X, path):
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.6), layout="constrained")
     name = next(iter(models))
     MarginDisplay.from_margin(margins[name], ax=left)
-    left.set_title(f"{name}: bounds lie below what the attack finds")
+    left.set_title("Bounds lie below what the attack finds")
     radii = [0.25, 0.5, 1, 1.5, 2, 3]
     AttackDisplay.from_estimator(models, X[:64], max_norms=radii, bounds=(0, 1), n_steps=20, random_state=0, ax=right)
     right.set_title("Damage: less with a larger beta or tau")

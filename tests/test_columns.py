@@ -117,11 +117,18 @@ def test_what_may_be_a_mistake_is_told():
         Mixed.from_frame(X)
     assert "'amount' would be LogNormal but for 4 zeros" in str(told[0].message)
     assert "'city' has labels that differ in case or spaces alone, such as ' BERN', 'Bern'" in str(told[0].message)
+    for numbered in (rng.choice(3000, 300), np.r_[:280, :20]):  # a sample of rows, and rows that repeat
+        with pytest.warns(UserWarning, match="'customer' holds another whole number in nearly every row: if it"):
+            Mixed.from_frame(pd.DataFrame({"customer": numbered, "temp": rng.uniform(8, 40, 300)}))
+    for measured in (rng.choice(10**6, 300), rng.normal(50, 15, 300).round(), rng.choice(3000, 300) / 10):
+        Mixed.from_frame(pd.DataFrame({"measured": measured}))  # here, warnings are errors
+    with pytest.raises(ValueError, match="Mixed: unknown must be one of 'error', 'missing'; got 'ignore'"):
+        Mixed.from_frame(X, unknown="ignore")
     numbers = [f"{value:.4f}".replace(".", ",") for value in rng.normal(size=300)]
     with pytest.raises(ValueError, match="'a' holds numbers with decimal commas: read them by"):
         Mixed.from_frame(pd.DataFrame({"a": numbers}))
     numbers[7] = "unknown"
-    with pytest.raises(ValueError, match="'a' holds numbers, and 1 strings such as 'unknown': read these as missing"):
+    with pytest.raises(ValueError, match="'a' holds numbers, and 1 string such as 'unknown': read these as missing"):
         Mixed.from_frame(pd.DataFrame({"a": numbers}))
 
 

@@ -116,6 +116,16 @@ def test_a_trial_changes_nothing(X):
     assert vae.module_.encoder[1].num_batches_tracked == 6
 
 
+def test_two_sigmoids_in_a_row_are_told(X):
+    def decoder(n_in, n_out):
+        return nn.Sequential(nn.Linear(n_in, n_out), nn.Sigmoid())
+
+    shares = 1.0 / (1.0 + np.exp(-X))
+    with pytest.warns(UserWarning, match="likelihood=Bernoulli.*the decoder gives numbers from .* as after a sigmoid"):
+        small(BetaVAE, decoder=decoder, likelihood="bernoulli", max_epochs=1).fit(shares)
+    small(BetaVAE, decoder=decoder, max_epochs=1).fit(shares)  # means may be shares
+
+
 @pytest.mark.parametrize("options", [{}, {"risk_over": "subsamples", "n_subsamples": 8}])
 def test_measures_may_need_many_losses(options, X):
     assert np.isfinite(small(RiskAwareVAE, measure=WorstFive(), **options).fit(X).score(X))

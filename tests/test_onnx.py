@@ -10,7 +10,7 @@ from test_columns import make_table
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE
 from riskvae.detection import _marginals
-from riskvae.likelihoods import Mixed, Poisson
+from riskvae.likelihoods import Likelihood, Mixed, Poisson
 from riskvae.nets import conv_decoder, conv_encoder, lipschitz_decoder, lipschitz_encoder
 
 pytest.importorskip("onnxscript")
@@ -116,12 +116,26 @@ def test_the_rank_of_exported_models_is_that_of_searchsorted():
                 assert torch.equal(_marginals._rank(values, x, right=right), expected)
 
 
+class Bessel(Likelihood):
+    """Its mean has a function that ONNX lacks."""
+
+    def mean(self, raw):
+        return raw + torch.special.i1(raw)
+
+    def nll(self, x, raw):
+        return (x - raw).square().sum(-1)
+
+
 def test_mistakes_are_told(X, tmp_path, monkeypatch):
     vae = BetaVAE(2, **KW).fit(X)
     with pytest.raises(ValueError, match="what must be one of 'encode', 'reconstruct', 'score_samples'; got 'predict'"):
         vae.export_onnx(tmp_path / "m.onnx", "predict")
     with pytest.raises(ValueError, match="must name a file in a folder that exists"):
         vae.export_onnx(tmp_path / "no" / "m.onnx")
+    vae = BetaVAE(2, likelihood=Bessel(), **KW).fit(X)
+    with pytest.raises(ValueError, match=r"BetaVAE.reconstruct cannot be written as ONNX: .*bessel_i1.*save the model"):
+        vae.export_onnx(tmp_path / "m.onnx", "reconstruct")
+    assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setattr("riskvae.persistence._onnx.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="the extra onnx"):

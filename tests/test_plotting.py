@@ -130,6 +130,11 @@ def test_a_list_of_models_is_one_in_several_seeds(X, vae):
 # ------------------------------------------------------------------------------------------ robustness
 
 
+def names_of(ax):
+    """What the legend has, and what stands in the axes."""
+    return [text.get_text() for text in ax.get_legend().get_texts()], [text.get_text() for text in ax.texts]
+
+
 @pytest.fixture(scope="module")
 def margin(X, vae):
     return robustness_margin(vae, X[:12], n_draws=1000, random_state=0)
@@ -142,8 +147,12 @@ def test_margins_are_drawn_against_the_attack(X, vae, margin):
         np.asarray(display.points_["theorem1"].get_offsets()), np.stack((margin.upper, margin.theorem1), 1)
     )
     assert display.correlations["linearized"][0] == pytest.approx(np.corrcoef(margin.linearized, margin.upper)[0, 1])
-    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert labels[0].startswith("bound of theorem 1 (Pearson ")
+    names = {text.get_text().split(" (Pearson ")[0]: text for text in display.ax_.texts}
+    assert set(names) == {
+        "a bound here would be wrong", "equal", "bound of theorem 1", "second-order bound", "linearized estimate"
+    }  # fmt: skip
+    assert names["bound of theorem 1"].xy[1] == pytest.approx(np.median(margin.theorem1))
+    assert display.ax_.get_legend() is None
     low, high = display.line_.get_data()
     np.testing.assert_array_equal(low, high)
     again = MarginDisplay.from_estimator(vae, X[:12], n_draws=1000, random_state=0, methods=("whitened", "certified"))
@@ -218,8 +227,16 @@ def test_curves_step_at_the_norms_of_rows_and_nowhere_else(five):
         assert set(x[1:][np.diff(y) < 0]) == finite
         assert (np.diff(y) <= 0).all()
     assert list(display.areas_["model"]) == ["noise", "broken", "unknown", "certified"]
-    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert labels == ["broken by noise alone: 1 row", "broken by the attack", "unknown", "certified", "estimate"]
+    assert names_of(display.ax_) == (
+        ["unknown", "estimate"],
+        ["broken by noise alone: 1 row", "broken by the attack", "certified"],
+    )
+    for text in display.ax_.texts:  # each in the area it names
+        area = {"broken by the attack": "broken", "broken by noise alone: 1 row": "noise"}.get(
+            text.get_text(), "certified"
+        )
+        place = display.ax_.transData.inverted().transform(display.ax_.transAxes.transform(text.get_position()))
+        assert display.areas_["model"][area].get_paths()[0].contains_point(place)
     assert display.ax_.get_ylabel() == "share of 5 rows that stay within r = 1.5 (%)"
     reach = {name: area.get_paths()[0].get_extents() for name, area in display.areas_["model"].items()}
     ends = {name: (box.y0, box.y1) for name, box in reach.items()}
@@ -243,7 +260,7 @@ def test_curves_say_what_is_not_known(five):
     display = RobustnessCurveDisplay.from_margin(free)
     assert list(display.lines_["model"]) == ["lower", "linearized", "upper"]
     assert list(display.areas_["model"]) == ["noise", "broken", "unknown"]
-    assert "lower bound, not certified" in [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert "lower bound, not certified" in names_of(display.ax_)[0]
 
     nothing = np.full(5, np.nan)
     unattacked = RobustnessCurveDisplay.from_margin(dataclasses.replace(five, upper=nothing, linearized=nothing))
@@ -266,9 +283,11 @@ def test_models_are_compared_at_one_radius(five):
     assert display.ax_.get_xscale() == "log"  # from 0.1 to 4
     colors = [{line.get_color() for line in lines.values()} for lines in display.lines_.values()]
     assert len(colors[0] | colors[1]) == 2
-    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     one, two = (f"{name},\n1 broken by noise alone" for name in ("one", "bold"))
-    assert labels == [one, two, "certified left of it", "estimate", "broken right of it"]
+    beside, inside = names_of(display.ax_)
+    assert set(beside) | set(inside) == {one, two, "certified left of it", "estimate", "broken right of it"}
+    same = RobustnessCurveDisplay.from_margin({"a": five, "b": five})  # one area hides the other
+    assert "b,\n1 broken by noise alone" in names_of(same.ax_)[0]
     with pytest.raises(
         ValueError, match=r"the same r to be compared; r is 1.5 for 'a' and 2.0 for 'b'.*'auto' differs"
     ):
@@ -311,7 +330,8 @@ def test_damage_is_drawn_against_the_norm(X, vae):
     np.testing.assert_array_equal(display.max_norms, [0, 0.2, 0.6])
     np.testing.assert_array_equal(display.curves["a"], [curve.clean_damage, *curve.damage])
     np.testing.assert_array_equal(display.lines_["b"].get_ydata(), np.median(display.curves["b"], axis=1))
-    assert [text.get_text() for text in display.ax_.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in display.ax_.texts] == ["a", "b"]
+    assert [text.get_color() for text in display.ax_.texts] == [line.get_color() for line in display.lines_.values()]
     relative = AttackDisplay.from_estimator(vae, X[:6], max_norms=[0.5], quantity="degradation", **options)
     np.testing.assert_array_equal(relative.curves[type(vae).__name__][0], 0)
     assert relative.ax_.get_ylabel().startswith("relative degradation of the likelihood")

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from riskvae.metrics import kernel_mmd
+from riskvae.plotting._names import apart
 from riskvae.studies import (
     STUDIES,
     Config,
@@ -35,7 +36,6 @@ from riskvae.studies import (
     tails,
 )
 from riskvae.studies.__main__ import main
-from riskvae.studies._drawing import apart
 from riskvae.studies._frame import StudyResult, markdown, measure_all, plus_minus
 from riskvae.studies._gaussian_rivals import KINDS, NormalVAE
 from riskvae.studies._published_quantiles import UnitPinballVAE

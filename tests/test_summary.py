@@ -104,6 +104,9 @@ def test_summaries_say_what_is_so(tmp_path):
     assert "<caption>QuantileVAE</caption>" in vae.summary()._repr_html_()
     with pytest.raises(NotFittedError):
         BetaVAE().summary()
+    refined = BetaVAE(**KW, max_epochs=1).fit(X[:500])
+    assert "refinement" not in refined.summary().rows
+    assert refined.set_params(refine=3).summary().rows["refinement"] == "3 steps for the posterior of each row"
 
 
 def test_the_kept_epoch_is_told_and_drawn():

@@ -181,6 +181,12 @@ def test_callbacks_that_could_not_work_are_refused_before_training(X, callback, 
         small(BetaVAE, callbacks=[callback]).fit(X)
 
 
+def test_partial_fit_holds_out_no_rows_for_callbacks_to_watch(X):
+    vae = small(BetaVAE, early_stopping=True, callbacks=[EarlyStopping()]).fit(X)
+    with pytest.raises(ValueError, match="partial_fit trains on all rows it gets: call fit with early_stopping=True"):
+        vae.partial_fit(X)
+
+
 def test_callbacks_of_skorch_work(X, tmp_path):
     callbacks = [
         EpochScoring(mean_code, on_train=True, name="code"),

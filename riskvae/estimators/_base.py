@@ -239,7 +239,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         if self.early_stopping and not partial_fit:
             train_rows, valid = self._hold_out(train_rows, self.validation_fraction, derive_seed(seed, "hold out"))
             callbacks.append(EarlyStopping(self.n_iter_no_change, self.tol))
-        check_monitors(type(self).__name__, callbacks, held_out=valid is not None)
+        check_monitors(type(self).__name__, callbacks, held_out=valid is not None, partial=partial_fit)
         if HAS_CALLBACKS and not partial_fit:
             callbacks.insert(0, EpochTasks(self, X, n_epochs, partial(copy.deepcopy, fitted)))
         verbose = bool(self.verbose)

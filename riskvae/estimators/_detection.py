@@ -58,7 +58,7 @@ class DetectionMixin(ConformalMixin):
             Rows.
         refine : int, default=None
             Number of steps that refine each row's posterior, as in :meth:`encode`. None uses the number that was used
-            in fit, for which the threshold was set.
+            in fit. ``offset_`` and p-values belong to that number; scores with another have a threshold of their own.
 
         Returns
         -------

@@ -82,6 +82,8 @@ class SummaryMixin:
         if "train_kl" in last:  # a callback may have ended the training before its first epoch did
             yield "reconstruction", _per_row(last, "reconstruction")
             yield "rate", _per_row(last, "kl")
+        if steps := self._steps_of_refinement(None):
+            yield "refinement", f"{steps} step{'' if steps == 1 else 's'} for the posterior of each row"
         counted = [row for row in self.history_ if "active" in row]
         if counted:
             epoch, active = counted[-1]["epoch"], counted[-1]["active"]

@@ -127,6 +127,7 @@ class Mixed(Likelihood):
                 f"Mixed.from_frame: categorical must be names of columns of X; got {categorical!r}. X has "
                 f"{shortly(list(X.columns))}."
             )
+        _check_unknown(unknown)
         return cls(likelihoods_of(X, list(categorical), max_categories), unknown)
 
     @property
@@ -156,7 +157,7 @@ class Mixed(Likelihood):
 
     def _check_columns(self, n_features: int | None = None) -> None:
         columns = self.columns
-        check_parameters("Mixed", {"unknown": self.unknown}, {"unknown": choice("error", "missing")})
+        _check_unknown(self.unknown)
         example = 'Mixed({"age": Gaussian(), "town": Categorical(["Bern", "Chur"])}), or Mixed.from_frame(X)'
         if not isinstance(columns, Mapping) or not columns:
             raise TypeError(f"Mixed: columns must be a dict of column to likelihood; got {columns!r}. Use {example}.")
@@ -330,3 +331,7 @@ class Mixed(Likelihood):
 
 def _are_numbers(labels: tuple[Any, ...]) -> bool:
     return all(isinstance(label, int | float | np.number) for label in labels) and labels != tuple(range(len(labels)))
+
+
+def _check_unknown(unknown: Any) -> None:
+    check_parameters("Mixed", {"unknown": unknown}, {"unknown": choice("error", "missing")})

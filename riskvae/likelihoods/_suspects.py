@@ -10,6 +10,9 @@ __all__ = ["doubts_about_labels", "doubts_about_numbers", "mostly_numbers"]
 
 # A value in as many rows, and in less than half of them, may stand for a missing one, beside as many different others.
 _OFTEN, _OTHERS = 3, 20
+# Whole numbers look like those of rows if there are many, they lie dense, and most differ: after rows were dropped,
+# drawn or repeated.
+_MANY, _DENSE, _MOST = 100, 20, 0.9
 # Zeros in at most this share of the rows may stand for numbers that are not known.
 _FEW = 0.05
 
@@ -31,7 +34,14 @@ def doubts_about_labels(labels: Sequence[Any]) -> str:
 
 
 def doubts_about_numbers(values: NDArray[np.float64], skewed: Any) -> str:
-    """Say which number may stand for a missing one: it repeats, far from all others; or it is a 0 among amounts."""
+    """Say which number may stand for a missing one: it repeats, far from all others; or it is a 0 among amounts.
+
+    And whether the numbers may only count the rows.
+    """
+    different = np.unique(values)
+    counting = len(values) >= _MANY and np.ptp(values) < _DENSE * len(values) and (values == np.floor(values)).all()
+    if counting and len(different) > _MOST * len(values):
+        return "holds another whole number in nearly every row: if it only numbers the rows, leave it out"
     for end in (values.min(), values.max()) if len(values) else ():
         others = values[values != end]
         n = len(values) - len(others)
@@ -68,7 +78,8 @@ def mostly_numbers(values: Sequence[str]) -> str:
         return ""
     if not others:
         return "holds numbers with decimal commas: read them by pandas.read_csv(..., decimal=',')"
+    several = "s" if len(others) > 1 else ""
     return (
-        f"holds numbers, and {len(others):,} strings such as {others[0]!r}: read these as missing "
+        f"holds numbers, and {len(others):,} string{several} such as {others[0]!r}: read these as missing "
         "(pandas.read_csv(..., na_values=[...])), or use pandas.to_numeric(X[name], errors='coerce')"
     )

@@ -28,10 +28,18 @@ def write_onnx(
     file = file_at(path, "model.onnx")
     rows = torch.zeros(3, n_features)
     with _quietly(), torch.no_grad():
-        program = torch.onnx.export(
-            module, (rows,), dynamo=True, verbose=False, input_names=["X"], output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("rows")},),
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                module, (rows,), dynamo=True, verbose=False, input_names=["X"], output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("rows")},),
+            )  # fmt: skip
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            first = next((line for line in f"{error.__cause__ or error}".splitlines() if line.strip()), "")
+            raise ValueError(
+                f"{made_by} cannot be written as ONNX: a network or likelihood of your own has a step that torch "
+                f"cannot translate ({type(error.__cause__ or error).__name__}: {first[:200]}). Write that step with "
+                "other operations, or save the model (vae.save) and serve it with torch."
+            ) from error
     assert program is not None  # which it is without a path
     model = program.model_proto
     for key, value in {"made_by": made_by, "riskvae": __version__}.items():

@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from riskvae.plotting._names import name_lines
 from riskvae.plotting._pyplot import axes_or_new
 from riskvae.robustness import DamageCurve, damage_curve
 
@@ -181,7 +182,9 @@ class AttackDisplay:
         ax.set(xlim=(0, None), ylim=(0, None), xlabel=f"size of the change (norm {self.norm:g}, units of X)")
         ax.set_ylabel(f"{_QUANTITIES[self.quantity]},\nmedian and quartiles of {n_rows} rows")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False)
+        lines = list(self.lines_.values())
+        ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines]
+        name_lines(ax, list(self.lines_), ends, [line.get_color() for line in lines])
         return self
 
 

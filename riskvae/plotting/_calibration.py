@@ -159,7 +159,7 @@ class CalibrationDisplay:
             self.lines_[name] = line
             self.bands_[name] = ax.fill_between(percent, low, high, color=line.get_color(), alpha=0.15, lw=0)
         ax.set(xlim=(0, 100), ylim=(0, 100), xlabel="nominal coverage (%)", aspect="equal")
-        ax.set_ylabel("actual coverage of held-out values (%),\nmean and range of the features")
+        ax.set_ylabel("actual coverage: mean, range of features (%)")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, loc="lower right")
         return self

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
+from riskvae.plotting._names import name_lines
 from riskvae.plotting._pyplot import axes_or_new, drawable, logarithmic, spans_a_decade
 from riskvae.robustness import RobustnessMargin, robustness_margin
 
@@ -177,15 +178,27 @@ class MarginDisplay:
             self.points_[name] = ax.scatter(self.upper, values, **options)
         left, right, top = self._limit(ax)
         ends = [left, right]
-        (self.line_,) = ax.plot(ends, ends, color="k", lw=1, label="equal")
-        ax.fill_between(ends, ends, top, color="k", alpha=0.05, lw=0, label="a bound here would be wrong")
+        (self.line_,) = ax.plot(ends, ends, color="k", lw=1)
+        ax.fill_between(ends, ends, top, color="k", alpha=0.05, lw=0)
+        ax.text(0.03, 0.97, "a bound here would be wrong", transform=ax.transAxes, va="top", color="0.35")
         shown = int(np.isfinite(self.upper).sum())
         rows = f"{shown} rows" if shown == len(self.upper) else f"{shown} of {len(self.upper)} rows"
-        ax.set(xlabel=f"size of the smallest change that breaks a row (norm {self.norm:g}, units of X), {rows}")
-        ax.set_ylabel("bound or estimate of it")
+        ax.set(xlabel=f"size of the smallest change that breaks a row (norm {self.norm:g}, units of X)")
+        ax.set_ylabel(f"bound or estimate of it, {rows}")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small")
+        self._name(ax, right)
         return self
+
+    def _name(self, ax: Any, right: float) -> None:
+        """Beside the axes, each bound at the height of its points, and the diagonal at its end."""
+        shown = np.isfinite(self.upper)
+        names, heights, colors = ["equal"], [right], ["k"]
+        for name, points in self.points_.items():
+            values = drawable(self.bounds[name][shown])
+            names.append(points.get_label())
+            heights.append(float(np.median(values)) if len(values) else float("nan"))
+            colors.append((*points.get_facecolor(), *points.get_edgecolor(), (0.0, 0.0, 0.0))[0][:3])
+        name_lines(ax, names, [(right, height) for height in heights], colors)
 
     def _limit(self, ax: Any) -> tuple[float, float, float]:
         """Let axes end where points do, linear ones begin at 0; left, right and upper end."""

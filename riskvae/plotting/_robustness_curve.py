@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from riskvae.plotting._names import name_areas
 from riskvae.plotting._pyplot import axes_or_new, drawable, line_options, logarithmic, spans_a_decade
 from riskvae.robustness import RobustnessMargin
 
@@ -36,7 +37,7 @@ class RobustnessCurveDisplay:
         \;\le\; \frac1n \#\{i : \mathrm{upper}_i > t\},
 
     at the confidence of the margins. What lies between the curves is unknown. Every row is a step: curves are exact. A
-    row that abstains, because its own noise breaks it or may do so, counts as broken from 0 on; the legend shows how
+    row that abstains, because its own noise breaks it or may do so, counts as broken from 0 on; the figure says how
     many do. A censored row, which the attack did not break, counts as not broken at any norm. Create the display with
     :meth:`from_margin`.
 
@@ -197,10 +198,11 @@ class RobustnessCurveDisplay:
         every = np.concatenate([values for curves in self.norms.values() for values in curves.values()])
         x = _steps(every)
         draw = self._draw_one if len(self.norms) == 1 else self._draw_beside_others
+        areas: dict[str, tuple[Array, Array]] = {}
         for name, curves in self.norms.items():
             # Between two steps a row stands whether or not its own norm counts.
             percent = {curve: 100 * _share(values, x, above=True) for curve, values in curves.items()}
-            draw(ax, name, x, percent, options)
+            areas |= draw(ax, name, x, percent, options)
         if spans_a_decade(every):
             logarithmic(ax, "x", x[0], x[-1])
         ax.set(xlim=(x[0], x[-1]), ylim=(0, 100), xlabel=f"size of the change (norm {self.norm:g}, units of X)")
@@ -209,9 +211,13 @@ class RobustnessCurveDisplay:
         within = "" if self.r is None else f" within r = {self.r:g}"
         ax.set_ylabel(f"share of {of} that stay{within} (%)")
         ax.spines[["top", "right"]].set_visible(False)
-        # Beside the axes: there is no corner that no curve can pass.
-        several = "filled: unknown" if len(self.norms) > 1 else None
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, title=several, alignment="left")
+        named = name_areas(ax, x, areas, color="0.1")
+        handles, labels = ax.get_legend_handles_labels()
+        others = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label not in named]
+        if others:  # beside the axes: there is no corner that no curve can pass
+            several = "filled: unknown" if len(self.norms) > 1 else None
+            place = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "alignment": "left"}
+            ax.legend(*zip(*others, strict=True), title=several, frameon=False, **place)
         return self
 
     def _ends(self, name: str, percent: Mapping[str, Array], x: Array) -> tuple[Array, Array, Array]:
@@ -220,19 +226,21 @@ class RobustnessCurveDisplay:
         top = np.full_like(x, 100 * ((n - self.abstained[name]) / n))
         return percent.get("certified", np.zeros_like(x)), percent.get("upper", top), top
 
-    def _draw_one(self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]) -> None:
-        """Areas, in the legend as they lie; it leaves out lines that only bound these."""
+    def _draw_one(
+        self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]
+    ) -> dict[str, tuple[Array, Array]]:
+        """Areas, in the legend as they lie; it leaves out lines that only bound these. Returns the areas by label."""
         low, high, top = self._ends(name, percent, x)
         noisy = self.abstained[name]
         areas = {
-            "noise": (top, np.full_like(x, 100.0), f"broken by noise alone: {noisy} row{'s' if noisy > 1 else ''}"),
-            "broken": (high, top, "broken by the attack"),
-            "unknown": (low, high, "unknown"),
-            "certified": (np.zeros_like(x), low, "certified"),
+            "noise": (f"broken by noise alone: {noisy} row{'s' if noisy > 1 else ''}", top, np.full_like(x, 100.0)),
+            "broken": ("broken by the attack", high, top),
+            "unknown": ("unknown", low, high),
+            "certified": ("certified", np.zeros_like(x), low),
         }
         self.areas_[name] = {
             area: ax.fill_between(x, *ends, step="post", color=_AREAS[area], alpha=0.55, lw=0, label=label)
-            for area, (*ends, label) in areas.items()
+            for area, (label, *ends) in areas.items()
             if np.any(ends[1] > ends[0])
         }
         colors = {"certified": _AREAS["certified"], "upper": _AREAS["broken"], "lower": "k", "linearized": "k"}
@@ -241,11 +249,12 @@ class RobustnessCurveDisplay:
             label = _LABELS[curve] if curve in ("lower", "linearized") else "_bounds an area"
             style = line_options({**_STYLES[curve], "color": colors[curve]}, options)
             (self.lines_[name][curve],) = ax.plot(x, y, **{**style, "drawstyle": "steps-post", "label": label})
+        return {label: (below, above) for label, below, above in areas.values()}
 
     def _draw_beside_others(
         self, ax: Any, name: str, x: Array, percent: Mapping[str, Array], options: dict[str, Any]
-    ) -> None:
-        """A color for each model, filled where its share is unknown; what a kind of line means, in gray."""
+    ) -> dict[str, tuple[Array, Array]]:
+        """A color for each model, filled where its share is unknown; gray for kinds of lines. Returns the areas."""
         low, high, _ = self._ends(name, percent, x)
         color = f"C{len(self.areas_) % 10}"
         noisy = f",\n{self.abstained[name]} broken by noise alone" if self.abstained[name] else ""
@@ -259,6 +268,7 @@ class RobustnessCurveDisplay:
             for curve in _LABELS:
                 if any(curve in lines for lines in self.lines_.values()):
                     ax.plot([], [], color="0.3", label=_LABELS[curve], **_STYLES[curve])
+        return {name + noisy: (low, high)}
 
 
 def _share(values: Array, norm: Array, *, above: bool) -> Any:

@@ -15,7 +15,7 @@ _DECADES = 1e-3
 # Of each kind: what is counted, what a flip does, and its color.
 _KINDS = {
     "masking": ("outliers", "made to pass for inliers", "C3"),
-    "false alarm": ("inliers", "made outliers", "C0"),
+    "false alarm": ("inliers", "made outliers", "C4"),
 }
 
 

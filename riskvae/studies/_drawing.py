@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.isotonic import isotonic_regression
+from riskvae.plotting._names import SMALL, name_lines
 
 __all__ = [
     "OTHERS",
@@ -13,7 +11,6 @@ __all__ = [
     "PLAIN",
     "SEEKING",
     "SMALL",
-    "apart",
     "cut",
     "entitle",
     "headline",
@@ -26,7 +23,6 @@ __all__ = [
 # Averse training and quantiles; neutral training; seeking training; other libraries, and what was published.
 OURS, PLAIN, SEEKING, OTHERS = "C3", "0.45", "C0", "0.1"
 WIDTH = 8.0  # inches; pages show figures at some 800 pixels, so a point is about a point there
-SMALL = 9.0  # points, of the smallest text
 
 
 def shade(color: str, share: float) -> tuple[float, float, float]:
@@ -66,53 +62,9 @@ def cut(ax: Any, which: str = "y") -> None:
     ax.plot(x, y, ls="none", marker=slanted, ms=9, mew=1.0, color="k", transform=ax.transAxes, clip_on=False)
 
 
-def apart(places: Sequence[float], gap: float) -> NDArray[np.float64]:
-    """The places, moved as little as puts a gap between any two."""
-    moved = np.array(places, dtype=np.float64)
-    if len(moved) == 0:
-        return moved
-    order = np.argsort(moved, kind="stable")
-    steps = gap * np.arange(len(order))
-    moved[order] = isotonic_regression(moved[order] - steps) + steps
-    return moved
-
-
 def name_rows(ax: Any, names: Sequence[str], colors: Sequence[Any], places: Sequence[float] | None = None) -> None:
     """Names of rows, from above, in their colors."""
     ax.set_yticks(range(len(names)) if places is None else places, names, fontsize=SMALL)
     ax.invert_yaxis()
     for text, color in zip(ax.get_yticklabels(), colors, strict=True):
         text.set_color(color)
-
-
-def name_lines(
-    ax: Any,
-    names: Sequence[str],
-    ends: Sequence[tuple[float, float]],
-    colors: Sequence[Any],
-    left: bool = False,
-    aside: float = 9.0,
-) -> None:
-    """Names beside the ends of lines, moved apart where they would overlap; to call when all else is drawn."""
-    aside = -aside if left else aside
-    look: dict[str, Any] = {"fontsize": SMALL, "va": "center", "ha": "right" if left else "left"}
-    look |= {"textcoords": "offset points", "annotation_clip": False}
-    thread: dict[str, Any] = {
-        "arrowstyle": "-",
-        "lw": 0.6,
-        "shrinkA": 0.0,
-        "shrinkB": 3.0,
-        "relpos": (float(left), 0.5),
-    }
-    low, high = sorted(ax.get_ylim())  # names of lines that leave the axes stay at their border
-    notes = [
-        ax.annotate(
-            name, (x, min(max(y, low), high)), (aside, 0), color=color, arrowprops=thread | {"color": color}, **look
-        )
-        for name, (x, y), color in zip(names, ends, colors, strict=True)
-        if np.isfinite(y)
-    ]
-    ax.figure.draw_without_rendering()  # the layout decides how far apart the ends are
-    heights = [ax.transData.transform(note.xy)[1] * 72.0 / ax.figure.dpi for note in notes]
-    for note, height, moved in zip(notes, heights, apart(heights, 1.25 * SMALL), strict=True):
-        note.xyann = (aside, moved - height)

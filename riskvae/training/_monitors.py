@@ -8,8 +8,10 @@ from skorch.callbacks import EpochScoring
 __all__ = ["check_monitors"]
 
 
-def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
+def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool, partial: bool = False) -> None:
     """Raise where a skorch callback watches what nobody records, or needs held-out rows or labels that are missing."""
+    remedy = "partial_fit trains on all rows it gets: call fit with early_stopping=True"
+    remedy = remedy if partial else "Set early_stopping=True"
     made = [_made(entry) for entry in callbacks]
     recorded = {*_RECORDED, *_ALWAYS} | {name.replace("train", "valid") for name in _RECORDED if held_out}
     for callback in made:
@@ -27,21 +29,20 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool) -> None:
                 )
             if not callback.on_train and not held_out:
                 raise ValueError(
-                    f"{name}: {_scored(callback)!r} is computed on held-out rows, and there are none. Set "
-                    "early_stopping=True, or on_train=True."
+                    f"{name}: {_scored(callback)!r} is computed on held-out rows, and there are none. "
+                    f"{remedy}, or set on_train=True."
                 )
         elif monitor in _OF_HELD_OUT and monitor not in recorded:
             raise ValueError(
-                f"{name} watches {monitor!r}, which is recorded where rows are held out. Set early_stopping=True, or "
+                f"{name} watches {monitor!r}, which is recorded where rows are held out. {remedy}, or "
                 f"let it watch the training, as by {type(callback).__name__}("
                 f"monitor={monitor.replace('valid', 'train')!r})."
             )
         elif isinstance(monitor, str) and known and monitor not in recorded:
             near = difflib.get_close_matches(monitor, recorded, n=1)
-            remedy = f" Did you mean {near[0]!r}?" if near else ""
+            guess = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{name} watches {monitor!r}, which is not recorded; recorded are "
-                f"{', '.join(sorted(recorded))}.{remedy}"
+                f"{name} watches {monitor!r}, which is not recorded; recorded are {', '.join(sorted(recorded))}.{guess}"
             )
 
 

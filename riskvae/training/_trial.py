@@ -1,13 +1,14 @@
 """A model and its objective, tried on the first batch: a mistake in a user's own part is found before training."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from riskvae._validation import is_ours, isolated_rng
-from riskvae.likelihoods import Likelihood
+from riskvae._validation import is_ours, isolated_rng, level_of_the_user
+from riskvae.likelihoods import Bernoulli, Likelihood
 from riskvae.losses import kl_divergence
 from riskvae.nets import Posterior
 from riskvae.training._batch import Batch
@@ -60,6 +61,14 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
         raise ValueError(
             f"{owner}: X has missing values, but only nll(x, raw) is defined, which is of whole rows. Define each(x, "
             "raw), the nats (..., n, n_features) of single values, or impute X first."
+        )
+    if isinstance(likelihood, Bernoulli) and 0.0 <= raw.min() < raw.max() <= 1.0:
+        warnings.warn(
+            f"{owner}: the decoder gives numbers from {raw.min():.2g} to {raw.max():.2g}, as after a sigmoid, and they "
+            "go through a sigmoid again: no value below 0.5 or above 0.73 could be reconstructed. Let the decoder end "
+            "before its sigmoid.",
+            UserWarning,
+            stacklevel=level_of_the_user(),
         )
     losses = f"a loss for each of {len(raw)} draws of {n} rows"
     nll = _answer(owner, "nll(x, raw)", lambda: module.nll(x, raw), (len(raw), n), losses)
