@@ -9,6 +9,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, risk
+from riskvae.likelihoods import Likelihood
 from riskvae.training import Objective
 
 
@@ -114,6 +115,60 @@ def test_a_trial_changes_nothing(X):
 
     vae = small(BetaVAE, encoder=encoder, max_epochs=2, batch_size=100).fit(X)
     assert vae.module_.encoder[1].num_batches_tracked == 6
+
+
+class Lost(BetaVAE):
+    def __init__(self, n_components=4, *, free=0.1, **parameters):
+        super().__init__(n_components, **parameters)
+        self.free_bits = free
+
+
+class Started(BetaVAE):
+    def __init__(self, n_components=4, *, free=0.1):
+        self.n_components, self.free = n_components, free
+
+
+class LostLikelihood(Likelihood):
+    def __init__(self, shape=2.0):
+        super().__init__()
+        self.power = shape
+
+
+class LostMeasure(risk.Measure):
+    def __init__(self, power=2.0):
+        self.exponent = power
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (Lost, "Lost: .* not stored: 'free'. .* self.free = free"),
+        (Started, "Started: .* not stored: 'beta', .* and others. Call super"),
+        (lambda: BetaVAE(likelihood=LostLikelihood()), "LostLikelihood: .*'shape'"),
+        (lambda: RiskAwareVAE(measure=LostMeasure()), "LostMeasure: .*'power'"),
+    ],
+)
+def test_parameters_under_other_names_are_told(make, name, X):
+    with pytest.raises(TypeError, match=f"^{name}"):
+        make().fit(X)
+
+
+class Wide(Likelihood):
+    """Takes two numbers for each feature."""
+
+    def mean(self, raw):
+        return raw[..., : raw.shape[-1] // 2]
+
+    def nll(self, x, raw):
+        mean, log_scale = raw.chunk(2, -1)
+        return (((x - mean) / log_scale.exp()).square() / 2 + log_scale).sum(-1)
+
+
+def test_too_few_numbers_for_each_feature_are_told(X):
+    with pytest.raises(ValueError, match=r"nll\(x, raw\) fails .*raw has shape \(1, .*\), as values_per_feature=1$"):
+        small(BetaVAE, likelihood=Wide()).fit(X)
+    Wide.values_per_feature = 2
+    small(BetaVAE, likelihood=Wide()).fit(X)
 
 
 def test_two_sigmoids_in_a_row_are_told(X):

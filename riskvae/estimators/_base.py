@@ -198,6 +198,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
 
     def _train(self, X: Any, *, epochs: int | None, groups: Any) -> Self:
         """Train for some epochs on a part of the data, or with None as ``fit`` does."""
+        self._check_stored()
         check_parameters(type(self).__name__, vars(self), {"distributed": self._rules["distributed"]})
         with joined(self.distributed) as world:  # first of all: what fails here must fail in all processes
             self._check_parameters()

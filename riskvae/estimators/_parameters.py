@@ -157,6 +157,17 @@ class ParametersMixin(BaseEstimator):
         """Store the arguments of a constructor as they are."""
         self.__dict__.update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
 
+    def _check_stored(self) -> None:
+        """Raise for parameters of a user's own class, or of an object given to it, that are not where they are read."""
+        for part in (self, *vars(self).values()):
+            if isinstance(part, BaseEstimator) and (lost := _not_stored(part)):
+                which = ", ".join(map(repr, lost[:3])) + (" and others" if len(lost) > 3 else "")
+                raise TypeError(
+                    f"{type(part).__name__}: __init__ must store each parameter under its own name, where scikit-learn "
+                    f"reads it; not stored: {which}. Call super().__init__(...) first, with what it takes, and then "
+                    f"set self.{lost[0]} = {lost[0]}."
+                )
+
     def _check_parameters(self) -> None:
         check_parameters(type(self).__name__, self.get_params(deep=False), self._rules)
         if self.likelihood == "bernoulli" and self.output_activation == "identity":
@@ -198,6 +209,13 @@ class ParametersMixin(BaseEstimator):
                     "with the same network",
                     "Use clone(estimator) to start anew.",
                 )
+
+
+def _not_stored(part: Any) -> list[str]:
+    """Parameters of its constructor, and those that all estimators have, for which an object has no attributes."""
+    own = inspect.signature(type(part).__init__).parameters.values()
+    names = [p.name for p in own if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [name for name in {**dict.fromkeys(names), **getattr(part, "_rules", {})} if not hasattr(part, name)]
 
 
 def _without_state(value: Any) -> Any:

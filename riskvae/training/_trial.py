@@ -71,7 +71,8 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
             stacklevel=level_of_the_user(),
         )
     losses = f"a loss for each of {len(raw)} draws of {n} rows"
-    nll = _answer(owner, "nll(x, raw)", lambda: module.nll(x, raw), (len(raw), n), losses)
+    hint = f". raw has shape {tuple(raw.shape)}, as values_per_feature={likelihood.values_per_feature}"
+    nll = _answer(owner, "nll(x, raw)", lambda: module.nll(x, raw), (len(raw), n), losses, hint)
     if not nll.requires_grad:
         raise ValueError(f"{owner}: nll(x, raw) has no gradient, so nothing can be learned. Do not detach inside.")
     if not is_ours(likelihood) and not nll.isfinite().all():
@@ -98,12 +99,12 @@ def _try_objective(objective: Any, terms: Terms) -> None:
         raise ValueError(f"{owner}: forward(terms) gives {loss.item()}, though all losses are finite.")
 
 
-def _answer(owner: str, method: str, call: Any, shape: tuple[int, ...], meaning: str) -> Tensor:
+def _answer(owner: str, method: str, call: Any, shape: tuple[int, ...], meaning: str, hint: str = "") -> Tensor:
     try:
         found = call()
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{owner}: {method} fails on the first rows of X: {type(error).__name__}: {error}") from error
+        raise kind(f"{owner}: {method} fails on the first rows of X: {type(error).__name__}: {error}{hint}") from error
     if not isinstance(found, Tensor) or found.shape != shape:
         given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"{owner}: {method} must return a tensor of shape {shape}; got {given}. It is {meaning}")
