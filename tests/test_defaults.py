@@ -353,7 +353,7 @@ def test_an_objective_without_a_warmup_is_told_apart(X):
         def make_objective(self):
             return Mine()
 
-    with pytest.raises(ValueError, match="MineVAE: beta_warmup=2 is not used by the objective Mine. Derive it from"):
+    with pytest.raises(ValueError, match="MineVAE: beta_warmup=2 is not used by the objective Mine. Return "):
         MineVAE(beta_warmup=2).fit(X)
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, risk
 from riskvae.likelihoods import Likelihood
-from riskvae.training import Objective
+from riskvae.training import Objective, Penalized
+from riskvae.training._vitals import noise_of
 
 
 class Scaled(Objective):
@@ -115,6 +116,78 @@ def test_a_trial_changes_nothing(X):
 
     vae = small(BetaVAE, encoder=encoder, max_epochs=2, batch_size=100).fit(X)
     assert vae.module_.encoder[1].num_batches_tracked == 6
+
+
+class PenalizedVAE(RiskAwareVAE):
+    def __init__(self, n_components=10, *, strength=0.0, **parameters):
+        super().__init__(n_components, **parameters)
+        self.strength = strength
+
+    def make_objective(self):
+        strength = self.strength
+        return Penalized(super().make_objective(), lambda terms: strength * terms.z.square().mean())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eps": 0.3},
+        {"eps": 0.1, "eps_warmup": 3},
+        {"eps": 0.2, "risk": "seeking"},
+        {"eps": 0.5, "threshold": "ema"},
+        {"eps": 0.5, "threshold": "learned"},
+        {"eps": 0.5, "risk_over": "groups"},
+        {"eps": 0.5, "risk_over": "nested", "n_subsamples": 4, "beta_warmup": 2},
+        {"risk": "neutral"},
+    ],
+)
+def test_a_penalty_of_nothing_changes_nothing(options, X):
+    options = {"n_components": 2, "max_epochs": 5, "hidden_layer_sizes": (8,), "random_state": 0, **options}
+    groups = {"groups": np.arange(len(X)) % 5} if "groups" in options.values() else {}
+    plain, same = RiskAwareVAE(**options).fit(X, **groups), PenalizedVAE(**options).fit(X, **groups)
+    for one, other in zip(plain.module_.parameters(), same.module_.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert [row.get("eps") for row in plain.history_] == [row.get("eps") for row in same.history_]
+    assert noise_of(plain.module_.likelihood) == pytest.approx(noise_of(same.module_.likelihood), rel=1e-4)
+
+
+def test_a_penalty_counts(X):
+    options = {"n_components": 2, "max_epochs": 60, "lr": 1e-2, "hidden_layer_sizes": (8,), "random_state": 0}
+    free, held = (PenalizedVAE(**options, strength=strength).fit(X) for strength in (0.0, 100.0))
+    assert np.abs(held.transform(X)).mean() < 0.5 * np.abs(free.transform(X)).mean()
+
+
+def test_mistakes_in_a_penalty_are_told(X):
+    class Nothing(RiskAwareVAE):
+        def make_objective(self):
+            return Penalized(super().make_objective(), lambda terms: terms.z.mean() * float("nan"))
+
+    with pytest.raises(ValueError, match=r"Penalized: forward\(terms\) gives nan"):
+        Nothing(2).fit(X)
+    with pytest.raises(TypeError, match="objective must be a riskvae.training.Objective, such as super"):
+        Penalized(nn.Linear(1, 1), len)
+    with pytest.raises(TypeError, match="penalty must be a function of the terms of a batch; got 0.1"):
+        Penalized(Scaled(), 0.1)
+
+    class Forgetful(RiskAwareVAE):
+        def make_objective(self):
+            return Scaled()
+
+    with pytest.raises(ValueError, match="eps_warmup=3 is not used by the objective Scaled. Return training.Penalized"):
+        Forgetful(eps_warmup=3).fit(X)
+
+
+def test_a_module_that_a_factory_returns_again_starts_anew_in_every_fit(X):
+    module = nn.Linear(X.shape[1], 4)
+    start = module.weight.detach().clone()
+    options = {"encoder": lambda n_in, n_out: module, "max_epochs": 3}
+    first = small(BetaVAE, n_components=2, **options).fit(X)
+    codes = first.transform(X)
+    second = small(BetaVAE, n_components=2, **options).fit(X)
+    assert torch.equal(module.weight, start)
+    np.testing.assert_array_equal(second.transform(X), codes)
+    np.testing.assert_array_equal(first.transform(X), codes)
+    assert not torch.equal(first.module_.encoder.weight, start)
 
 
 class Lost(BetaVAE):

@@ -31,7 +31,7 @@ from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.estimators._starting import begin, go_on_with
 from riskvae.estimators._summary import SummaryMixin
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
-from riskvae.training import Objective, WeightedELBO
+from riskvae.training import Objective, Penalized, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
 from riskvae.training._loop import restored_on_failure, train
 from riskvae.training._meeting import joined
@@ -82,11 +82,15 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
                 f"{type(self).__name__}: make_objective must return a riskvae.training.Objective whose __init__ begins "
                 f"with super().__init__(); got {type(objective).__name__}."
             )
-        if self.beta_warmup and getattr(objective, "beta_warmup", 0) != self.beta_warmup:
-            self._refuse(
-                f"beta_warmup={self.beta_warmup} is not used by the objective {type(objective).__name__}",
-                "Derive it from training.WeightedELBO, hand that beta_warmup, and take self.weighted(terms.kl.mean()).",
-            )
+        for name in ("beta_warmup", "eps_warmup"):
+            asked = getattr(self, name, 0)
+            neutral = name == "eps_warmup" and is_ours(objective)  # whose loss has no tail
+            if asked and not neutral and getattr(objective, name, 0) != asked:
+                self._refuse(
+                    f"{name}={asked} is not used by the objective {type(objective).__name__}",
+                    "Return training.Penalized(super().make_objective(), penalty), or derive the objective from "
+                    f"training.{'WeightedELBO' if name == 'beta_warmup' else 'RiskObjective'}, and hand it {name}.",
+                )
         return objective
 
     def _make_likelihood(self) -> Likelihood:
@@ -274,6 +278,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         """Whether modules of the user's take part, which may draw from torch's global generators."""
         parts = self.likelihood.columns.values() if isinstance(self.likelihood, Mixed) else ()
         own = [part for part in (self.likelihood, *parts, *others) if not isinstance(part, str)]
+        own += [part.penalty for part in others if isinstance(part, Penalized)]
         return self.encoder is not None or self.decoder is not None or not all(map(is_ours, own))
 
     def _counted_share(self) -> float:

@@ -111,6 +111,7 @@ def warn_of_failure(estimator: Any, rows: Rows | Stream, share: float) -> None:
         return
     message = (
         _of_extremes(estimator, found)
+        or (found.explained < EXPLAINED and 2 * found.active < found.n_components and _of_collapse(estimator, found))
         or _of_features(estimator, found)
         or _of_units(estimator, found)
         or _of_collapse(estimator, found)

@@ -7,7 +7,8 @@ loop are internal.
 
 from riskvae.training._batch import Batch
 from riskvae.training._objective import Objective, TotalCorrelationELBO, WeightedELBO
+from riskvae.training._penalized import Penalized
 from riskvae.training._risk_objective import RiskObjective
 from riskvae.training._vae import VAE, Terms
 
-__all__ = ["VAE", "Batch", "Objective", "RiskObjective", "Terms", "TotalCorrelationELBO", "WeightedELBO"]
+__all__ = ["VAE", "Batch", "Objective", "Penalized", "RiskObjective", "Terms", "TotalCorrelationELBO", "WeightedELBO"]

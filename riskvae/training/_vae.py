@@ -235,7 +235,7 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
         ) from None
     except ValueError:  # written in C, and without a signature
         pass
-    module, widths = factory(n_in, n_out), [n_in, n_out]
+    module, widths = _copied(factory(n_in, n_out)), [n_in, n_out]
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
     made = f"{name}: the module from {name}({n_in}, {n_out})"
@@ -258,6 +258,14 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
     in_double = _follows_its_input(made, module, rows)
     _measure(module, rows, widths)
     return module if in_double else InFloat32(module), max(widths)
+
+
+def _copied(module: Any) -> Any:
+    """A copy of what a factory returns: it may return one module every time, and each fit must begin with it anew."""
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # what cannot be copied is refused below, by name
+        return module
 
 
 def _remedy(out: Any, n_out: int) -> str:
