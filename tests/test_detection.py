@@ -153,7 +153,7 @@ def test_false_discovery_rate_and_power(monkeypatch):
     inliers = model.score_samples(rows(20_000, 1))
     far = model.score_samples(rows(2_000, 2) + np.array([0.0, 1.5, -1.5, 1.5]))
     monkeypatch.setattr(model, "score_samples", lambda scores: scores)  # each was scored once, here
-    monkeypatch.setattr(model, "_warn_of_hidden", lambda scores: None)
+    monkeypatch.setattr("riskvae.estimators._conformal.warn_of_nothing", lambda *given: None)
     for fdr in (0.05, 0.2):
         false, power, false_under_null = [], [], []
         for _ in range(200):
@@ -202,6 +202,20 @@ def test_nothing_found_of_what_predict_flags_is_told(vae):
     model.offset_ = -1e3
     with pytest.warns(UserWarning, match=r"detect found none of the \d+ of 100 rows that predict flags.*conformalize"):
         assert not model.detect(np.vstack((rows(95, 2), rows(5, 4) + 48.0)), 0.1).any()
+
+
+def test_rows_that_have_changed_are_told(vae):
+    model = copy.deepcopy(vae).conformalize(rows(500, 1))
+    moved = rows(200, 2)
+    with pytest.warns(
+        UserWarning, match=r"detect found 200 of 200 rows. Unless X is made up of anomalies, its rows ha"
+    ):
+        assert model.detect(moved + np.array([0.0, 4.0, -4.0, 4.0])).all()
+    slightly = moved + 0.5 * np.array([0.0, 1.0, -1.0, 1.0])
+    with pytest.warns(UserWarning, match=r"detect found none of the .* and \d+% of the rows score below the median"):
+        assert not model.detect(slightly, 0.05).any()
+    few = np.vstack((rows(150, 2), rows(50, 3) + np.array([0.0, 4.0, -4.0, 4.0])))
+    assert 50 <= model.detect(few).sum() < 70  # a quarter of anomalies is no drift; warnings are errors here
 
 
 def test_calibration_comes_first(vae):

@@ -180,6 +180,7 @@ def test_two_changed_values_are_the_cause_together(vae):
     assert (cause == where).all(1).mean() > 0.6
 
 
+@pytest.mark.filterwarnings("ignore:.*values are missing in")  # the model has met whole rows
 def test_a_row_without_its_causes_is_no_outlier_and_each_of_them_is_needed(vae):
     rows, _ = changed(100, 2, 7)
     cause = wide(vae.explain(rows), "cause", 100)
@@ -195,6 +196,7 @@ def test_a_row_without_its_causes_is_no_outlier_and_each_of_them_is_needed(vae):
             assert vae.predict(more)[0] == -1
 
 
+@pytest.mark.filterwarnings("ignore:.*values are missing in")  # the model has met whole rows
 def test_columns_are_what_other_methods_say(vae):
     rows = linked(20, 8)
     rows[3, 2] = np.nan

@@ -14,6 +14,7 @@ from riskvae._validation import boolean, check_parameters, choice, derive_seed, 
 from riskvae.detection._calibration import Calibration, benjamini_hochberg, excess
 from riskvae.detection._left_out import n_affordable
 from riskvae.detection._parts import row_keys
+from riskvae.estimators._discoveries import FALSE_ALARMS, warn_of_confidence, warn_of_everything, warn_of_nothing
 from riskvae.estimators._in_parts import checked_rows
 from riskvae.estimators._loading import checked_labels
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
@@ -25,8 +26,6 @@ Array = NDArray[Any]
 _share = real(0.0, 1.0, closed="neither")
 _part = real(0.0, 0.5, closed="left")
 
-# Share of rows like those of the training that contamination="auto" flags.
-FALSE_ALARMS = 0.05
 # Calibration rows of which clearly less than this part of that share is flagged were selected, it seems.
 SELECTED = 0.2
 
@@ -199,7 +198,7 @@ class ConformalMixin(QuantilePredictionsMixin):
         -----
         UserWarning
             If there are too few calibration rows to find any row, or to find a small share of the rows. Also if nothing
-            is found although :meth:`predict` flags some rows, or with ``confidence``.
+            is found although :meth:`predict` flags some rows, or with ``confidence``; and if nearly all rows are found.
 
         References
         ----------
@@ -212,37 +211,13 @@ class ConformalMixin(QuantilePredictionsMixin):
         calibration = self._calibrated("detect")
         too_small = groups is None and confidence is None and calibration.warn_if_too_small(fdr, len(p))
         found = benjamini_hochberg(p, fdr)
-        if not found.any() and confidence is not None and groups is None:
-            self._warn_of_confidence(calibration, confidence, fdr, len(p))
-        elif not found.any() and not too_small:
-            self._warn_of_hidden(scores)
+        if found.any():
+            warn_of_everything(found)
+        elif confidence is not None and groups is None:
+            warn_of_confidence(calibration, confidence, fdr, len(p))
+        elif not too_small:
+            warn_of_nothing(self, scores, p)
         return found
-
-    def _warn_of_confidence(self, calibration: Calibration, confidence: float, fdr: float, n: int) -> None:
-        """Say so where a promise for one calibration set leaves nothing."""
-        least = float(calibration.p_values(np.array([-np.inf]), None, confidence)[0])
-        warnings.warn(
-            f"detect found none of {n} rows. With confidence={confidence:g} no p-value of {calibration.n} calibration "
-            f"rows is below {least:.2g}, so {math.ceil(n * least / fdr)} rows or more must stand out to be found at "
-            f"fdr={fdr:g}. Calibrate with more rows, ask for a larger fdr, or leave confidence out: the rate then "
-            "holds on average.",
-            UserWarning,
-            stacklevel=level_of_the_user(),
-        )
-
-    def _warn_of_hidden(self, scores: Array) -> None:
-        """Say so where detect finds nothing of what predict flags."""
-        flagged, n = int((scores < self.offset_).sum()), len(scores)
-        if flagged:
-            usual = FALSE_ALARMS if self.contamination == "auto" else float(self.contamination)
-            warnings.warn(
-                f"detect found none of the {flagged} of {n} rows that predict flags. It would flag some {usual:.0%} of "
-                "rows without anomalies, too. But anomalies among the calibration rows hide others: what is as unusual "
-                "as they are is not a discovery. If X holds anomalies, call conformalize(X_cal) with rows that hold "
-                "none: look at those with the lowest scores first, and drop what is wrong. Or ask for a larger fdr.",
-                UserWarning,
-                stacklevel=level_of_the_user(),
-            )
 
     @property
     def is_calibrated(self) -> bool:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from riskvae._machine import device_for
-from riskvae._validation import LARGEST, check_parameters, level_of_the_user, limited, real
+from riskvae._validation import LARGEST, check_parameters, has_missing, level_of_the_user, limited, real
 from riskvae.detection._calibration import score_at
 from riskvae.detection._line import Line
 from riskvae.estimators._conformal import FALSE_ALARMS, ConformalMixin
 from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._judging import young_of
+from riskvae.likelihoods import Categorical, Mixed
 
 __all__ = ["DetectionMixin"]
 
@@ -65,13 +66,21 @@ class DetectionMixin(ConformalMixin):
         ndarray of shape (n_samples,)
             Nats per row; smaller is more unusual.
 
+        Warns
+        -----
+        UserWarning
+            If values are missing and none were in training.
+
         References
         ----------
         Hoffman and Johnson, "ELBO surgery: yet another way to carve up the variational evidence lower bound" (2016).
         Li, Zhao, Hu, Botta, Ionescu and Chen, "ECOD: unsupervised outlier detection using empirical cumulative
         distribution functions" (2022).
         """
-        return self._score(self._check_rows(X), refine=refine)
+        rows = self._check_rows(X)
+        if not self.module_.holes and has_missing(rows):
+            _warn_of_holes(self, rows)
+        return self._score(rows, refine=refine)
 
     def decision_function(self, X: Any) -> Array:
         """Score of each row minus the threshold: ``score_samples(X) - offset_``.
@@ -185,3 +194,23 @@ class DetectionMixin(ConformalMixin):
 
         rows, excess = limited(rows)
         return self._scored(bound, rows, excess, refine=refine, **self._scoring())
+
+
+def _warn_of_holes(estimator: Any, rows: Array) -> None:
+    """Say so where networks meet missing values that have only seen whole rows."""
+    holes, likelihood = np.isnan(rows), estimator.likelihood
+    names = getattr(estimator, "feature_names_in_", range(rows.shape[1]))
+    if isinstance(likelihood, Mixed) and likelihood.unknown == "missing":  # as asked for
+        holes[:, [isinstance(likelihood.columns.get(name), Categorical) for name in names]] = False
+    if not holes.any():
+        return
+    first = np.flatnonzero(holes.any(0))
+    such = ", ".join(repr(names[j]) for j in first[:3]) + (", ..." if len(first) > 3 else "")
+    n = int(holes.any(1).sum())
+    warnings.warn(
+        f"{type(estimator).__name__}: values are missing in {n:,} row{'' if n == 1 else 's'} of X (features {such}) "
+        "and in none of the training. The networks have not learned to do without them, so such rows may look unusual. "
+        "Fill them in first, as by impute(X), or fit with rows in which values are missing.",
+        UserWarning,
+        stacklevel=level_of_the_user(),
+    )
