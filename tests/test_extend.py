@@ -190,6 +190,34 @@ def test_a_module_that_a_factory_returns_again_starts_anew_in_every_fit(X):
     assert not torch.equal(first.module_.encoder.weight, start)
 
 
+class Short(BetaVAE):
+    """Its constructor leaves the parameters of its base out."""
+
+    def __init__(self, n_components=2, *, strength=1.0):
+        super().__init__(n_components, hidden_layer_sizes=(8,), max_epochs=2, random_state=0)
+        self.strength = strength
+
+
+def test_a_constructor_may_leave_parameters_out(X):
+    assert clone(Short(3)).fit(X).transform(X).shape == (len(X), 3)
+    assert set(Short().get_params()) == {"n_components", "strength"}
+    model = Short()
+    model.beta = -1.0
+    with pytest.raises(ValueError, match="Short: beta must be"):
+        model.fit(X)
+
+
+def test_an_objective_needs_what_batches_have(X):
+    class Weighted(BetaVAE):
+        def make_objective(self):
+            objective = Scaled()
+            objective.needs = ("weight",)
+            return objective
+
+    with pytest.raises(ValueError, match="needs of Scaled must name fields of .*x, index, group, noise; got 'weight'"):
+        Weighted().fit(X)
+
+
 class Lost(BetaVAE):
     def __init__(self, n_components=4, *, free=0.1, **parameters):
         super().__init__(n_components, **parameters)

@@ -91,3 +91,13 @@ def test_an_unfitted_one_says_so(X):
 def test_it_needs_no_pyod(X, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyod", None)
     assert PyODAdapter(small(QuantileVAE)).fit(X).labels_.shape == (len(X),)
+
+
+@pytest.mark.parametrize("name", ["labels_", "decision_scores_", "threshold_", "predict_proba"])
+def test_names_of_pyod_are_answered_by_ours(X, name):
+    vae = small(QuantileVAE).fit(X)
+    assert not hasattr(vae, name)
+    with pytest.raises(AttributeError, match=f"QuantileVAE has no {name}, as PyOD's detectors have: .*PyODAdapter"):
+        getattr(vae, name)
+    with pytest.raises(AttributeError, match="'QuantileVAE' object has no attribute 'nonsense'"):
+        vae.nonsense  # noqa: B018

@@ -12,7 +12,15 @@ import pytest
 import torch
 from helpers import small
 from sklearn.base import clone
-from skorch.callbacks import Callback, Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping, TrainEndCheckpoint
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochScoring,
+    GradientNormClipping,
+    LRScheduler,
+    TrainEndCheckpoint,
+)  # fmt: skip
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
@@ -174,6 +182,10 @@ def test_epoch_scoring_records_what_a_function_of_the_rows_says(X):
         (Checkpoint(monitor="nonsense_best"), "Checkpoint watches 'nonsense_best', which is not recorded"),
         (EarlyStopping(), "EarlyStopping watches 'valid_loss', which is recorded where rows are held out"),
         (EarlyStopping, "EarlyStopping watches 'valid_loss', which is recorded where rows are held out"),
+        (
+            LRScheduler("OneCycleLR"),
+            r"LRScheduler: policy='OneCycleLR' is not one .*torch.optim.lr_scheduler.OneCycleLR",
+        ),
     ],
 )
 def test_callbacks_that_could_not_work_are_refused_before_training(X, callback, message):

@@ -26,12 +26,29 @@ Array = NDArray[Any]
 
 _offset = real(-math.inf, remedy="It is a score: rows below it are outliers.")
 
+_OF_PYOD = {
+    "labels_": "predict(X) is -1 for outliers and 1 for inliers",
+    "decision_scores_": "score_samples(X) is larger for more normal rows",
+    "threshold_": "offset_ is the score below which rows are outliers",
+    "predict_proba": "conformal_p_values(X) says how likely a normal row is as unusual",
+    "predict_confidence": "conformal_p_values(X) says how likely a normal row is as unusual",
+}
+
 # Rows this many interquartile ranges below the median are of another kind.
 _FAR = 100.0
 
 
 class DetectionMixin(ConformalMixin):
     """Methods of a fitted estimator that has a density of rows."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Of what PyOD's detectors have, say what it is called here."""
+        if name in _OF_PYOD:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}, as PyOD's detectors have: {_OF_PYOD[name]}. For PyOD's names "
+                "and signs, use riskvae.estimators.PyODAdapter."
+            )
+        return object.__getattribute__(self, name)  # which raises
 
     @in_parts
     def score_samples(self, X: Any, *, refine: int | None = None) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from riskvae.training import Objective
+from riskvae.training import Batch, Objective
 from riskvae.training._checkpoint import Checkpoint
 from riskvae.training._net import Net
 from riskvae.training._precision import precision_on
@@ -57,6 +57,11 @@ def check_needs(estimator: Any, objective: Objective, rows: Rows | Stream, group
     """Raise where rows lack what the objective needs to know of them, or bring groups that nobody looks at."""
     name = type(estimator).__name__
     for field in objective.needs:
+        if field not in Batch._fields:
+            raise ValueError(
+                f"{name}: needs of {type(objective).__name__} must name fields of riskvae.training.Batch, which are "
+                f"{', '.join(Batch._fields)}; got {field!r}. Hand what else it needs to its __init__."
+            )
         if not rows.has(field):
             raise ValueError(
                 f"{name}: the loss that it minimizes needs the {field} of each row, which was not given. Call fit(X, "

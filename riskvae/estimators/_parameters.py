@@ -51,7 +51,7 @@ def _likelihood_remedy(value: Any) -> str:
 
 _likelihood = choice("gaussian", "bernoulli") | Rule(
     lambda value: isinstance(value, Likelihood) and "_buffers" in vars(value),
-    "an object of riskvae.likelihoods",
+    "an object of riskvae.likelihoods, such as likelihoods.Poisson(), or of a subclass of likelihoods.Likelihood",
     _likelihood_remedy,
     lambda value: isinstance(value, Likelihood),
 )
@@ -169,7 +169,8 @@ class ParametersMixin(BaseEstimator):
                 )
 
     def _check_parameters(self) -> None:
-        check_parameters(type(self).__name__, self.get_params(deep=False), self._rules)
+        # Not get_params: a subclass may leave parameters of its base out of its constructor.
+        check_parameters(type(self).__name__, {name: getattr(self, name) for name in self._rules}, self._rules)
         if self.likelihood == "bernoulli" and self.output_activation == "identity":
             self._refuse(
                 "likelihood='bernoulli' predicts probabilities, so output_activation must be 'auto' or 'sigmoid'; got "

@@ -129,7 +129,10 @@ class Likelihood(BaseEstimator, nn.Module):
 
         Without this method, a model cannot be fitted to rows with missing values; of these, only known values count.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no each(x, raw); define it")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no each(x, raw), the losses of single values, so X must not have missing "
+            "values. Define it, or impute X first."
+        )
 
     def known_nll(self, x: Tensor, raw: Tensor) -> Tensor:
         """Nats (..., n) of the known values of rows; missing values (NaN) are not part of the sum."""

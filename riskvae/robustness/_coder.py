@@ -123,7 +123,8 @@ class Coder(Examined):
                     raise ValueError(
                         f"vae.encode(x) must return (mean, scale) with positive standard deviations as scale; got one "
                         f"of {float(scale.min()):.3g}. If the second value is a log-variance, pass "
-                        "riskvae.robustness.wrap(encode=vae.encode, decode=vae.decode, log_variance=True)."
+                        "riskvae.robustness.wrap(encode=vae.encode, decode=vae.decode, log_variance=True). If you do, "
+                        "the log-variance is so low that its scale is 0: is X in the units of the training?"
                     )
                 decoded = self._decoded(mean)
                 self._check_finite("vae.decode(z) at the posterior means", decoded, start)
@@ -190,7 +191,7 @@ class Coder(Examined):
         except Exception as error:
             raise ValueError(
                 f"vae.{name} fails on a tensor of shape {tuple(values.shape)}, {values.dtype}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}. Pass X in the shape and units that vae.encode takes."
             ) from error
 
     @staticmethod

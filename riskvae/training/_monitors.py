@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from skorch.callbacks import EpochScoring
+from skorch.callbacks import EpochScoring, LRScheduler, lr_scheduler
 
 __all__ = ["check_monitors"]
 
@@ -21,6 +21,12 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool, partial:
     for callback in made:
         name = f"{owner}: callbacks: {type(callback).__name__}"
         monitor = getattr(callback, "monitor", None)
+        policy = getattr(callback, "policy", None)
+        if isinstance(callback, LRScheduler) and isinstance(policy, str) and not hasattr(lr_scheduler, policy):
+            raise ValueError(
+                f"{name}: policy={policy!r} is not one of the schedules that skorch knows by name. Pass its class: "
+                f"LRScheduler(torch.optim.lr_scheduler.{policy}, ...)."
+            )
         if isinstance(callback, EpochScoring):
             if not callable(callback.scoring):
                 raise ValueError(

@@ -25,22 +25,24 @@ class Penalized(Objective):
         What ``make_objective`` of the estimator returns.
     penalty : callable
         Maps the :class:`Terms` of a batch to a number in nats per row, with a gradient. The parameters of a module are
-        trained along.
+        trained along. To pickle the model, use a function at the top of a file, or a partial of one: no lambda.
 
     Examples
     --------
     A risk-aware VAE whose codes are sparse:
 
+    >>> from functools import partial
     >>> from riskvae import RiskAwareVAE, datasets
     >>> from riskvae.training import Penalized
+    >>> def size(terms, weight):
+    ...     return weight * terms.z.abs().sum(-1).mean()
     >>> class SparseVAE(RiskAwareVAE):
     ...     def __init__(self, n_components=10, *, sparsity=0.1, **parameters):
     ...         super().__init__(n_components, **parameters)
     ...         self.sparsity = sparsity
     ...
     ...     def make_objective(self):
-    ...         sparsity = self.sparsity
-    ...         return Penalized(super().make_objective(), lambda terms: sparsity * terms.z.abs().sum(-1).mean())
+    ...         return Penalized(super().make_objective(), partial(size, weight=self.sparsity))
     >>> X = datasets.make_heteroscedastic(200, random_state=0).data
     >>> vae = SparseVAE(2, eps=0.3, sparsity=0.5, max_epochs=30, random_state=0).fit(X)
     >>> vae.get_params()["sparsity"]
