@@ -113,6 +113,8 @@ def test_causes_are_the_largest_ones_until_the_row_is_none():
     assert not causes(score, rows, score(rows), -4.0 - 1e9, first).any()
     # A row that lies on the line is not below it.
     assert not causes(score, rows[1:2], score(rows[1:2]), -4.0, first[1:2]).any()
+    odd = first < first.max(1, keepdims=True)  # the largest is as expected, and so no cause
+    assert not (causes(score, rows, score(rows), -4.0, first, odd) & ~odd).any()
 
 
 def test_causes_that_turn_out_to_be_needless_are_put_back():
@@ -186,6 +188,7 @@ def test_a_row_without_its_causes_is_no_outlier_and_each_of_them_is_needed(vae):
     cause = wide(vae.explain(rows), "cause", 100)
     outlier = vae.predict(rows) == -1
     np.testing.assert_array_equal(cause.any(1), outlier)
+    assert (wide(vae.explain(rows), "p", 100)[cause] < 0.5).all()
     less = np.where(cause, np.nan, rows)
     explained = vae.predict(less) == 1
     assert explained.mean() > 0.95  # a row or two where no single further value helps

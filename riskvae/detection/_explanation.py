@@ -37,16 +37,20 @@ def shares(found: Array) -> Array:
     return np.divide(positive, total, out=np.zeros_like(positive), where=total > 0)
 
 
-def causes(score: Score, rows: Array, scores: Array, offset: float, first: Array) -> NDArray[np.bool_]:
+def causes(
+    score: Score, rows: Array, scores: Array, offset: float, first: Array, odd: NDArray[np.bool_] | bool = True
+) -> NDArray[np.bool_]:
     """Values (n, d) without which rows that score below ``offset`` would not; none of them is there in vain.
 
     The value with the largest rise is taken away, then that of the rest, and so on until the row scores as it should;
-    ten at most, and none that does not help. Then those are put back that are not needed. ``first`` are the
-    :func:`rises` of the rows.
+    ten at most, and none that does not help or is not ``odd``. Then those are put back that are not needed. ``first``
+    are the :func:`rises` of the rows.
     """
     found = np.zeros(rows.shape, dtype=bool)
     less, order = rows.copy(), np.full((len(rows), _MOST), -1)
-    open_, gains = np.flatnonzero(scores < offset), first[scores < offset]
+    odd = np.broadcast_to(odd, rows.shape)
+    open_ = np.flatnonzero(scores < offset)
+    gains = np.where(odd, first, 0.0)[open_]
     explained = np.zeros(len(rows), dtype=bool)
     for step in range(_MOST):
         top = gains.argmax(1)
@@ -60,7 +64,7 @@ def causes(score: Score, rows: Array, scores: Array, offset: float, first: Array
         open_, now = open_[now < offset], now[now < offset]
         if not len(open_):
             break
-        gains = rises(score, less[open_], now)
+        gains = np.where(odd[open_], rises(score, less[open_], now), 0.0)
     for step in range(_MOST - 1):  # the last one was needed
         several = np.flatnonzero(explained & (order[:, step] >= 0) & (order[:, min(step + 1, _MOST - 1)] >= 0))
         if not len(several):

@@ -16,6 +16,9 @@ __all__ = ["Explained", "ExplanationMixin", "check_explain", "pandas", "table_of
 Array = NDArray[Any]
 
 _nothing = Rule(lambda value: value is None, "None")
+# Values that are as near to what is expected as those of half of the rows are no causes, though the score may rise
+# without them: others have moved the code of the row.
+_USUAL = 0.5
 _RULES = {"alpha": real(0.0, 1.0, closed="neither"), "max_features": integer(1) | _nothing}
 
 
@@ -52,7 +55,8 @@ class ExplanationMixin(DetectionMixin):
 
         ``cause`` separates features that make the row an outlier from those that only changed along with them. The
         value with the largest rise is removed, then the one with the largest rise among the rest, until ``predict`` no
-        longer flags the row (ten at most, and only those that help). Those that were not needed are put back.
+        longer flags the row (ten at most, and only those that help). Those that were not needed are put back. A value
+        with a left-out p-value of .5 or more, which is as usual as that of half of the rows, is no cause.
 
         This takes ``n_features`` passes and scores per row.
 
@@ -131,7 +135,7 @@ class ExplanationMixin(DetectionMixin):
         p = self._p_of(z, "two-sided", np.ones(z.shape, dtype=bool), residuals, measure)
         scores = self._score(rows)
         found = rises(self._score, rows, scores)
-        cause = causes(self._score, rows, scores, scores.dtype.type(self.offset_), found)
+        cause = causes(self._score, rows, scores, scores.dtype.type(self.offset_), found, p < _USUAL)
         expected = self._in_units(self._at(judged.quantiles, 0.5))[..., 0]
         if judged.central is not None:
             expected = np.where(np.isnan(expected), judged.central, expected)  # of categories the likeliest
