@@ -188,8 +188,8 @@ def _refuse_dates(X: Any) -> None:
     if names or getattr(getattr(X, "dtype", None), "kind", None) in ("m", "M"):
         where = f"in {', '.join(names)}" if names else f"({X.dtype})"
         raise ValueError(
-            f"X holds dates or durations {where}, which are not numbers. Turn them into features first: days since a "
-            "date, the month, the hour."
+            f"X holds dates or durations {where}, which are not numbers. Turn them into features that repeat: the "
+            "month, the weekday, the hour, or the time between two dates of a row."
         )
 
 

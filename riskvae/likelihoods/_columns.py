@@ -3,6 +3,7 @@
 import datetime
 import warnings
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,24 @@ from numpy.typing import NDArray
 from riskvae._validation import level_of_the_user
 from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import LARGEST_COUNT, NegativeBinomial
+from riskvae.likelihoods._disguised import ADVICE_FOR_DATES, disguise
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._log_normal import LogNormal
-from riskvae.likelihoods._suspects import doubts_about_labels, doubts_about_numbers, mostly_numbers
+from riskvae.likelihoods._suspects import doubts_about_labels, doubts_about_numbers
 
 # Bowley's skewness of the outer twentieths, (q.95 + q.05 - 2 q.5) / (q.95 - q.05), beyond which numbers are skewed:
 # that of a log-normal variable with a standard deviation of .4; exponential ones have .6.
 _SKEWED = 0.3
+# Types of columns that are no numbers, whatever they hold.
+_NO_NUMBERS = ("date", "time", "duration", "period", "interval")
 # Rows from which on whole numbers that are all different, one after another, are no chance.
 _ROWS = 20
-_DATES = "turn them into numbers first, such as days since a date, or the month"
 
-__all__ = ["is_missing", "likelihoods_of", "refuse_repeated", "shortly", "to_codes", "to_labels"]
+__all__ = [
+    "is_missing", "likelihoods_of", "refuse_other_columns", "refuse_repeated", "refuse_single_rows", "refuse_strings",
+    "shortly", "to_codes", "to_labels",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -48,6 +54,25 @@ def refuse_repeated(names: list[Any], owner: str) -> None:
             raise ValueError(f"{owner}: X has {names.count(name)} columns named {name!r}. Rename them, or drop one.")
 
 
+def refuse_other_columns(names: list[Any], own: list[Any]) -> None:
+    """Raise for names of columns that are not those of the likelihood, in their order."""
+    lacking, further = [name for name in own if name not in names], [name for name in names if name not in own]
+    if lacking or further:
+        what = [f"lacks {shortly(lacking)}"] * bool(lacking) + [f"has {shortly(further)}"] * bool(further)
+        remedy = (
+            "Prepare X as it was for the likelihood" if lacking else "Take its columns: X[list(vae.likelihood.columns)]"
+        )
+        raise ValueError(
+            f"Mixed: X {' and '.join(what)}, unlike the columns of the likelihood. {remedy}; or make the likelihood of "
+            "this X, and fit again: Mixed.from_frame(X)."
+        )
+    first = next(i for i, name in enumerate(own) if name != names[i])
+    raise ValueError(
+        f"Mixed: X has its columns in a different order from the likelihood: column {first} is {names[first]!r}, "
+        f"not {own[first]!r}. Put them in order: X[list(vae.likelihood.columns)]."
+    )
+
+
 def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[Any, Likelihood]:
     """A likelihood for each column of a DataFrame; a ValueError that names those that have none."""
     refuse_repeated(list(X.columns), "Mixed.from_frame")
@@ -56,13 +81,17 @@ def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[
     doubts: list[str] = []
     if not len(X.columns):
         raise ValueError("Mixed.from_frame: X has no columns.")
+    if not len(X):
+        raise ValueError("Mixed.from_frame: X has no rows, so nothing tells what its columns hold. Pass all rows.")
     for name in X.columns:
+        values = _known(X[name])
         try:
-            found[name] = _likelihood_of(X[name], name in categorical, max_categories)
-            if doubt := _doubt(X[name], found[name]):
-                doubts.append(f"{name!r} {doubt}")
+            found[name] = _likelihood_of(X[name], values, name in categorical, max_categories)
         except _NoColumn as fault:
             faults.append(f"{name!r} {fault}")
+        else:
+            if doubt := _doubt(values, found[name]):
+                doubts.append(f"{name!r} {doubt}")
     if faults:
         raise ValueError(f"Mixed.from_frame: X has columns that no likelihood fits: {'; '.join(faults)}.")
     if doubts:
@@ -74,48 +103,60 @@ def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[
     return found
 
 
-def _doubt(column: Any, likelihood: Likelihood) -> str:
+def _known(column: Any) -> Any:
+    """Values of a column that are not missing: an array where all are numbers, else a list."""
+    if str(column.dtype).lower().startswith(_NO_NUMBERS):
+        return []
+    values = np.asarray(column)
+    if values.dtype.kind in "iuf":
+        return values[~np.isnan(values)]
+    return [value for value in np.asarray(column, dtype=object).tolist() if not is_missing(value)]
+
+
+def _doubt(values: Any, likelihood: Likelihood) -> str:
     """What the owner of a column should look at before training."""
     if isinstance(likelihood, Categorical):
-        return doubts_about_labels(likelihood.labels)
-    known = [value for value in np.asarray(column, dtype=object).tolist() if not is_missing(value)]
-    return doubts_about_numbers(np.asarray(known, dtype=np.float64), _skewed)
+        return doubts_about_labels(likelihood.labels, values)
+    return doubts_about_numbers(np.asarray(values, dtype=np.float64), _skewed)
 
 
 class _NoColumn(Exception):
     """Why there is no likelihood for a column."""
 
 
-def _likelihood_of(column: Any, categorical: bool, max_categories: int) -> Likelihood:
+def _likelihood_of(column: Any, values: Any, categorical: bool, max_categories: int) -> Likelihood:
     kind = str(column.dtype).lower()
-    if kind.startswith(("date", "time", "duration", "period", "interval")):
-        raise _NoColumn(f"holds {kind}: {_DATES}")
+    if kind.startswith(("timedelta", "duration")):
+        raise _NoColumn(f"holds {kind}: make them numbers, such as days or seconds")
+    if kind.startswith("interval"):
+        raise _NoColumn(f"holds {kind}: name them by strings (X[{column.name!r}].astype(str))")
+    if kind.startswith(_NO_NUMBERS):
+        raise _NoColumn(f"holds {kind}: {ADVICE_FOR_DATES.format(code='')}")
     categories: Any = getattr(getattr(column, "cat", None), "categories", None)
     if kind.startswith("enum"):
         categories = np.asarray(column.dtype.categories, dtype=object)  # of polars
     if hasattr(categories, "tolist"):  # there may be more than there are values of
         return _of_labels(categories.tolist())
-    values = [value for value in np.asarray(column, dtype=object).tolist() if not is_missing(value)]
-    if not values:
+    if not len(values):
         raise _NoColumn("holds nothing but missing values: leave it out")
-    kinds = {_kind(value) for value in values}
-    if categorical and kinds <= {"number", "str"} and len(kinds) == 1:
-        return Categorical(_labels(values, max_categories))
-    if any(isinstance(value, datetime.date) for value in values):
-        raise _NoColumn(f"holds dates: {_DATES}")
+    types = set(map(type, values)) if isinstance(values, list) else {float}
+    kinds = {_kind(of) for of in types}
+    if categorical and kinds in ({"number"}, {"str"}):
+        return Categorical(_labels(set(np.asarray(values, dtype=object).tolist()), len(values), max_categories))
+    if any(issubclass(of, datetime.date) for of in types):
+        code = f", as by pandas.to_datetime(X[{column.name!r}]).dt.month"
+        raise _NoColumn(f"holds dates: {ADVICE_FOR_DATES.format(code=code)}")
     if len(kinds) > 1 or kinds == {"other"}:
-        told = ", ".join(sorted({type(value).__name__ for value in values}))
+        told = ", ".join(sorted({of.__name__ for of in types}))
         raise _NoColumn(f"holds {told}: make them all numbers, or all strings (X[name].astype(str))")
     if kinds == {"bool"}:
         return Categorical((False, True))
     if kinds == {"str"}:
-        _refuse_disguised(values)
-        return Categorical(_labels(values, max_categories))
-    numbers = np.asarray(values, dtype=np.float64)
-    if n := int(np.isinf(numbers).sum()):
-        told = "1 row" if n == 1 else f"{n:,} rows"
-        raise _NoColumn(f"holds infinity in {told}: make these values missing (NaN), or drop the rows")
-    return _of_numbers(numbers)
+        labels = dict.fromkeys(values)
+        if remedy := disguise(column.name, labels, values):
+            raise _NoColumn(remedy)
+        return Categorical(_labels(set(labels), len(values), max_categories))
+    return _of_numbers(np.asarray(values, dtype=np.float64))
 
 
 def _of_labels(labels: list[Any]) -> Likelihood:
@@ -126,45 +167,28 @@ def _of_labels(labels: list[Any]) -> Likelihood:
     return Categorical(tuple(labels))
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
+def _kind(of: type) -> str:
+    if issubclass(of, bool | np.bool_):
         return "bool"
-    if isinstance(value, str):
+    if issubclass(of, str):
         return "str"
-    return "number" if isinstance(value, int | float | np.integer | np.floating) or _is_decimal(value) else "other"
+    return "number" if issubclass(of, int | float | np.integer | np.floating | Decimal) else "other"
 
 
-def _is_decimal(value: Any) -> bool:
-    return type(value).__name__ == "Decimal"
-
-
-def _refuse_disguised(values: Sequence[str]) -> None:
-    """Raise for strings that are all numbers, or all dates."""
-    for parse, what in (
-        (float, "numbers as strings: convert them (pandas.to_numeric), or name the column in categorical"),
-        (datetime.datetime.fromisoformat, f"dates as strings: {_DATES}"),
-    ):
-        try:
-            for value in values:
-                parse(value)
-        except ValueError:
-            continue
-        raise _NoColumn(f"holds {what}")
-
-
-def _labels(values: Sequence[Any], max_categories: int) -> tuple[Any, ...]:
-    labels = sorted(set(values))
+def _labels(different: set[Any], n: int, max_categories: int) -> tuple[Any, ...]:
+    labels = sorted(different)
     if len(labels) > max_categories:
-        if isinstance(labels[0], str) and (remedy := mostly_numbers(values)):
-            raise _NoColumn(remedy)
         raise _NoColumn(
-            f"holds {len(labels):,} different strings in {len(values):,} rows, such as {labels[0]!r}: leave it out if "
-            f"it only names the rows, or raise max_categories={max_categories}"
+            f"holds {len(labels):,} different {'strings' if isinstance(labels[0], str) else 'values'} in {n:,} rows, "
+            f"such as {labels[0]!r}: leave it out if it only names the rows, or raise max_categories={max_categories}"
         )
     return tuple(int(label) if isinstance(label, float) and label.is_integer() else label for label in labels)
 
 
 def _of_numbers(values: Array) -> Likelihood:
+    if n := int(np.isinf(values).sum()):
+        told = "1 row" if n == 1 else f"{n:,} rows"
+        raise _NoColumn(f"holds infinity in {told}: make these values missing (NaN), or drop the rows")
     if set(values.tolist()) == {0.0, 1.0}:
         return Categorical((0, 1))
     if len(values) >= _ROWS and len(set(values.tolist())) == len(values) == values.max() - values.min() + 1:
@@ -208,11 +232,51 @@ def to_codes(values: Array, labels: Sequence[Any], name: Any, lenient: bool) -> 
                 raise ValueError(
                     f"X holds {value!r} in column {name!r}, row {row}, which is not one of its {len(labels)} "
                     f"categories: {shortly(labels)}. Name all categories that may come, as Categorical([...]), or let "
-                    "them pass as missing: Mixed(..., unknown='missing')."
+                    "unknown ones pass as missing, and fit again: Mixed.from_frame(X, unknown='missing'), or "
+                    "Mixed(..., unknown='missing')."
                 )
             code = np.nan
         codes[row] = code
     return codes
+
+
+def refuse_strings(values: Array, name: Any) -> None:
+    """Raise for values of a column of numbers that are none."""
+    if values.dtype.kind in "biufmM":
+        return
+    try:
+        np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        for row, value in enumerate(values.tolist()):
+            if not is_missing(value) and not _is_number(value):
+                raise ValueError(
+                    f"Mixed: column {name!r} must hold numbers, as the likelihood says; X holds {value!r} in row "
+                    f"{row}. Correct it, or make it missing: pandas.to_numeric(X[{name!r}], errors='coerce')."
+                ) from None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def refuse_single_rows(X: Any) -> None:
+    """Raise for a row that is no table: a Series, a dict, or a list of dicts."""
+    if isinstance(X, Mapping):
+        raise TypeError(
+            "Mixed: X must be a table; got a dict. Of one row make a table by pandas.DataFrame([row]), of columns by "
+            "pandas.DataFrame(columns)."
+        )
+    if isinstance(X, list | tuple) and X and isinstance(X[0], Mapping):
+        raise TypeError("Mixed: X must be a table; got a list of dicts. Make a table of them: pandas.DataFrame(rows).")
+    if type(X).__name__ == "Series":
+        raise ValueError(
+            "Mixed: X must be a table; got a Series. Pass a table of one row: X.iloc[[0]] in place of X.iloc[0], or "
+            "pandas.DataFrame([row])."
+        )
 
 
 def to_labels(codes: Array, labels: Sequence[Any]) -> Array:

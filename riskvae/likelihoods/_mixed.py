@@ -13,7 +13,16 @@ from riskvae._machine import index
 from riskvae._validation import LARGEST, check_parameters, choice, host_array, integer
 from riskvae._value import key_of
 from riskvae.likelihoods._categorical import Categorical
-from riskvae.likelihoods._columns import likelihoods_of, refuse_repeated, shortly, to_codes, to_labels
+from riskvae.likelihoods._columns import (
+    likelihoods_of,
+    refuse_other_columns,
+    refuse_repeated,
+    refuse_single_rows,
+    refuse_strings,
+    shortly,
+    to_codes,
+    to_labels,
+)
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._scaled import ScaledLikelihood, center_and_spread
 
@@ -93,7 +102,7 @@ class Mixed(Likelihood):
         X : DataFrame
             A pandas or polars DataFrame. Pass all rows, so that no category is unknown later.
         categorical : sequence of column names, default=()
-            Numeric columns whose values are categories, such as codes of regions.
+            Columns whose numbers, or strings that look like numbers or dates, are categories, such as codes of regions.
         max_categories : int, default=100
             Maximum number of categories of a column of strings, or of one listed in ``categorical``.
         unknown : {"error", "missing"}, default="error"
@@ -106,14 +115,14 @@ class Mixed(Likelihood):
         Raises
         ------
         ValueError
-            For dates, strings that hardly ever repeat, infinite values, and columns that mix strings with numbers or
-            are empty. The message lists all of them.
+            For dates, strings that are numbers or hardly ever repeat, infinite values, and columns that mix strings
+            with numbers or are empty. The message lists all of them.
 
         Warns
         -----
         UserWarning
-            For what may be a mistake: a number that repeats far from all others, such as -999 for "unknown"; a few
-            zeros among amounts; labels that differ in case or spaces alone.
+            For what may be a mistake: a number that may stand for "unknown", such as -999; a few zeros among amounts;
+            labels that differ in case or spaces alone; columns of one value.
         """
         check_parameters("Mixed.from_frame", {"max_categories": max_categories}, {"max_categories": integer(1)})
         if not hasattr(X, "columns") or not hasattr(X, "dtypes") or hasattr(X, "collect"):
@@ -281,45 +290,43 @@ class Mixed(Likelihood):
 
     def codes(self, X: Any) -> Any:
         self._check_columns()
-        named = [(place, name, one) for place, (name, one) in enumerate(self.columns.items())]
-        kinds = [(place, name, one.labels) for place, name, one in named if isinstance(one, Categorical)]
+        refuse_single_rows(X)
         if hasattr(X, "columns"):
             self.check_names(list(X.columns))
             found = {name: X[name] for name in X.columns}
-            for place, _, labels in kinds:
-                name = X.columns[place]
-                found[name] = to_codes(np.asarray(X[name], dtype=object), labels, name, self.unknown == "missing")
+            for name, one in zip(X.columns, self.columns.values(), strict=True):
+                found[name] = self._coded(X[name], name, one)
             return type(X)(found)
         X = host_array(X)
         rows = X if isinstance(X, np.ndarray) else np.asarray(X) if isinstance(X, list | tuple) else None
         if rows is None or rows.ndim != 2 or rows.shape[1] != len(self.columns):
             return X  # what is wrong with it is told elsewhere
+        columns = [(place, name, one) for place, (name, one) in enumerate(self.columns.items())]
         if rows.dtype.kind in "fiub":  # a category is its label where that is a number, else its place
-            kinds = [kind for kind in kinds if _are_numbers(kind[2])]
-            if not kinds:
+            columns = [
+                (*rest, one) for *rest, one in columns if isinstance(one, Categorical) and _are_numbers(one.labels)
+            ]
+            if not columns:
                 return X
         if isinstance(X, list | tuple):
             rows = np.array(X, dtype=object)
         coded = rows.copy()
-        for place, name, labels in kinds:
-            coded[:, place] = to_codes(rows[:, place], labels, name, self.unknown == "missing")
+        for place, name, one in columns:
+            coded[:, place] = self._coded(rows[:, place], name, one)
         return coded
+
+    def _coded(self, column: Any, name: Any, likelihood: Likelihood) -> Any:
+        """A column with codes in place of categories; one of numbers as it is."""
+        if isinstance(likelihood, Categorical):
+            return to_codes(np.asarray(column, dtype=object), likelihood.labels, name, self.unknown == "missing")
+        refuse_strings(np.asarray(column), name)
+        return column
 
     def check_names(self, names: list[Any]) -> None:
         refuse_repeated(names, "Mixed")
         own = self.names_of_columns
-        if names == own or not all(isinstance(name, str) for name in own):
-            return
-        lacking, further = [name for name in own if name not in names], [name for name in names if name not in own]
-        if lacking or further:
-            what = [f"lacks {shortly(lacking)}"] * bool(lacking) + [f"has {shortly(further)}"] * bool(further)
-            remedy = "Prepare X as the table of the likelihood, or, before fit, make it of X: Mixed.from_frame(X)."
-            raise ValueError(f"Mixed: X {' and '.join(what)}, unlike the columns of the likelihood. {remedy}")
-        first = next(i for i, name in enumerate(own) if name != names[i])
-        raise ValueError(
-            f"Mixed: X has its columns in a different order from the likelihood: column {first} is {names[first]!r}, "
-            f"not {own[first]!r}. Put them in order: X[list(likelihood.columns)]."
-        )
+        if names != own and all(isinstance(name, str) for name in own):
+            refuse_other_columns(names, own)
 
     def named(self, rows: NDArray[Any]) -> list[NDArray[Any]]:
         found = []

@@ -1,24 +1,28 @@
 """What a column may hold by mistake: a program sees it, and only its owner knows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["doubts_about_labels", "doubts_about_numbers", "mostly_numbers"]
+__all__ = ["doubts_about_labels", "doubts_about_numbers"]
 
 # A value in as many rows, and in less than half of them, may stand for a missing one, beside as many different others.
 _OFTEN, _OTHERS = 3, 20
 # Whole numbers look like those of rows if there are many, they lie dense, and most differ: after rows were dropped,
 # drawn or repeated.
 _MANY, _DENSE, _MOST = 100, 20, 0.9
+# Rows from which on a column of one value is no chance.
+_SEVERAL = 20
 # Zeros in at most this share of the rows may stand for numbers that are not known.
 _FEW = 0.05
 
 
-def doubts_about_labels(labels: Sequence[Any]) -> str:
-    """Say which labels are the same but for case and spaces."""
+def doubts_about_labels(labels: Sequence[Any], values: Sequence[Any]) -> str:
+    """Say whether there is one label only, and which labels are the same but for case and spaces."""
+    if len(values) >= _SEVERAL and all(value == values[0] for value in values):
+        return f"holds one value only, {values[0]!r}: leave it out"
     alike: dict[str, list[str]] = {}
     for label in labels:
         if isinstance(label, str):
@@ -33,29 +37,37 @@ def doubts_about_labels(labels: Sequence[Any]) -> str:
     )
 
 
-def doubts_about_numbers(values: NDArray[np.float64], skewed: Any) -> str:
-    """Say which number may stand for a missing one: it repeats, far from all others; or it is a 0 among amounts.
+def doubts_about_numbers(values: NDArray[np.float64], skewed: Callable[[NDArray[np.float64]], bool]) -> str:
+    """Say which number may stand for a missing one: it repeats, far from all others, or is a customary fill value.
 
-    And whether the numbers may only count the rows.
+    And whether zeros stand among amounts, all numbers are one, they are dates, or only count the rows.
     """
-    different = np.unique(values)
-    counting = len(values) >= _MANY and np.ptp(values) < _DENSE * len(values) and (values == np.floor(values)).all()
-    if counting and len(different) > _MOST * len(values):
+    different, counts = np.unique(values, return_counts=True)
+    if len(different) == 1 and len(values) >= _SEVERAL:
+        return (
+            f"holds one value only, {different[0]:g}: leave it out, unless another value in new rows should stand out"
+        )
+    whole = (different == np.floor(different)).all()
+    if whole and len(different) >= _OTHERS and _are_dates(different):
+        return (
+            f"holds whole numbers such as {different[0]:.0f}, which look like dates: make them dates "
+            "(pandas.to_datetime(X[name], format='%Y%m%d')), and take from these what repeats, such as the month"
+        )
+    if whole and len(values) >= _MANY and np.ptp(different) < _DENSE * len(values) < _DENSE / _MOST * len(different):
         return "holds another whole number in nearly every row: if it only numbers the rows, leave it out"
-    for end in (values.min(), values.max()) if len(values) else ():
-        others = values[values != end]
-        n = len(values) - len(others)
-        if not _OFTEN <= n < len(values) / 2 or len(np.unique(others)) < _OTHERS:
-            continue
-        low, high = others.min(), others.max()
-        if high > low and max(low - end, end - high) > high - low:
-            return (
-                f"holds {end:g} in {n:,} rows, and otherwise {low:g} to {high:g}: if it stands for a missing value, "
-                "make it NaN"
-            )
+    if len(different) > _OTHERS:
+        for at in (0, -1):
+            others, n = np.delete(different, at), int(counts[at])
+            if _is_far(different[at], n, others, len(values)) or (
+                _is_customary(different[at], others) and n >= max(_OFTEN, 2 * np.delete(counts, at).max())
+            ):
+                return (
+                    f"holds {different[at]:g} in {n:,} rows, and otherwise {others[0]:g} to {others[-1]:g}: if it "
+                    "stands for a missing value, make it NaN"
+                )
     positive = values[values > 0]
     n_zeros = len(values) - len(positive)
-    if len(values) and values.min() == 0 and 0 < n_zeros <= _FEW * len(values) and skewed(positive):
+    if len(values) and different[0] == 0 and 0 < n_zeros <= _FEW * len(values) and skewed(positive):
         return (
             f"would be LogNormal but for {n_zeros:,} zeros: if these are not known, make them NaN; if they are true, "
             "take numpy.log1p of the column"
@@ -63,23 +75,22 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Any) -> str:
     return ""
 
 
-def mostly_numbers(values: Sequence[str]) -> str:
-    """Remedy for strings of which most are numbers; nothing where they are not."""
+def _is_far(end: float, n: int, others: NDArray[np.float64], n_rows: int) -> bool:
+    """Whether a value of n rows is further from the others than these are from each other."""
+    low, high = others[0], others[-1]
+    return bool(_OFTEN <= n < n_rows / 2 and max(low - end, end - high) > high - low)
 
-    def is_number(value: str) -> bool:
-        try:
-            float(value.replace(",", "."))
-        except ValueError:
-            return False
-        return True
 
-    others = [value for value in values if not is_number(value)]
-    if 2 * len(others) > len(values):
-        return ""
-    if not others:
-        return "holds numbers with decimal commas: read them by pandas.read_csv(..., decimal=',')"
-    several = "s" if len(others) > 1 else ""
-    return (
-        f"holds numbers, and {len(others):,} string{several} such as {others[0]!r}: read these as missing "
-        "(pandas.read_csv(..., na_values=[...])), or use pandas.to_numeric(X[name], errors='coerce')"
-    )
+def _is_customary(end: float, others: NDArray[np.float64]) -> bool:
+    """Whether a value is often written for a missing one: nines alone, or -1 beside numbers of at least 0."""
+    digits = f"{abs(end):.0f}"
+    nines = len(digits) > 1 and set(digits) == {"9"} and end == np.floor(end)
+    return bool(nines or (end == -1 and others[0] >= 0))
+
+
+def _are_dates(different: NDArray[np.float64]) -> bool:
+    """Whether sorted whole numbers are years, months and days in one, such as 20261231."""
+    if not (different[0] >= 1900_01_01 and different[-1] <= 2100_12_31):
+        return False
+    month, day = different // 100 % 100, different % 100
+    return bool(((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all())

@@ -1,0 +1,310 @@
+"""Messy columns of CSV files: what they hold is told, and the remedy in the message works."""
+
+import io
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import small
+
+from riskvae import BetaVAE
+from riskvae.likelihoods import Categorical, Mixed
+
+RNG = np.random.default_rng(0)
+NUMBERS = RNG.normal(0, 4000, 300).round(2)
+AMOUNTS = np.abs(NUMBERS)
+
+
+def fault_of(values, name="a", **options):
+    """What from_frame says of a column; None where it takes it for categories."""
+    try:
+        found = Mixed.from_frame(pd.DataFrame({name: values}), **options).columns[name]
+    except ValueError as error:
+        return str(error)
+    assert isinstance(found, Categorical)
+    return None
+
+
+def converted(message, values):
+    """What the code in a message makes of a column."""
+    code = re.search(r"pandas\.to_numeric\(.*?\)(?=[;,]? ?(?:if|\.$))", message)[0]
+    return eval(code, {"pandas": pd, "X": pd.DataFrame({"a": values})})
+
+
+def read(message, values):
+    """What the options of read_csv in a message make of a file of the column."""
+    options = eval(f"dict({re.search(r'read_csv[(][.]{3}, (.*?)[)]( if|, or)', message)[1]})")
+    return pd.read_csv(io.StringIO("\n".join(["a;b", *(f"{value};x" for value in values)])), sep=";", **options)["a"]
+
+
+# ---------------------------------------------------------------------------------------------- dates
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y",
+        "%m/%d/%Y %I:%M %p", "%d/%m/%Y", "%d-%b-%Y", "%d %B %Y", "%B %d, %Y", "%Y%m%d", "%Y/%m/%d", "%d.%m.%y",
+        "%m/%d/%y", "%d.%m.%y %H:%M", "%d-%b-%y", "%Y-%m", "%d. %B %Y",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("n", [40, 3000])
+def test_dates_are_told_in_all_common_forms(form, n):
+    dates = pd.Series(pd.date_range("2019-01-01 07:30", periods=n, freq="17h"))
+    for values in (dates.dt.strftime(form), dates.dt.strftime(form).where(dates.dt.day != 3)):
+        message = fault_of(values)
+        assert "'a' holds dates as strings: take from them what repeats (the month, the weekday or the hour)" in message
+        assert "such as days since a fixed date, makes all later rows look unusual" in message
+        code = re.search(r"as by (pandas\.to_datetime.*?\.dt\.month)", message)[1]
+        month = eval(code, {"pandas": pd, "X": pd.DataFrame({"a": values})})
+        assert month.dropna().tolist() == dates.dt.month[month.notna()].tolist()
+    if form != "%Y-%m":
+        some = [*dates.dt.strftime(form)[:30], "unknown", "unknown"]
+        assert "'a' holds dates as strings, and 2 strings such as 'unknown'" in fault_of(some)
+
+
+def test_times_are_told_and_what_only_resembles_dates_is_not():
+    times = pd.date_range("2020", periods=50, freq="31min").strftime("%H:%M").tolist()
+    message = fault_of(times)
+    assert "'a' holds times as strings: take a number from them, such as the hour" in message
+    assert converted(message, times).tolist() == [int(time[:2]) for time in times]
+    for labels in (["1.2.10", "1.10.3", "2.0.0"], ["12/7", "3/4"], ["2021-W01", "2021-W02"], ["May", "June"]):
+        assert fault_of(labels * 20) is None
+    assert fault_of(["2020-01", "2020-02"] * 20, categorical=["a"]) is None
+    for kind in (pd.Series(pd.to_datetime(["2020-01-01"] * 3)).dt.date, pd.period_range("2020", periods=3, freq="M")):
+        assert "take from them what repeats" in fault_of(kind)
+
+
+# -------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("write", "what"),
+    [
+        ("{:.2f}%", "'%'"),
+        ("{:.2f} %", "'%'"),
+        ("€{:.2f}", "'€'"),
+        ("$ {:.2f}", "'$'"),
+        ("{:.2f} EUR", "'EUR'"),
+        ("{:.2f}\xa0€", "'€'"),
+        ("CHF {:,.2f}", "'CHF' and thousands separators"),
+    ],
+)
+def test_signs_are_dropped(write, what):
+    values = [write.format(number) for number in NUMBERS]
+    message = fault_of(values)
+    assert f"'a' holds numbers with {what}" in message
+    assert "read_csv" not in message  # has no option for signs
+    np.testing.assert_allclose(converted(message, values), NUMBERS)
+    values[3] = "-"
+    message = fault_of(values)
+    assert "and 1 string such as '-'" in message
+    np.testing.assert_allclose(converted(message, values), np.where(np.arange(300) == 3, np.nan, NUMBERS))
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "readable"),
+    [
+        ({}, "numbers as strings", False),
+        ({",": "", ".": ","}, "numbers with decimal commas", True),
+        ({",": ","}, "numbers with thousands separators", True),
+        ({",": ".", ".": ","}, "numbers with thousands separators such as in .* and decimal commas", True),
+        ({",": "'"}, "numbers with thousands separators", True),
+        ({",": " "}, "numbers with thousands separators", True),
+        ({",": "\u202f", ".": ","}, "numbers with thousands separators such as in .* and decimal commas", False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("unknown", [False, True])
+def test_separators_have_remedies_that_work(change, what, readable, unknown):
+    values = [f"{x:,.2f}".translate(str.maketrans({",": "", **change})) for x in NUMBERS]
+    expected = NUMBERS.copy()
+    if unknown:
+        values[5], expected[5] = "n. a.", np.nan
+        what = what.removesuffix(" as strings")
+    message = fault_of(values)
+    assert re.search(f"'a' holds {what}", message)
+    np.testing.assert_allclose(converted(message, values), expected)
+    assert ("read_csv" in message) == (readable or (unknown and not change))
+    if "read_csv" in message:
+        np.testing.assert_allclose(read(message, values).astype(float), expected)
+
+
+def test_commas_in_some_rows_are_not_read_but_replaced():
+    values = [str(x).replace(".", ",") if i % 7 == 0 else str(x) for i, x in enumerate(NUMBERS)]
+    message = fault_of(values)
+    assert "decimal commas in some rows and points in others" in message
+    assert "read_csv" not in message
+    np.testing.assert_allclose(converted(message, values), NUMBERS)
+
+
+def test_whole_numbers_with_one_comma_may_be_either():
+    values = [f"{x:,}" for x in RNG.integers(1000, 99_999, 200)]
+    message = fault_of(values)
+    assert "thousands separators" in message
+    assert "if its comma is a decimal one, by decimal=','" in message
+    np.testing.assert_allclose(converted(message, values), [int(x.replace(",", "")) for x in values])
+    assert "decimal one" not in fault_of([*values, "1,234,567"])
+    assert "with decimal commas" in fault_of([*values, "0,512"])
+
+
+@pytest.mark.parametrize("other", ["unknown", "-", "n/a "])
+def test_numbers_among_few_strings_are_refused_however_few_they_are(other):
+    values = [str(x) for x in RNG.integers(0, 74, 500)] + [other] * 9
+    message = fault_of(values)
+    assert f"'a' holds numbers, and 9 strings such as {other!r}: read them by" in message
+    assert "if they are labels, pass categorical=['a']" in message
+    assert fault_of(values, categorical=["a"]) is None
+    np.testing.assert_allclose(converted(message, values)[:500], [float(x) for x in values[:500]])
+    assert fault_of([*"123456789", other] * 9) is None  # nine numbers
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["1", "2", "3+"],
+        [*map(str, range(12)), *(f"A{i}" for i in range(12))],
+        [f"n{i}" for i in range(60)],
+        ["192.168.1.1", "10.0.0.1", "10.0.0.2"],
+        ["044 123 45 67", "079 555 12 12"],
+        ["1,2", "3,4,5", "6"],
+        ["True", "False"],
+        ["yes", "no"],
+        ["10-20", "20-30"],
+    ],
+    ids=lambda labels: labels[0],
+)
+def test_labels_stay_labels(labels):
+    assert fault_of(labels * 5) is None
+
+
+# ---------------------------------------------------------------------------------- what is doubtful
+
+
+def doubts_of(values):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        Mixed.from_frame(pd.DataFrame({"a": values}))
+    assert all(one.category is UserWarning for one in told)
+    return " ".join(str(one.message) for one in told)
+
+
+def with_fill(values, fill, n):
+    values = np.array(values, dtype=float)
+    values[RNG.choice(len(values), n, replace=False)] = fill
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "fill", "n"),
+    [
+        (RNG.normal(1000, 300, 2000), -999, 30),
+        (np.r_[RNG.normal(0, 150, 1500), -692.0], -999, 41),
+        (RNG.lognormal(6, 1.5, 800), -999, 3),
+        (RNG.uniform(0, 50_000, 500), -1, 12),
+        (RNG.uniform(0, 50_000, 500), 99_999, 12),
+        (RNG.normal(47, 12, 1000).round().clip(0, 95), 99, 90),
+        (RNG.normal(1000, 300, 900).round(), -999, 600),
+    ],
+)
+def test_customary_fill_values_are_told(values, fill, n):
+    assert doubts_of(values) == "" or n == 3
+    told = doubts_of(with_fill(values, fill, n))
+    assert f"'a' holds {fill:g} in {n} rows, and otherwise" in told
+    assert "if it stands for a missing value, make it NaN" in told
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        RNG.normal(52, 22, 3000).round().clip(0, 99),
+        np.r_[RNG.integers(18, 90, 400), [99] * 3],
+        RNG.integers(0, 101, 2000),
+        RNG.integers(0, 100, 300),
+        RNG.poisson(4, 500),
+        RNG.negative_binomial(1, 0.05, 800),
+        RNG.normal(size=300).round(2),
+        RNG.normal(size=300).round(),
+        RNG.choice([-1, 0, 1], 300),
+        RNG.choice([*np.arange(4.99, 900, 15), 9.99, 99, 999], 600),
+        np.r_[RNG.lognormal(4, 1, 500), 999, 999],
+    ],
+)
+def test_natural_numbers_are_no_fill_values(values):
+    assert "missing value" not in doubts_of(values)
+
+
+def test_whole_numbers_that_are_dates_are_told():
+    dates = pd.Series(pd.date_range("2019-01-01", periods=900)).dt.strftime("%Y%m%d").astype(int)
+    assert "'a' holds whole numbers such as 20190101, which look like dates" in doubts_of(dates)
+    assert "dates" not in doubts_of(dates + 60)  # some days above 31
+
+
+def test_a_column_of_one_value_is_told():
+    assert "'a' holds one value only, 'Bern': leave it out" in doubts_of(["Bern"] * 30 + [None])
+    assert "'a' holds one value only, True: leave it out" in doubts_of([True] * 30)
+    assert "'a' holds one value only, 3: leave it out, unless another value" in doubts_of([3.0] * 30)
+    assert "one value" not in doubts_of(["Bern"] * 29 + ["Chur"])
+
+
+def test_a_table_without_rows_is_told():
+    X = pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})
+    with pytest.raises(ValueError, match=r"from_frame: X has no rows.*Pass all rows") as error:
+        Mixed.from_frame(X.head(0))
+    assert "missing" not in str(error.value)
+
+
+# ----------------------------------------------------------------------------- new rows of a fitted model
+
+
+@pytest.fixture(scope="module")
+def table():
+    visits = RNG.negative_binomial(2, 0.2, 200)
+    return pd.DataFrame({"age": RNG.normal(50, 9, 200), "visits": visits, "town": ["Bern", "Chur"] * 100})
+
+
+@pytest.fixture(scope="module")
+def vae(table):
+    return small(BetaVAE, likelihood=Mixed.from_frame(table)).fit(table)
+
+
+def test_an_unknown_category_names_what_to_fit_again(vae, table):
+    with pytest.raises(ValueError, match=r"fit again: Mixed\.from_frame\(X, unknown='missing'\)"):
+        vae.score_samples(table.assign(town="Visp"))
+
+
+def test_further_columns_and_another_order_are_mended_as_told(vae, table):
+    for X in (table.assign(new=1), table[["town", "age", "visits"]]):
+        with pytest.raises(ValueError, match=r"X\[list\(vae\.likelihood\.columns\)\]"):
+            vae.score_samples(X)
+        mended = X[list(vae.likelihood.columns)]
+        np.testing.assert_array_equal(vae.score_samples(mended), vae.score_samples(table))
+    with pytest.raises(ValueError, match=r"X lacks 'age'.*Prepare X as it was for the likelihood"):
+        vae.score_samples(table.drop(columns="age"))
+
+
+@pytest.mark.parametrize("container", [lambda X: X, lambda X: X.to_numpy(), lambda X: X.to_numpy().tolist()])
+def test_a_string_among_numbers_is_named(vae, table, container):
+    X = table.astype({"visits": object})
+    X.loc[3, "visits"] = "many"
+    with pytest.raises(ValueError, match=r"column 'visits' must hold numbers.*X holds 'many' in row 3\. Correct it"):
+        vae.predict(container(X)) if hasattr(vae, "predict") else vae.score_samples(container(X))
+    X.loc[3, "visits"] = "12"
+    assert np.isfinite(vae.score_samples(X)).all()
+    mended = X.assign(visits=pd.to_numeric(X["visits"].replace("12", "many"), errors="coerce"))
+    assert np.isfinite(vae.score_samples(mended)).all()
+
+
+def test_single_rows_are_told_how_to_be_tables(vae, table):
+    row = table.iloc[0]
+    scores = vae.score_samples(table.iloc[[0]])
+    with pytest.raises(ValueError, match=r"got a Series.*X\.iloc\[\[0\]\].*pandas\.DataFrame\(\[row\]\)"):
+        vae.score_samples(row)
+    with pytest.raises(TypeError, match=r"got a dict\. .*pandas\.DataFrame\(\[row\]\)"):
+        vae.score_samples(dict(row))
+    with pytest.raises(TypeError, match=r"got a list of dicts.*pandas\.DataFrame\(rows\)"):
+        vae.score_samples([dict(row)])
+    for one in (pd.DataFrame([row]), pd.DataFrame([dict(row)])):
+        np.testing.assert_allclose(vae.score_samples(one), scores)
