@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from riskvae._validation import level_of_the_user
 from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import LARGEST_COUNT, NegativeBinomial
-from riskvae.likelihoods._disguised import ADVICE_FOR_DATES, disguise
+from riskvae.likelihoods._disguised import ADVICE_FOR_DATES, TAKE, disguise
 from riskvae.likelihoods._gaussian import Gaussian
 from riskvae.likelihoods._likelihood import Likelihood
 from riskvae.likelihoods._log_normal import LogNormal
@@ -93,7 +93,8 @@ def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[
             if doubt := _doubt(values, found[name]):
                 doubts.append(f"{name!r} {doubt}")
     if faults:
-        raise ValueError(f"Mixed.from_frame: X has columns that no likelihood fits: {'; '.join(faults)}.")
+        dates = f" {ADVICE_FOR_DATES}" if any(TAKE in fault for fault in faults) else ""
+        raise ValueError(f"Mixed.from_frame: X has columns that no likelihood fits: {'; '.join(faults)}.{dates}")
     if doubts:
         warnings.warn(
             f"Mixed.from_frame: {'; '.join(doubts)}. What is as it should be needs no change.",
@@ -131,7 +132,7 @@ def _likelihood_of(column: Any, values: Any, categorical: bool, max_categories: 
     if kind.startswith("interval"):
         raise _NoColumn(f"holds {kind}: name them by strings (X[{column.name!r}].astype(str))")
     if kind.startswith(_NO_NUMBERS):
-        raise _NoColumn(f"holds {kind}: {ADVICE_FOR_DATES.format(code='')}")
+        raise _NoColumn(f"holds {kind}: {TAKE}the month")
     categories: Any = getattr(getattr(column, "cat", None), "categories", None)
     if kind.startswith("enum"):
         categories = np.asarray(column.dtype.categories, dtype=object)  # of polars
@@ -144,8 +145,7 @@ def _likelihood_of(column: Any, values: Any, categorical: bool, max_categories: 
     if categorical and kinds in ({"number"}, {"str"}):
         return Categorical(_labels(set(np.asarray(values, dtype=object).tolist()), len(values), max_categories))
     if any(issubclass(of, datetime.date) for of in types):
-        code = f", as by pandas.to_datetime(X[{column.name!r}]).dt.month"
-        raise _NoColumn(f"holds dates: {ADVICE_FOR_DATES.format(code=code)}")
+        raise _NoColumn(f"holds dates: {TAKE}pandas.to_datetime(X[{column.name!r}]).dt.month")
     if len(kinds) > 1 or kinds == {"other"}:
         told = ", ".join(sorted({of.__name__ for of in types}))
         raise _NoColumn(f"holds {told}: make them all numbers, or all strings (X[name].astype(str))")

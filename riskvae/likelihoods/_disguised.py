@@ -1,19 +1,21 @@
 """Strings that hide numbers or dates: which they are, and the code that turns them into numbers."""
 
+import math
 import re
 from collections.abc import Collection, Sequence
-from itertools import islice
 from typing import Any
 
-__all__ = ["ADVICE_FOR_DATES", "disguise"]
+__all__ = ["ADVICE_FOR_DATES", "TAKE", "disguise"]
 
 # Strings that are no numbers may be among numbers, if as many different ones are, and most of all.
 _ENOUGH = 10
-_SAMPLE = 50  # labels of which the form of dates is guessed
+_SAMPLE = 100  # labels, of all parts of a column, by which a form is tried on all others
 
+# What is told of each column of dates, and once of all.
+TAKE = "take what repeats, such as "
 ADVICE_FOR_DATES = (
-    "take from them what repeats (the month, the weekday or the hour){code}, or the time between two dates of a row, "
-    "such as an age; what runs on, such as days since a fixed date, makes all later rows look unusual"
+    "Of dates, take what repeats (the month, the weekday or the hour), or the time between two dates of a row, such as "
+    "an age; what runs on, such as days since a fixed date, makes all later rows look unusual."
 )
 
 
@@ -22,7 +24,8 @@ def disguise(name: Any, labels: Collection[str], values: Sequence[str]) -> str:
 
     ``labels`` are the different ones of ``values``, in their order.
     """
-    return _dates(name, labels, values) or _numbers(name, labels, values)
+    sample = list(labels)[:: max(1, len(labels) // _SAMPLE)]
+    return _dates(name, labels, values, sample) or _numbers(name, labels, values, sample)
 
 
 def _told(others: set[str], values: Sequence[str]) -> str:
@@ -71,8 +74,8 @@ _DATES = [
 _HOURS = re.compile(_CLOCK, re.IGNORECASE)
 
 
-def _dates(name: Any, labels: Collection[str], values: Sequence[str]) -> str:
-    sample = [label.strip() for label in islice(labels, _SAMPLE)]
+def _dates(name: Any, labels: Collection[str], values: Sequence[str], sample: list[str]) -> str:
+    sample = [label.strip() for label in sample]
     fits = [(sum(map(bool, map(form.fullmatch, sample))), form, rest) for form, rest in [*_DATES, (_HOURS, "")]]
     # The sample may fit two orders of day and month: the second is tried if the first does not fit all values.
     best = [(form, rest) for n, form, rest in fits if 2 * n > len(sample) and n == max(n for n, *_ in fits)]
@@ -84,8 +87,8 @@ def _dates(name: Any, labels: Collection[str], values: Sequence[str]) -> str:
         if form is _HOURS:
             code = f", as by pandas.to_numeric(X[{name!r}].str.split(':').str[0]{lenient})"
             return f"holds times as strings{_told(others, values)}: take a number from them, such as the hour{code}"
-        code = f", as by pandas.to_datetime(X[{name!r}]{rest}{lenient}).dt.month"
-        return f"holds dates as strings{_told(others, values)}: {ADVICE_FOR_DATES.format(code=code)}"
+        code = f"pandas.to_datetime(X[{name!r}]{rest}{lenient}).dt.month"
+        return f"holds dates as strings{_told(others, values)}: {TAKE}{code}"
     return ""
 
 
@@ -106,11 +109,31 @@ _NUMBER = re.compile(
 )
 
 
-def _numbers(name: Any, labels: Collection[str], values: Sequence[str]) -> str:
+_ONES = str.maketrans("023456789", "1" * 9)
+
+
+def _shape(label: str) -> str:
+    """A string with all digits alike, as many numbers have few shapes; a 0 before a comma stays."""
+    shape = label.translate(_ONES)
+    return shape.replace("1,", "0,", 1) if label.startswith(("0,", "-0,")) else shape
+
+
+def _are_plain(labels: Collection[str]) -> bool:
+    """Whether all strings are numbers as they are: the usual case, found fast."""
+    try:
+        return set("".join(labels)) <= set("0123456789.+-eE") and all(math.isfinite(float(label)) for label in labels)
+    except ValueError:
+        return False
+
+
+def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: list[str]) -> str:
     """Remedy for strings that are numbers, all or most of them."""
-    found = {label: _NUMBER.fullmatch(label) for label in labels}
+    if 3 * sum(map(bool, map(_NUMBER.fullmatch, sample))) < len(sample):
+        return ""
+    shapes = dict.fromkeys(labels, "1") if _are_plain(labels) else {label: _shape(label) for label in labels}
+    found = {shape: _NUMBER.fullmatch(shape) for shape in set(shapes.values())}
     matches = [match for match in found.values() if match]
-    others = {label for label, match in found.items() if not match}
+    others = {label for label, shape in shapes.items() if not found[shape]} if len(matches) < len(found) else set()
     if not matches or not _few(others - {"nan", "NaN"}, labels):
         return ""
     parts = {part: {match[part] for match in matches if match[part]} for part in _NUMBER.groupindex}
@@ -124,7 +147,7 @@ def _numbers(name: Any, labels: Collection[str], values: Sequence[str]) -> str:
 
     kinds = [repr(sign) for sign in signs[:3]]
     if separators:
-        example = min(match[0] for match in matches if any(one in match[0].strip() for one in separators))
+        example = min(x for x, shape in shapes.items() if found[shape] and any(one in x.strip() for one in separators))
         kinds.append(f"thousands separators such as in {example!r}")
     if commas:
         kinds.append("decimal commas in some rows and points in others" if points else "decimal commas")
