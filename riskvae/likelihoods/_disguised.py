@@ -121,7 +121,7 @@ def _shape(label: str) -> str:
 def _are_plain(labels: Collection[str]) -> bool:
     """Whether all strings are numbers as they are: the usual case, found fast."""
     try:
-        return set("".join(labels)) <= set("0123456789.+-eE") and all(math.isfinite(float(label)) for label in labels)
+        return set("".join(labels)) <= set("0123456789.+-eE") and all(map(math.isfinite, map(float, labels)))
     except ValueError:
         return False
 
