@@ -46,8 +46,8 @@ def warn_of_nothing(estimator: Any, scores: Array, p: Array) -> None:
     _warn(
         f"{found}. It would flag some {usual:.0%} of rows without anomalies, too. But anomalies among the calibration "
         "rows hide others: what is as unusual as they are is not a discovery. If the training table holds anomalies, "
-        "keep rows apart (train_test_split), look at those of them with the lowest scores, drop what is wrong, and call "
-        "conformalize(X_cal) with the rest. Or ask for a larger fdr."
+        "keep rows apart (train_test_split), look at those of them with the lowest scores, drop what is wrong, and "
+        "call conformalize(X_cal) with the rest. Or ask for a larger fdr."
     )
 
 
