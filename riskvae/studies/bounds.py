@@ -17,7 +17,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from riskvae import BetaVAE, robustness_margin
 from riskvae.nets import conv_decoder, conv_encoder
-from riskvae.studies._drawing import OURS, PLAIN, shade
+from riskvae.studies._drawing import OURS, PLAIN, entitle, headline, name_lines, panels, shade
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import TITLES, images_of
 
@@ -143,35 +143,43 @@ def _estimate(told: Mapping[str, Sequence[float]]) -> tuple[str, str]:
 
 def _figure(records: Records) -> Any:
     """Each bound and the estimate against the attack, row by row: sets of images side by side, networks below."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import NullLocator
 
-    figure, axes = plt.subplots(
-        len(NETWORKS), len(IMAGES), figsize=(4.0 * len(IMAGES), 7.4), squeeze=False, layout="constrained", sharey=True
-    )
-    shown = {"certified": ("certified", shade(OURS, 0.05)), "theorem1": ("theorem 1", PLAIN)}
-    shown |= {"third_order": ("third order", shade(OURS, 0.2)), "linearized": ("estimate", shade(OURS, 0.5))}
+    figure, axes = panels(len(NETWORKS), len(IMAGES), 6.2, sharey=True)
+    shown: dict[str, tuple[str, Any]] = {
+        "linearized": ("estimate", shade(OURS, 0.5)),
+        "third_order": ("third order", shade(OURS, 0.2)),
+        "certified": ("certified", shade(OURS, 0.05)),
+        "theorem1": ("theorem 1", PLAIN),
+    }
+    names: list[list[tuple[float, float]]] = []
     for line, network in zip(axes, NETWORKS, strict=True):
         for ax, (images, title) in zip(line, IMAGES.items(), strict=True):
             found = of_kind(records, images, network)
             upper = np.concatenate([array(record, "upper") for record in found])
-            for name, (label, color) in shown.items():
+            ends = np.array([np.nanmin(upper), np.nanmax(upper)]) * (0.9, 1.1)
+            heights = []
+            for name, (_, color) in shown.items():
                 values = np.concatenate([array(record, name) for record in found])
-                ax.plot(upper, values, ".", color=color, ms=4, alpha=0.7, label=label)
-            ends = np.array([np.nanmin(upper), np.nanmax(upper)])
+                ax.plot(upper, values, ".", color=color, ms=2.5, alpha=0.7)
+                heights.append((ends[1], float(np.nanmedian(values))))
             ax.plot(ends, ends, color="0.35", lw=1, ls=":")
             pearson = np.mean([agreement(record)["Pearson"] for record in found])
-            compared = f"theorem 1: correlation {pearson:.2f}, published {PUBLISHED[images]:.2f}"
+            entitle(ax, f"{title}, {network}\nr = {pearson:.2f}, published {PUBLISHED[images]:.2f}")
             ax.set(xscale="log", yscale="log")
-            ax.set_title(f"{title}, {network}\n{compared}", fontsize=10)
             for axis, ticks in ((ax.xaxis, (0.1, 0.2, 0.3, 0.5, 1.0)), (ax.yaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0))):
                 axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
                 axis.set_minor_locator(NullLocator())
-            ax.set_xlim(*(ends * (0.9, 1.1)))
-            ax.spines[["top", "right"]].set_visible(False)
-        line[0].set_ylabel("bound or estimate of the margin")
-    for ax in axes[-1]:
-        ax.set_xlabel("smallest norm that breaks the row (attack)")
-    axes[0, 0].legend(frameon=False, title="dotted: equal", markerscale=2)
-    figure.suptitle("No bound lies above what the attack needs; the estimate lies on it")
+            ax.set_xlim(*ends)
+        names.append(heights)
+    figure.supylabel("bound or estimate of the margin (dotted: equal)", fontsize=10)
+    figure.supxlabel("size of the smallest change that breaks a row (attack)", fontsize=10)
+    headline(
+        figure,
+        "No bound lies above what the attack needs, and the estimate lies on it;\n"
+        "r, the correlation of theorem 1 with the attack, depends on the network",
+    )
+    for line, heights in zip(axes, names, strict=True):
+        labels, colors = zip(*shown.values(), strict=True)
+        name_lines(line[-1], labels, heights, colors)
     return figure

@@ -165,7 +165,7 @@ def _figure(records: Records) -> Any:
     ax.set_xlabel(
         f"change of a digit at r = {R:g}: certified (bar) to what an attack needs (dot; small: seeds), better →"
     )
-    ax.set_title("The penalty triples what an attack needs, at a few per cent more error", weight="bold", fontsize=11)
+    drawing.headline(figure, "The penalty triples what an attack needs, at a few per cent more error")
     ax.set_xlim(0, None)
     ax.margins(x=0.18)
     ax.spines[["top", "right"]].set_visible(False)

@@ -21,7 +21,7 @@ from riskvae.metrics import tail_mean
 from riskvae.robustness import verdict_margin
 from riskvae.studies._anomaly_tables import load as load_table
 from riskvae.studies._anomaly_tables import names_of
-from riskvae.studies._drawing import OURS, PLAIN, entitle, headline
+from riskvae.studies._drawing import OURS, PLAIN, SMALL, entitle, headline, panels
 from riskvae.studies._frame import Config, StudyResult, column, markdown, measure_all, plus_minus
 from riskvae.studies._published import SETTING, TITLES, at_equal_rate, fit, load, of_kind, sizes
 
@@ -207,23 +207,21 @@ def hiding(found: Records, refine: int) -> float:
 
 def _figure(records: Records, tables: Sequence[str]) -> Any:
     """Errors of images against the rate, as the encoder says and after steps; and what it takes to hide an anomaly."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.3), layout="constrained")
-    for ax, what, name in zip(axes, ERRORS, ("the worst tenth", "all images"), strict=False):
+    figure, (axes,) = panels(1, 3, 3.6)
+    for ax, what, name in zip(axes, ERRORS, ("Worst tenth", "All images"), strict=False):
         for images, title in TITLES.items():
             for refine, color in ((0, PLAIN), (STEPS, OURS)):
                 _draw_errors(ax, records, (images, title), refine, color, what)
-        entitle(ax, f"Error of {name}")
-        ax.set(xlabel="rate (nats per image)", ylabel="squared error per pixel, times 1,000, better ↓", ylim=(0, None))
-    axes[0].plot([], [], "o-", color=PLAIN, label="as the encoder says")
-    axes[0].plot([], [], "o-", color=OURS, label=f"after {STEPS} steps on each image")
-    axes[0].plot([], [], "^", color="0.2", label="averse, eps = 0.5, beta = 1")
-    axes[0].legend(frameon=False, loc="lower left")
+        entitle(ax, f"{name}, better ↓")
+        ax.set(xlabel="rate (nats per image)", ylim=(0, None))
+        ax.set_xlim(None, 1.25 * ax.get_xlim()[1])  # for the names
+    axes[0].set_ylabel("squared error per pixel, x 1000")
+    for place, (told, color) in enumerate(
+        (("▲ averse, eps = 0.5", "0.2"), (f"● after {STEPS} steps", OURS), ("● as the encoder says", PLAIN))
+    ):
+        axes[0].text(0.03, 0.03 + 0.08 * place, told, color=color, transform=axes[0].transAxes, fontsize=SMALL)
     _draw_hiding(axes[2], records, tables)
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-    headline(figure, f"{STEPS} steps on each row: smaller errors at equal rate, but detectors as easy to deceive")
+    headline(figure, f"{STEPS} steps on each row make errors smaller at equal rate;\ndetectors stay as easy to deceive")
     return figure
 
 
@@ -238,7 +236,7 @@ def _draw_errors(ax: Any, records: Records, images: tuple[str, str], refine: int
     ax.plot(rates, errors, "o-", color=color, ms=4)
     ax.plot(*point(MODELS["averse 0.5, beta = 1"]), "^", color=color, ms=8, mec="white")
     if not refine:
-        ax.annotate(images[1], (rates[0], errors[0]), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(images[1], (rates[0], errors[0]), (5, 0), textcoords="offset points", va="center", fontsize=SMALL)
 
 
 def _draw_hiding(ax: Any, records: Records, tables: Sequence[str]) -> None:
@@ -247,14 +245,12 @@ def _draw_hiding(ax: Any, records: Records, tables: Sequence[str]) -> None:
     ax.loglog(*sizes[known].T, "o", color=OURS)
     for name, place, good in zip(tables, sizes, known, strict=True):
         if good:
-            below = name.endswith("Hepatitis")  # it lies beside another one
-            ax.annotate(
-                name.split("_", 1)[1], place, (-5, 4) if below else (6, -3), textcoords="offset points", fontsize=8,
-                ha="right" if below else "left",
-            )  # fmt: skip
+            short = name.split("_", 1)[1]
+            aside, side = {"Hepatitis": ((-5, 4), "right"), "Pima": ((0, -13), "center")}.get(short, ((6, -3), "left"))
+            ax.annotate(short, place, aside, textcoords="offset points", fontsize=SMALL, ha=side)  # some lie close
     span = [np.nanmin(sizes) / 1.3, np.nanmax(sizes) * 1.3] if known.any() else [0.1, 1.0]
     ax.plot(span, span, ":", color="0.4")
-    entitle(ax, "Change that hides a flagged anomaly")
-    ax.set(xlabel="detector as the encoder says", ylabel="detector with refined codes, safer ↑")
+    entitle(ax, "Change that hides an anomaly, safer ↑")
+    ax.set(xlabel="as the encoder says", ylabel=f"after {STEPS} steps")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks((0.1, 1.0, 10.0), ("0.1", "1", "10"))
