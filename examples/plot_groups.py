@@ -81,15 +81,14 @@ def draw(models, measured):
     ax = left.subplots()
     for shift, what, color in ((-0.2, 0, "C3"), (0.2, 1, "0.65")):
         values = np.array([[row[what] for row in measured[name]] for name in MODELS])
+        ax.barh(np.arange(len(MODELS)) + shift, values.mean(1), 0.38, xerr=values.std(1, ddof=1), color=color)
         label = f"the rare digit, {RARE}" if what == 0 else "the other digits"
-        options = {"xerr": values.std(1, ddof=1), "color": color, "label": label}
-        ax.barh(np.arange(len(MODELS)) + shift, values.mean(1), 0.38, **options)
+        ax.text(0.5, shift, label, color="white" if what == 0 else "black", va="center")
     ax.set_yticks(range(len(MODELS)), MODELS)
     ax.invert_yaxis()
     ax.set_xlabel("squared error x 1000, better ←")
     ax.spines[["top", "right"]].set_visible(False)
     left.suptitle("Trained over groups, the rare digit is reconstructed best")
-    left.legend(loc="outside lower center", ncols=2, frameon=False)
     rare = digits(0)[2][digits(0)[3] == RARE][:8]
     shown = {"original": rare} | {name: models[name].reconstruct(rare) for name in ("plain", "over groups, eps = 1")}
     right.suptitle("Eight of them, and what two models make of them")
