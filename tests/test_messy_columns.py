@@ -58,9 +58,10 @@ def test_dates_are_told_in_all_common_forms(form, n):
         assert "'a' holds dates as strings: take what repeats, such as" in message
         assert "the time between two dates of a row" in message
         assert "such as days since a fixed date, makes all later rows look unusual" in message
-        code = re.search(r"such as (pandas\.to_datetime.*?\.dt\.month)", message)[1]
-        month = eval(code, {"pandas": pd, "X": pd.DataFrame({"a": values})})
-        assert month.dropna().tolist() == dates.dt.month[month.notna()].tolist()
+        code, part = re.search(r"such as (pandas\.to_datetime.*?\.dt\.(\w+))", message).groups()
+        assert part == ("month" if form == "%Y-%m" else "hour" if ":" in form and "%y" not in form else "day_of_week")
+        found = eval(code, {"pandas": pd, "X": pd.DataFrame({"a": values})})
+        assert found.dropna().tolist() == getattr(dates.dt, part)[found.notna()].tolist()
     if form != "%Y-%m":
         some = [*dates.dt.strftime(form)[:30], "unknown", "unknown"]
         assert "'a' holds dates as strings, and 2 strings such as 'unknown'" in fault_of(some)

@@ -414,6 +414,7 @@ def scored(lines, *arguments):
     return done.stdout.splitlines(), done.returncode, done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*values are missing in 1 row")  # of a model of whole rows
 def test_the_example_scores_rows_from_standard_input(fitted, X, tmp_path):
     vae = fitted["calibrated"]
     vae.save(tmp_path / "m.riskvae")

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -57,11 +57,13 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
     # What a training sets.
     _fitted: ClassVar[tuple[str, ...]] = (
         "net_", "n_features_in_", "feature_names_in_", "_seed", "_structure", "_groups", "_placed", "_has_missing",
+        "_lacking",
     )  # fmt: skip
 
     net_: Any  # skorch's NeuralNet, which carries no types
     n_features_in_: int
     _seed: int
+    _lacking: Sequence[int] = ()  # features of which values were missing in training
 
     # ------------------------------------------------------------------------------------- choices
 
@@ -228,6 +230,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         kept, seed = agreed_start(self, own, device, world, keeps=not partial_fit and self.checkpoint is not None)
         net, seed = go_on_with(self, device) if go_on else begin(self, device, seed)
         net.module_.holes |= self._has_missing or rows.missing
+        self._lacking = sorted({*rows.lacking, *(self._lacking if go_on else ())})
         check_needs(self, net.criterion_, rows, groups)
         train_rows, kept_aside = (rows, None) if partial_fit else self._set_aside(rows, seed)
         if go_on:

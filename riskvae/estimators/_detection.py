@@ -95,7 +95,7 @@ class DetectionMixin(ConformalMixin):
         distribution functions" (2022).
         """
         rows = self._check_rows(X)
-        if not self.module_.holes and has_missing(rows):
+        if len(self._lacking) < self.n_features_in_ and has_missing(rows):
             _warn_of_holes(self, rows)
         return self._score(rows, refine=refine)
 
@@ -153,10 +153,18 @@ class DetectionMixin(ConformalMixin):
                 stacklevel=level_of_the_user(),
             )
 
-    def _warn_of_few(self, n: int) -> None:
+    def _warn_of_few(self, n: int, *, calibrated: bool = False) -> None:
         """Say so where too few rows tell of the threshold."""
         fewest = math.ceil(1 / FALSE_ALARMS) - 1
-        if n < fewest:
+        if n < fewest and calibrated:
+            warnings.warn(
+                f"{type(self).__name__}: {n} calibration rows are too few to tell which {FALSE_ALARMS:.0%} of rows "
+                "like them are the most unusual, so predict may flag many more, or none. Set "
+                f"calibration_fraction='cross', with which every row counts, or a share of {fewest} rows or more.",
+                UserWarning,
+                stacklevel=level_of_the_user(),
+            )
+        elif n < fewest:
             warnings.warn(
                 f"{type(self).__name__}: {n} rows are too few to tell which {FALSE_ALARMS:.0%} of rows like them are "
                 f"the most unusual, so predict may flag many more, or none. Fit with {fewest} rows or more (with "
@@ -214,8 +222,9 @@ class DetectionMixin(ConformalMixin):
 
 
 def _warn_of_holes(estimator: Any, rows: Array) -> None:
-    """Say so where networks meet missing values that have only seen whole rows."""
+    """Say so where values are missing in features that were known in all rows of the training."""
     holes, likelihood = np.isnan(rows), estimator.likelihood
+    holes[:, estimator._lacking] = False
     names = getattr(estimator, "feature_names_in_", range(rows.shape[1]))
     if isinstance(likelihood, Mixed) and likelihood.unknown == "missing":  # as asked for
         holes[:, [isinstance(likelihood.columns.get(name), Categorical) for name in names]] = False
@@ -226,8 +235,8 @@ def _warn_of_holes(estimator: Any, rows: Array) -> None:
     n = int(holes.any(1).sum())
     warnings.warn(
         f"{type(estimator).__name__}: values are missing in {n:,} row{'' if n == 1 else 's'} of X (features {such}) "
-        "and in none of the training. The networks have not learned to do without them, so such rows may look unusual. "
-        "Fill them in first, as by impute(X), or fit with rows in which values are missing.",
+        "that were known in all rows of the training. The networks have not learned to do without them, so such rows "
+        "may look unusual. Fill them in first, as by impute(X), or fit with rows in which they are missing.",
         UserWarning,
         stacklevel=level_of_the_user(),
     )

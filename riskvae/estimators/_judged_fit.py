@@ -120,6 +120,8 @@ class JudgedFit(DetectionMixin, BaseVAE):
             places = kept.calibration
             held_out = places[:].numpy(force=True) if isinstance(places, Rows) else self._check_rows(X)[places]
             self._calibrate(held_out, self._share_of_anomalies())
+            if self.contamination == "auto" and not part:
+                self._warn_of_few(len(held_out), calibrated=True)
         elif self.calibration_fraction == "cross" and parts:
             residuals = torch.cat([residuals_of(judged.vaes[0], judged.held_out) for judged in parts])
             blind, share = blind_residuals_of(parts, derive_seed(seed, "left out")), self._share_of_anomalies()

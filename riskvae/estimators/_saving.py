@@ -156,7 +156,7 @@ class SavingMixin(InferenceMixin):
             "best_epoch": net.best_epoch,
             "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
             "training": training,
-            "missing": {"told": self._has_missing, "met": module.holes},
+            "missing": {"told": self._has_missing, "met": module.holes, "features": self._lacking},
             "refine": module.refine,
         }
         if hasattr(self, "feature_names_in_"):
@@ -188,8 +188,8 @@ class SavingMixin(InferenceMixin):
             ):
                 raise ValueError("fitted: feature_names must be a list of one name for each feature")
             self.feature_names_in_ = np.asarray(found, dtype=object)
-        weights, missing = taken(arrays, "module"), _checked_missing(state)
-        self._has_missing = missing["told"]
+        weights, missing = taken(arrays, "module"), _checked_missing(state, self.n_features_in_)
+        self._has_missing, self._lacking = missing["told"], missing["features"]
         with torch_as_usual(torch.device("cpu")), Budget(weights):
             self._check_parameters()
             net, _ = begin(self, torch.device("cpu"), seed)
@@ -286,12 +286,17 @@ def _checked_history(rows: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _checked_missing(state: Mapping[str, Any]) -> dict[str, bool]:
-    """What a model knows of missing values; one of riskvae 0.1 knows nothing."""
+def _checked_missing(state: Mapping[str, Any], n_features: int) -> dict[str, Any]:
+    """What a model knows of missing values; one of riskvae 0.1 knows nothing, and others not of which features."""
     found = state.get("missing", {"told": False, "met": False})
-    if not isinstance(found, dict) or set(found) != {"told", "met"} or not all(type(v) is bool for v in found.values()):
+    if not isinstance(found, dict) or {*found} - {"features"} != {"told", "met"}:
         raise ValueError("fitted: missing must say whether the encoder is told of missing values, and has met some")
-    return {**found, "met": found["met"] or found["told"]}
+    told, met = found["told"], found["met"]
+    features = found.get("features", [*range(n_features)] if told is True or met is True else [])
+    known = isinstance(features, list) and all(type(j) is int and 0 <= j < n_features for j in features)
+    if not (type(told) is type(met) is bool and known):
+        raise ValueError("fitted: missing must say whether the encoder is told of missing values, and which it has met")
+    return {"told": told, "met": met or told, "features": features}
 
 
 def _checked_groups(groups: Any) -> dict[Any, int]:

@@ -145,7 +145,7 @@ def _likelihood_of(column: Any, values: Any, categorical: bool, max_categories: 
     if categorical and kinds in ({"number"}, {"str"}):
         return Categorical(_labels(set(np.asarray(values, dtype=object).tolist()), len(values), max_categories))
     if any(issubclass(of, datetime.date) for of in types):
-        raise _NoColumn(f"holds dates: {TAKE}pandas.to_datetime(X[{column.name!r}]).dt.month")
+        raise _NoColumn(f"holds dates: {TAKE}pandas.to_datetime(X[{column.name!r}]).dt.day_of_week")
     if len(kinds) > 1 or kinds == {"other"}:
         told = ", ".join(sorted({of.__name__ for of in types}))
         raise _NoColumn(f"holds {told}: make them all numbers, or all strings (X[name].astype(str))")

@@ -14,8 +14,9 @@ _SAMPLE = 100  # labels, of all parts of a column, by which a form is tried on a
 # What is told of each column of dates, and once of all.
 TAKE = "take what repeats, such as "
 ADVICE_FOR_DATES = (
-    "Of dates, take what repeats (the month, the weekday or the hour), or the time between two dates of a row, such as "
-    "an age; what runs on, such as days since a fixed date, makes all later rows look unusual."
+    "Of dates, take what repeats (the hour or the weekday, and the month if the rows cover whole years), or the time "
+    "between two dates of a row, such as an age; what runs on, such as days since a fixed date, makes all later rows "
+    "look unusual."
 )
 
 
@@ -71,6 +72,7 @@ _DATES = [
         (rf"{_NAME} {_DAY},? {_YEAR}", ""),
     )
 ]
+_MONTHS = _DATES[2][0]
 _HOURS = re.compile(_CLOCK, re.IGNORECASE)
 
 
@@ -87,7 +89,9 @@ def _dates(name: Any, labels: Collection[str], values: Sequence[str], sample: li
         if form is _HOURS:
             code = f", as by pandas.to_numeric(X[{name!r}].str.split(':').str[0]{lenient})"
             return f"holds times as strings{_told(others, values)}: take a number from them, such as the hour{code}"
-        code = f"pandas.to_datetime(X[{name!r}]{rest}{lenient}).dt.month"
+        whole = ":" in sample[0] and ".str[" not in rest  # the time is read, too
+        part = "month" if form is _MONTHS else "hour" if whole else "day_of_week"
+        code = f"pandas.to_datetime(X[{name!r}]{rest}{lenient}).dt.{part}"
         return f"holds dates as strings{_told(others, values)}: {TAKE}{code}"
     return ""
 

@@ -32,8 +32,11 @@ def center_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
     some = x[:: max(1, len(x) // _ENOUGH)]
     low, middle, high = _quartiles(some)
     reach = _FAR * (high - low) / 1.349
-    far = (((x.amax(0) - middle) > reach) | ((middle - x.amin(0)) > reach)) & (reach > 0)
+    most, least = x.amax(0), x.amin(0)
+    far = (((most - middle) > reach) | ((middle - least) > reach)) & (reach > 0)
     center, spread = x.mean(0), x.var(0, correction=0).sqrt()
+    constant = most == least  # whatever rounding makes of it
+    center, spread = torch.where(constant, most, center), torch.where(constant, 0.0, spread)
     if far.any():
         within = x[:, far].clamp((middle - reach)[far], (middle + reach)[far])
         center[far], spread[far] = within.mean(0), within.var(0, correction=0).sqrt()

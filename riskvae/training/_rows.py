@@ -59,6 +59,11 @@ class Rows(Dataset[Tensor]):
         """Number of rows."""
         return len(self)
 
+    @property
+    def lacking(self) -> list[int]:
+        """Features of which some values are missing."""
+        return self.data.x.isnan().any(0).nonzero().ravel().tolist() if self.missing else []
+
     def has(self, field: str) -> bool:
         """Whether a field of :class:`Batch` comes with the rows in training."""
         return field in ("index", "noise") or getattr(self.data, field) is not None

@@ -47,6 +47,11 @@ class Stream:
     n_head = 1000
     missing = True  # values may be, in rows to come
 
+    @property
+    def lacking(self) -> list[int]:
+        """Features of which values may be missing: any."""
+        return list(range(self.head().shape[1]))
+
     def __init__(
         self,
         dataset: Dataset[Any],
