@@ -8,9 +8,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, risk
+from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, likelihoods, risk
 from riskvae.likelihoods import Likelihood
-from riskvae.training import Objective, Penalized
+from riskvae.training import Batch, Objective, Penalized
+from riskvae.training._own_terms import looked_at
 from riskvae.training._vitals import noise_of
 
 
@@ -218,6 +219,55 @@ def test_an_objective_needs_what_batches_have(X):
         Weighted().fit(X)
 
 
+class Tied:
+    """A decoder with the encoder's weights."""
+
+    def encoder(self, n_in, n_out):
+        self.layer = nn.Linear(n_in, n_out)
+        return self.layer
+
+    def decoder(self, n_in, n_out):
+        return Transposed(self.layer)
+
+
+class Transposed(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, z):
+        return z @ self.layer.weight[: z.shape[1]]
+
+
+def test_weights_that_networks_share_stay_shared(X):
+    tied = Tied()
+    vae = small(BetaVAE, n_components=2, encoder=tied.encoder, decoder=tied.decoder, max_epochs=3).fit(X)
+    assert vae.module_.decoder.layer.weight is vae.module_.encoder.weight
+    assert tied.layer.weight is not vae.module_.encoder.weight
+
+
+class LearnedPenalty(RiskAwareVAE):
+    def make_objective(self):
+        return Penalized(super().make_objective(), SizeOfRows())
+
+
+class SizeOfRows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, terms):
+        return (self.layer(terms.z).square().mean() + terms.batch.x.square().mean()) / 10
+
+
+def test_a_penalty_may_have_weights_and_look_at_rows(X):
+    first, second = (small(LearnedPenalty, n_components=2, max_epochs=3).fit(X) for _ in range(2))
+    assert same_weights(first, second)  # whatever torch's global generator has given meanwhile
+    objective, batch = first.net_.criterion_, Batch(torch.zeros(3, 2), index=torch.arange(3))
+    assert looked_at(objective, batch) == (("nll", "kl", "z", "mean", "scale"), ("x", "index"))
+    assert looked_at(objective.objective, batch) == (objective.objective.reads, ())
+
+
 class Lost(BetaVAE):
     def __init__(self, n_components=4, *, free=0.1, **parameters):
         super().__init__(n_components, **parameters)
@@ -247,6 +297,7 @@ class LostMeasure(risk.Measure):
         (Started, "Started: .* not stored: 'beta', .* and others. Call super"),
         (lambda: BetaVAE(likelihood=LostLikelihood()), "LostLikelihood: .*'shape'"),
         (lambda: RiskAwareVAE(measure=LostMeasure()), "LostMeasure: .*'power'"),
+        (lambda: BetaVAE(likelihood=likelihoods.Mixed({"a": LostLikelihood()})), "LostLikelihood: .*'shape'"),
     ],
 )
 def test_parameters_under_other_names_are_told(make, name, X):

@@ -142,6 +142,21 @@ def test_a_model_of_whole_rows_answers_others(cls, X, holes):
     assert np.array_equal(vae.score_samples(X), whole)  # other rows leave no trace
 
 
+def test_missing_values_are_told_by_feature(X):
+    """Features that lacked values in training are none that a model has not learned to do without."""
+    train = X.copy()
+    train[::10, 1] = np.nan
+    vae, new = small(QuantileVAE).fit(train), X[:20].copy()
+    new[3, 1] = np.nan
+    vae.score_samples(new)  # warnings are errors here
+    new[4, 2] = np.nan
+    with pytest.warns(UserWarning, match=r"missing in 1 row of X \(features 2\)"):
+        scores = vae.score_samples(new)
+    vae.partial_fit(new)
+    vae.score_samples(new)
+    assert np.isfinite(scores).all()
+
+
 def linear_table(n=2000, seed=0):
     """Rows of a linear factor model, whose conditional means and covariances are known."""
     rng = np.random.default_rng(seed)

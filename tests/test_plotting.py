@@ -287,7 +287,11 @@ def test_models_are_compared_at_one_radius(five):
     beside, inside = names_of(display.ax_)
     assert set(beside) | set(inside) == {one, two, "certified left of it", "estimate", "broken right of it"}
     same = RobustnessCurveDisplay.from_margin({"a": five, "b": five})  # one area hides the other
-    assert "b,\n1 broken by noise alone" in names_of(same.ax_)[0]
+    assert not set(names_of(same.ax_)[1])
+    assert {f"{name},\n1 broken by noise alone" for name in "ab"} <= set(names_of(same.ax_)[0])
+    up = np.linspace(0.8, 1.2, 60)
+    areas = {"low": {"certified": 0.2 * up, "upper": 0.7 * up}, "": {"certified": 0.6 * up, "upper": 1.5 * up}}
+    assert names_of(RobustnessCurveDisplay(areas).plot().ax_)[1] == ["low"]
     with pytest.raises(
         ValueError, match=r"the same r to be compared; r is 1.5 for 'a' and 2.0 for 'b'.*'auto' differs"
     ):
@@ -332,6 +336,8 @@ def test_damage_is_drawn_against_the_norm(X, vae):
     np.testing.assert_array_equal(display.lines_["b"].get_ydata(), np.median(display.curves["b"], axis=1))
     assert [text.get_text() for text in display.ax_.texts] == ["a", "b"]
     assert [text.get_color() for text in display.ax_.texts] == [line.get_color() for line in display.lines_.values()]
+    inside = AttackDisplay.from_estimator({"a": vae}, X[:6], max_norms=[0.6], ax=plt.figure().subplots(), **options)
+    assert [text.get_text() for text in inside.ax_.get_legend().get_texts()] == ["a"]  # beside it may be no room
     relative = AttackDisplay.from_estimator(vae, X[:6], max_norms=[0.5], quantity="degradation", **options)
     np.testing.assert_array_equal(relative.curves[type(vae).__name__][0], 0)
     assert relative.ax_.get_ylabel().startswith("relative degradation of the likelihood")

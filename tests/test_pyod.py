@@ -101,3 +101,20 @@ def test_names_of_pyod_are_answered_by_ours(X, name):
         getattr(vae, name)
     with pytest.raises(AttributeError, match="'QuantileVAE' object has no attribute 'nonsense'"):
         vae.nonsense  # noqa: B018
+
+
+class Further:
+    def __getattr__(self, name):
+        if name == "further":
+            return 7
+        raise AttributeError(name)
+
+
+class Both(QuantileVAE, Further):
+    pass
+
+
+def test_attributes_of_a_class_beside_ours_are_found():
+    assert Both().further == 7
+    with pytest.raises(AttributeError, match="Both has no labels_"):
+        Both().labels_  # noqa: B018

@@ -193,6 +193,11 @@ def test_callbacks_that_could_not_work_are_refused_before_training(X, callback, 
         small(BetaVAE, callbacks=[callback]).fit(X)
 
 
+def test_a_misspelled_schedule_is_answered_with_one_that_exists(X):
+    with pytest.raises(ValueError, match="policy='CosineLR' .* such as torch.optim.lr_scheduler.Co"):
+        small(BetaVAE, callbacks=[LRScheduler("CosineLR")]).fit(X)
+
+
 def test_partial_fit_holds_out_no_rows_for_callbacks_to_watch(X):
     vae = small(BetaVAE, early_stopping=True, callbacks=[EarlyStopping()]).fit(X)
     with pytest.raises(ValueError, match="partial_fit trains on all rows it gets: call fit with early_stopping=True"):

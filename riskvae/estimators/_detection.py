@@ -48,7 +48,8 @@ class DetectionMixin(ConformalMixin):
                 f"{type(self).__name__} has no {name}, as PyOD's detectors have: {_OF_PYOD[name]}. For PyOD's names "
                 "and signs, use riskvae.estimators.PyODAdapter."
             )
-        return object.__getattribute__(self, name)  # which raises
+        further = getattr(super(), "__getattr__", None)  # of a class beside this one
+        return object.__getattribute__(self, name) if further is None else further(name)
 
     @in_parts
     def score_samples(self, X: Any, *, refine: int | None = None) -> Array:
@@ -227,7 +228,7 @@ def _warn_of_holes(estimator: Any, rows: Array) -> None:
     holes[:, estimator._lacking] = False
     names = getattr(estimator, "feature_names_in_", range(rows.shape[1]))
     if isinstance(likelihood, Mixed) and likelihood.unknown == "missing":  # as asked for
-        holes[:, [isinstance(likelihood.columns.get(name), Categorical) for name in names]] = False
+        holes[:, [isinstance(one, Categorical) for one in likelihood.columns.values()]] = False
     if not holes.any():
         return
     first = np.flatnonzero(holes.any(0))

@@ -159,7 +159,8 @@ class ParametersMixin(BaseEstimator):
 
     def _check_stored(self) -> None:
         """Raise for parameters of a user's own class, or of an object given to it, that are not where they are read."""
-        for part in (self, *vars(self).values()):
+        columns = getattr(vars(self).get("likelihood"), "columns", None)
+        for part in (self, *vars(self).values(), *(columns.values() if isinstance(columns, dict) else ())):
             if isinstance(part, BaseEstimator) and (lost := _not_stored(part)):
                 which = ", ".join(map(repr, lost[:3])) + (" and others" if len(lost) > 3 else "")
                 raise TypeError(

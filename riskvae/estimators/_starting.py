@@ -38,9 +38,11 @@ def begin(estimator: Any, device: torch.device, seed: int | None = None) -> tupl
             scale_offset=estimator.scale_offset,
             told=_how_told(estimator),
         )
+    with isolated_rng(derive_seed(seed, "objective"), torch.device("cpu")):  # it may have modules, too
+        objective = estimator._checked_objective()
     net = make_net(
         module,
-        estimator._checked_objective(),
+        objective,
         lr=estimator.lr,
         weight_decay=estimator.weight_decay,
         device=device,

@@ -182,6 +182,9 @@ class AttackDisplay:
         ax.set(xlim=(0, None), ylim=(0, None), xlabel=f"size of the change (norm {self.norm:g}, units of X)")
         ax.set_ylabel(f"{_QUANTITIES[self.quantity]},\nmedian and quartiles of {n_rows} rows")
         ax.spines[["top", "right"]].set_visible(False)
+        if ax.figure.canvas.figure.get_layout_engine() is None:  # there may be no room beside the axes
+            ax.legend(frameon=False)
+            return self
         lines = list(self.lines_.values())
         ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines]
         name_lines(ax, list(self.lines_), ends, [line.get_color() for line in lines])

@@ -70,16 +70,32 @@ def name_areas(
     named: dict[str, float] = {}
     for name, (low, high) in areas.items():
         lines = name.splitlines()
-        spans = {y: _span(ax, x, low, high, y) for y in _HEIGHTS}
-        wide = [y for y, (start, stop) in spans.items() if stop - start >= _LETTER * max(map(len, lines))]
-        y = wide[0] if wide else _HEIGHTS[0]
-        middle, width = sum(spans[y]) / 2, spans[y][1] - spans[y][0]
-        if width < _NARROW * len(lines) or any(abs(middle - other) < _NARROW for other in named.values()):
+        if not lines:
+            continue
+        others = [ends for other, ends in areas.items() if other != name]
+        spans = {y: _alone(_span(ax, x, low, high, y), [_span(ax, x, *ends, y) for ends in others]) for y in _HEIGHTS}
+        widths = {y: stop - start for y, (start, stop) in spans.items()}
+        wide = [y for y in _HEIGHTS if widths[y] >= _LETTER * max(map(len, lines))]
+        upright = [y for y in _HEIGHTS[:3] if widths[y] >= _NARROW * len(lines)]  # where there is room above and below
+        if not wide and not upright:
+            continue
+        y = (wide or upright)[0]
+        middle = sum(spans[y]) / 2
+        if any(abs(middle - other) < _NARROW for other in named.values()):
             continue
         place = {"ha": "center", "va": "center", "rotation": 0.0 if wide else 90.0}
         ax.text(middle, y / 100, name, transform=ax.transAxes, **place, **look)
         named[name] = middle
     return list(named)
+
+
+def _alone(span: tuple[float, float], others: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The widest part of a span that none of the others reaches into."""
+    free = [span]
+    for low, high in others:
+        free = [part for start, stop in free for part in ((start, min(stop, low)), (max(start, high), stop))]
+        free = [(start, stop) for start, stop in free if stop > start]
+    return max(free, key=lambda part: part[1] - part[0], default=(0.0, 0.0))
 
 
 def _span(

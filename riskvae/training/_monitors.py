@@ -3,6 +3,7 @@
 import difflib
 from typing import Any
 
+import torch
 from skorch.callbacks import EpochScoring, LRScheduler, lr_scheduler
 
 __all__ = ["check_monitors"]
@@ -23,9 +24,12 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool, partial:
         monitor = getattr(callback, "monitor", None)
         policy = getattr(callback, "policy", None)
         if isinstance(callback, LRScheduler) and isinstance(policy, str) and not hasattr(lr_scheduler, policy):
+            remedy = f"Pass its class: LRScheduler(torch.optim.lr_scheduler.{policy}, ...)."
+            if not hasattr(torch.optim.lr_scheduler, policy):
+                near = [*difflib.get_close_matches(policy, dir(torch.optim.lr_scheduler), n=1, cutoff=0.5), "StepLR"]
+                remedy = f"Pass the class of a schedule of torch, such as torch.optim.lr_scheduler.{near[0]}."
             raise ValueError(
-                f"{name}: policy={policy!r} is not one of the schedules that skorch knows by name. Pass its class: "
-                f"LRScheduler(torch.optim.lr_scheduler.{policy}, ...)."
+                f"{name}: policy={policy!r} is not one of the schedules that skorch knows by name. {remedy}"
             )
         if isinstance(callback, EpochScoring):
             if not callable(callback.scoring):

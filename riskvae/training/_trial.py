@@ -17,6 +17,9 @@ from riskvae.training._vae import Terms
 
 __all__ = ["try_model"]
 
+# From so many features on, it is no chance that all that an untrained decoder gives is between 0 and 1.
+_WIDE = 4
+
 
 def try_model(net: Any, batch: Batch) -> None:
     """Raise a TypeError or ValueError that names what is wrong with the likelihood or the objective.
@@ -30,7 +33,7 @@ def try_model(net: Any, batch: Batch) -> None:
     try:
         with isolated_rng(0, torch.device(net.device)), computed_in(module, net.precision):
             posterior, z, raw = _try_networks(net, batch)
-            nll = _try_likelihood(module, batch.x, raw)
+            nll = _try_likelihood(module, batch.x, raw, new=not len(net.history))
             known = module.known(batch.x)
             _try_objective(objective, Terms(nll, kl_divergence(*posterior), z, posterior, batch, known))
     finally:
@@ -53,7 +56,7 @@ def _try_networks(net: Any, batch: Batch) -> tuple[Posterior, Tensor, Tensor]:
         ) from error
 
 
-def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
+def _try_likelihood(module: Any, x: Tensor, raw: Tensor, *, new: bool) -> Tensor:
     likelihood = module.likelihood
     owner = f"likelihood={likelihood!r}"
     n, d = x.shape
@@ -62,7 +65,7 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor) -> Tensor:
             f"{owner}: X has missing values, but only nll(x, raw) is defined, which is of whole rows. Define each(x, "
             "raw), the nats (..., n, n_features) of single values, or impute X first."
         )
-    if isinstance(likelihood, Bernoulli) and 0.0 <= raw.min() < raw.max() <= 1.0:
+    if new and isinstance(likelihood, Bernoulli) and d >= _WIDE and 0.0 <= raw.min() < raw.max() <= 1.0:
         warnings.warn(
             f"{owner}: the decoder gives numbers from {raw.min():.2g} to {raw.max():.2g}, as after a sigmoid, and they "
             "go through a sigmoid again: no value below 0.5 or above 0.73 could be reconstructed. Let the decoder end "

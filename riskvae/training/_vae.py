@@ -217,14 +217,19 @@ def build_vae(
     likelihood.prepare(n_features)
     means_and_scales = "means and then raw scales in one tensor"
     n_seen = likelihood.n_inputs + (n_features if told == "places" else 0)
-    encodes, encoder_width = _build("encoder", encoder, n_seen, 2 * n_components, means_and_scales)
-    decodes, decoder_width = _build("decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives)
+    copies: dict[int, Any] = {}  # of both networks: what they share stays shared
+    encodes, encoder_width = _build("encoder", encoder, n_seen, 2 * n_components, means_and_scales, copies)
+    decodes, decoder_width = _build(
+        "decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives, copies
+    )
     vae = VAE(encodes, decodes, likelihood, n_components, scale_offset, told).float()
     vae.widest = max(encoder_width, decoder_width)
     return vae
 
 
-def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> tuple[nn.Module, int]:
+def _build(
+    name: str, factory: Factory, n_in: int, n_out: int, meaning: str, copies: dict[int, Any]
+) -> tuple[nn.Module, int]:
     """Module of a factory, and the values that its widest layer has for a row."""
     try:
         inspect.signature(factory).bind(n_in, n_out)
@@ -235,7 +240,7 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
         ) from None
     except ValueError:  # written in C, and without a signature
         pass
-    module, widths = _copied(factory(n_in, n_out)), [n_in, n_out]
+    module, widths = _copied(factory(n_in, n_out), copies), [n_in, n_out]
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name}(n_in, n_out) must return a torch.nn.Module; got {type(module).__name__}.")
     made = f"{name}: the module from {name}({n_in}, {n_out})"
@@ -260,10 +265,10 @@ def _build(name: str, factory: Factory, n_in: int, n_out: int, meaning: str) -> 
     return module if in_double else InFloat32(module), max(widths)
 
 
-def _copied(module: Any) -> Any:
+def _copied(module: Any, copies: dict[int, Any]) -> Any:
     """A copy of what a factory returns: it may return one module every time, and each fit must begin with it anew."""
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, copies)
     except Exception:  # what cannot be copied is refused below, by name
         return module
 
