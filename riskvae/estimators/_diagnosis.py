@@ -205,7 +205,7 @@ def _of_collapse(estimator: Any, found: Diagnosis) -> str:
         f"{what}: {found.active} of {found.n_components} latent coordinates are active (posterior means with a "
         f"variance above {ACTIVE:g}), and reconstructions explain {max(found.explained, 0.0):.0%} of the variance of "
         f"X. {remedy} Where features are independent of each other, there is nothing to "
-        "encode."
+        "encode: leave out those that tell nothing of others."
     )
 
 

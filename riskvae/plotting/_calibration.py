@@ -86,6 +86,11 @@ class CalibrationDisplay:
                     f"vae must be a QuantileVAE, or several in a dict by name; got {type(model).__name__}. For a "
                     "pipeline, pass pipe[-1], and pipe[:-1].transform(X)."
                 )
+            if getattr(model.likelihood, "columns", None) is not None:
+                raise ValueError(
+                    "CalibrationDisplay draws the coverage of numbers, and columns of a table may be none. Take those "
+                    "that are: intervals[:, places] of predict_interval and X[names].to_numpy(), by from_intervals."
+                )
         levels = np.array(_levels_of(models) if alphas is None else alphas, dtype=np.float64, ndmin=1)
         intervals = {
             name: [model.predict_interval(X, float(alpha)) for alpha in levels] for name, model in models.items()

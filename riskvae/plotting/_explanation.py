@@ -232,8 +232,8 @@ class ExplanationDisplay:
         y, x = np.nonzero(cause.to_numpy())
         ax.scatter(x, y, s=26 if n <= _NAMED else 6, color=_CAUSE, edgecolors="white", lw=0.6, label="cause")
         ax.set_xticks(np.arange(d), [str(name) for name in kept], rotation=40, ha="right", rotation_mode="anchor")
-        if n <= _NAMED:
-            ax.set_yticks(np.arange(n), [str(name) for name in share.index])
+        named = np.arange(0, n, -(-n // _NAMED))
+        ax.set_yticks(named, [str(share.index[place]) for place in named])
         ax.set_ylabel("row")
         ax.tick_params(length=0)
         flagged = getattr(self.table, "attrs", {}).get("outliers")
