@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 import warnings
 
 import numpy as np
@@ -180,6 +181,13 @@ def test_numbers_among_few_strings_are_refused_however_few_they_are(other):
 )
 def test_labels_stay_labels(labels):
     assert fault_of(labels * 5) is None
+
+
+@pytest.mark.parametrize("long", [" " * 240 + "f", "1" * 2000 + "x", "-" + "\xa0" * 2000 + "x", "1," * 1000 + "x"])
+def test_long_labels_take_no_time(long):
+    start = time.process_time()
+    assert fault_of([f"{long}{i}" for i in range(60)] * 5) is None
+    assert time.process_time() - start < 1
 
 
 # ---------------------------------------------------------------------------------- what is doubtful

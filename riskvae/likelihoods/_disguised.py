@@ -10,6 +10,7 @@ __all__ = ["ADVICE_FOR_DATES", "TAKE", "disguise"]
 # Strings that are no numbers may be among numbers, if as many different ones are, and most of all.
 _ENOUGH = 10
 _SAMPLE = 100  # labels, of all parts of a column, by which a form is tried on all others
+_LONGEST = 64  # characters of a number, at most
 
 # What is told of each column of dates, and once of all.
 TAKE = "take what repeats, such as "
@@ -51,7 +52,7 @@ _NAME = (
     "|nov(?:ember)?|dec(?:ember)?)"
 )
 _SHORT = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
-_CLOCK = r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]+)?)?(?:\s?[ap]m)?"
+_CLOCK = r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?(?:\s?[ap]m)?"
 _TIME = rf"(?:(?:t|,?\s){_CLOCK}(?:\s?(?:z|utc|gmt|[+-][0-9]{{2}}(?::?[0-9]{{2}})?))?)?"
 _LATE_DAY, _DAY_FIRST = "(?:0[1-9]|[12][0-9]|3[01])", ", dayfirst=True"
 # Forms of dates, and how pandas.to_datetime(X[name]...) reads them. Where two fit, the first one counts.
@@ -102,15 +103,22 @@ _CURRENCY = (
     "[$€£¥₹₩₽₺₪]|AUD|BRL|CAD|CHF|CNY|CZK|DKK|EUR|GBP|HUF|ILS|INR|JPY|KRW|MXN|NOK|NZD|PLN|RON|RUB|SEK|SGD|TRY|USD|ZAR"
 )
 _NUMBER = re.compile(
-    rf"""\s*[+-]?\s*(?P<before>{_CURRENCY})?\s*[+-]?(?:
-      (?P<plain>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf)
+    # Each part that repeats follows one that is no option, so that what does not match is found out in one pass.
+    rf"""(?:[+-]\s*)?(?:(?P<before>{_CURRENCY})\s*)?[+-]?(?:
+      (?P<plain>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf)
     | (?P<either>[1-9][0-9]{{0,2}},[0-9]{{3}})          # a thousands separator, or a decimal comma
     | (?P<comma>[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?)
     | (?P<grouped>[0-9]{{1,3}}(?P<separator>[.,'\u2019 \u00a0\u202f])[0-9]{{3}}(?:(?P=separator)[0-9]{{3}})*
         (?:(?!(?P=separator))(?P<point>[.,])[0-9]*)?)
-    )\s*(?P<after>[%‰]|{_CURRENCY})?\s*""",
+    )(?:\s*(?P<after>[%‰]|{_CURRENCY}))?""",
     re.VERBOSE,
 )
+
+
+def _number(label: str) -> re.Match[str] | None:
+    """What a string is as a number; None where it is none."""
+    label = label.strip()
+    return _NUMBER.fullmatch(label) if len(label) <= _LONGEST else None
 
 
 _ONES = str.maketrans("023456789", "1" * 9)
@@ -132,10 +140,10 @@ def _are_plain(labels: Collection[str]) -> bool:
 
 def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: list[str]) -> str:
     """Remedy for strings that are numbers, all or most of them."""
-    if 3 * sum(map(bool, map(_NUMBER.fullmatch, sample))) < len(sample):
+    if 3 * sum(map(bool, map(_number, sample))) < len(sample):
         return ""
     shapes = dict.fromkeys(labels, "1") if _are_plain(labels) else {label: _shape(label) for label in labels}
-    found = {shape: _NUMBER.fullmatch(shape) for shape in set(shapes.values())}
+    found = {shape: _number(shape) for shape in set(shapes.values())}
     matches = [match for match in found.values() if match]
     others = {label for label, shape in shapes.items() if not found[shape]} if len(matches) < len(found) else set()
     if not matches or not _few(others - {"nan", "NaN"}, labels):
@@ -156,7 +164,7 @@ def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: 
     if commas:
         kinds.append("decimal commas in some rows and points in others" if points else "decimal commas")
     what = f"numbers with {' and '.join(kinds)}" if kinds else "numbers" if others else "numbers as strings"
-    code = _code(name, [match[0] for match in matches], [*signs, *sorted(separators)], commas)
+    code = _code(name, [shape for shape, match in found.items() if match], [*signs, *sorted(separators)], commas)
     if others:
         code = f"{code[:-1]}, errors='coerce')"
     file = "" if signs or (commas and points) else _reading(separators, commas, others)
