@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Collection, Sequence
-from typing import Any
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 __all__ = ["ADVICE_FOR_DATES", "TAKE", "disguise"]
 
@@ -11,7 +12,9 @@ __all__ = ["ADVICE_FOR_DATES", "TAKE", "disguise"]
 _ENOUGH = 10
 _SAMPLE = 100  # labels, of all parts of a column, by which a form is tried on all others
 _LONGEST = 64  # characters of a number, at most
+_TRIED = 10_000  # labels on which code is tried, at most
 
+_ARE_LABELS = "if they are labels, pass categorical=[{!r}]"
 # What is told of each column of dates, and once of all.
 TAKE = "take what repeats, such as "
 ADVICE_FOR_DATES = (
@@ -54,47 +57,131 @@ _NAME = (
 _SHORT = "(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _CLOCK = r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?(?:\s?[ap]m)?"
 _TIME = rf"(?:(?:t|,?\s){_CLOCK}(?:\s?(?:z|utc|gmt|[+-][0-9]{{2}}(?::?[0-9]{{2}})?))?)?"
-_LATE_DAY, _DAY_FIRST = "(?:0[1-9]|[12][0-9]|3[01])", ", dayfirst=True"
-# Forms of dates, and how pandas.to_datetime(X[name]...) reads them. Where two fit, the first one counts.
+_LATE_DAY = "(?:0[1-9]|[12][0-9]|3[01])"
+
+
+class _Reading(NamedTuple):
+    """How pandas reads dates: pandas.to_datetime(X[name].str.strip().str[:first], **options)."""
+
+    options: dict[str, Any]
+    first: int | None = None  # characters that are read; None for all
+    strip: bool = False
+
+    def code(self, name: Any, **further: Any) -> str:
+        options = [f", {key}={value!r}" for key, value in {**self.options, **further}.items()]
+        cut = f".str[:{self.first}]" if self.first else ""
+        return f"pandas.to_datetime(X[{name!r}]{'.str.strip()' * self.strip}{cut}{''.join(options)})"
+
+    def variants(self) -> Iterator["_Reading"]:
+        """It as it is, and others for dates that are not all written alike."""
+        ways: list[dict[str, Any]] = [{}]
+        if "format" not in self.options:
+            ways += [{"format": "ISO8601"}] * (not self.options) + [{"format": "mixed"}]
+            ways += [{**way, "utc": True} for way in ways]
+        for strip in (False, True):
+            yield from (self._replace(options=self.options | way, strip=strip) for way in ways)
+
+
+_PLAIN, _DAY_FIRST = _Reading({}), _Reading({"dayfirst": True})
+# Forms of dates, and how they are read. Where two fit, the first one counts.
 _DATES = [
-    (re.compile(form + _TIME, re.IGNORECASE), rest)
-    for form, rest in (
-        (rf"{_YEAR}([-/.]){_MONTH}\1{_DAY}", ""),
-        (f"{_YEAR}(?:0[1-9]|1[0-2]){_LATE_DAY}", ""),
-        (f"{_YEAR}[-/]{_MONTH}", ""),
+    (re.compile(form + _TIME, re.IGNORECASE), reading)
+    for form, reading in (
+        (rf"{_YEAR}([-/.]){_MONTH}\1{_DAY}", _PLAIN),
+        (f"{_YEAR}(?:0[1-9]|1[0-2]){_LATE_DAY}", _PLAIN),
+        (f"{_YEAR}[-/]{_MONTH}", _PLAIN),
         (rf"{_DAY}\.{_MONTH}\.{_YEAR}", _DAY_FIRST),
-        (rf"{_MONTH}([-/.]){_DAY}\1{_YEAR}", ""),
+        (rf"{_MONTH}([-/.]){_DAY}\1{_YEAR}", _PLAIN),
         (rf"{_DAY}([-/]){_MONTH}\1{_YEAR}", _DAY_FIRST),
-        (rf"{_LATE_DAY}\.(?:0[1-9]|1[0-2])\.[0-9]{{2}}", ".str[:8], format='%d.%m.%y'"),
-        (f"(?:0[1-9]|1[0-2])/{_LATE_DAY}/[0-9]{{2}}", ".str[:8], format='%m/%d/%y'"),
-        (f"{_LATE_DAY}/(?:0[1-9]|1[0-2])/[0-9]{{2}}", ".str[:8], format='%d/%m/%y'"),
-        (f"{_LATE_DAY}-{_SHORT}-[0-9]{{2}}", ".str[:9], format='%d-%b-%y'"),
-        (rf"{_DAY}(?:[-/ ]|\. ?){_NAME}[-/ ]{_YEAR}", ""),
-        (rf"{_NAME} {_DAY},? {_YEAR}", ""),
+        (rf"{_LATE_DAY}\.(?:0[1-9]|1[0-2])\.[0-9]{{2}}", _Reading({"format": "%d.%m.%y"}, 8)),
+        (f"(?:0[1-9]|1[0-2])/{_LATE_DAY}/[0-9]{{2}}", _Reading({"format": "%m/%d/%y"}, 8)),
+        (f"{_LATE_DAY}/(?:0[1-9]|1[0-2])/[0-9]{{2}}", _Reading({"format": "%d/%m/%y"}, 8)),
+        (f"{_LATE_DAY}-{_SHORT}-[0-9]{{2}}", _Reading({"format": "%d-%b-%y"}, 9)),
+        (rf"{_DAY}(?:[-/ ]|\. ?){_NAME}[-/ ]{_YEAR}", _PLAIN),
+        (rf"{_NAME} {_DAY},? {_YEAR}", _PLAIN),
     )
 ]
 _MONTHS = _DATES[2][0]
 _HOURS = re.compile(_CLOCK, re.IGNORECASE)
+# Forms with the month first, those with the day first, and how they are told.
+_ORDERS = {
+    _DATES[4][0]: (_DATES[5][0], "dayfirst=True"),
+    _DATES[7][0]: (_DATES[8][0], "format='%d/%m/%y'"),
+}
 
 
 def _dates(name: Any, labels: Collection[str], values: Sequence[str], sample: list[str]) -> str:
     sample = [label.strip() for label in sample]
-    fits = [(sum(map(bool, map(form.fullmatch, sample))), form, rest) for form, rest in [*_DATES, (_HOURS, "")]]
+    forms = [*_DATES, (_HOURS, _PLAIN)]
+    fits = [(sum(map(bool, map(form.fullmatch, sample))), form, reading) for form, reading in forms]
     # The sample may fit two orders of day and month: the second is tried if the first does not fit all values.
-    best = [(form, rest) for n, form, rest in fits if 2 * n > len(sample) and n == max(n for n, *_ in fits)]
-    for form, rest in best:
-        others = {label for label in labels if not form.fullmatch(label.strip())}
+    best = [(form, reading) for n, form, reading in fits if 2 * n > len(sample) and n == max(n for n, *_ in fits)]
+    for form, reading in best:
+        others = _unlike(form, labels)
         if not _few(others, labels):
             continue
-        lenient = ", errors='coerce'" if others else ""
+        what, take, part = "dates", TAKE, "month" if form is _MONTHS else "day_of_week"
         if form is _HOURS:
-            code = f", as by pandas.to_numeric(X[{name!r}].str.split(':').str[0]{lenient})"
-            return f"holds times as strings{_told(others, values)}: take a number from them, such as the hour{code}"
-        whole = ":" in sample[0] and ".str[" not in rest  # the time is read, too
-        part = "month" if form is _MONTHS else "hour" if whole else "day_of_week"
-        code = f"pandas.to_datetime(X[{name!r}]{rest}{lenient}).dt.{part}"
-        return f"holds dates as strings{_told(others, values)}: {TAKE}{code}"
+            what, take, part = "times", "take a number from them, such as the hour, as by ", "hour"
+        elif not reading.first and all(":" in label for label in sample if form.fullmatch(label)):
+            part = "hour"  # the time is read, too
+        if form is _HOURS and not any(label[-1] in "mM" for label in sample):
+            lenient = ", errors='coerce'" if others else ""
+            code = f"pandas.to_numeric(X[{name!r}].str.split(':').str[0]{lenient})"
+        else:
+            readings = _of_halves(sample) if form is _HOURS else reading.variants()
+            reading, unread = _first_that_reads(list(readings), labels, others)
+            others |= unread
+            code = f"{reading.code(name, **({'errors': 'coerce'} if others else {}))}.dt.{part}"
+        day_first, how = _ORDERS.get(form, (None, ""))
+        if day_first and _unlike(day_first, labels) <= others:
+            code += f" (or by {how}, if the day comes first)"
+        return f"holds {what} as strings{_told(others, values)}: {take}{code}; {_ARE_LABELS.format(name)}"
     return ""
+
+
+def _unlike(form: re.Pattern[str], labels: Collection[str]) -> set[str]:
+    """Labels of another form."""
+    return {label for label in labels if not form.fullmatch(label.strip())}
+
+
+def _of_halves(sample: list[str]) -> Iterator[_Reading]:
+    """How to read times with AM and PM, of which the sample has some."""
+    longest = max((label for label in sample if label[-1:] in "mM"), key=len)
+    form = f"%I:%M{':%S' * (longest.count(':') > 1)}{' ' * (' ' in longest)}%p"
+    for strip in (False, True):
+        yield from (_Reading({"format": how}, strip=strip) for how in (form, "mixed"))
+
+
+def _first_that_reads(readings: list[_Reading], labels: Collection[str], others: set[str]) -> tuple[_Reading, set[str]]:
+    """The first of some readings by which pandas reads all labels but others, or most, and which it does not read."""
+    try:
+        import pandas
+    except ImportError:
+        return readings[0], set()
+    tried = list(labels)
+    if len(tried) > _TRIED:  # of each length, and of all parts; the first label counts in pandas
+        lengths = {len(label): label for label in tried}
+        tried = list(dict.fromkeys([tried[0], *lengths.values(), *tried[:: 1 + len(tried) // _TRIED]]))
+    found: list[tuple[_Reading, set[str]]] = []
+    for reading in readings:
+        column = pandas.Series(tried, dtype=object)
+        column = column.str.strip() if reading.strip else column
+        column = column.str[: reading.first] if reading.first else column
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", UserWarning)  # pandas guesses
+                dates = pandas.to_datetime(column, errors="coerce", **reading.options)
+        except (ValueError, TypeError, OverflowError, UserWarning):
+            continue
+        if dates.dtype.kind != "M":
+            continue
+        unread = {label for label, missing in zip(tried, dates.isna(), strict=True) if missing} - others
+        found.append((reading, unread))
+        if not unread:
+            break
+    return min(found, key=lambda one: len(one[1]), default=(readings[0], set()))
 
 
 # -------------------------------------------------------------------------------------------- numbers
@@ -170,10 +257,7 @@ def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: 
     file = "" if signs or (commas and points) else _reading(separators, commas, others)
     doubtful = parts["either"] and "," in separators and not (parts["separator"] or points)
     doubt = "; if its comma is a decimal one, by decimal=','" if doubtful else ""
-    return (
-        f"holds {what}{_told(others, values)}: {file}convert them by {code}{doubt}; if they are labels, pass "
-        f"categorical=[{name!r}]"
-    )
+    return f"holds {what}{_told(others, values)}: {file}convert them by {code}{doubt}; {_ARE_LABELS.format(name)}"
 
 
 def _reading(separators: set[str], commas: bool, others: set[str]) -> str:
