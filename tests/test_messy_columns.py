@@ -1,5 +1,6 @@
 """Messy columns of CSV files: what they hold is told, and the remedy in the message works."""
 
+import datetime
 import io
 import re
 import time
@@ -7,6 +8,8 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from helpers import small
 
@@ -127,7 +130,18 @@ def test_times_are_told_and_what_only_resembles_dates_is_not():
     assert converted(message, times).tolist() == [int(time[:2]) for time in times]
     for labels in (["1.2.10", "1.10.3", "2.0.0"], ["12/7", "3/4"], ["2021-W01", "2021-W02"], ["May", "June"]):
         assert fault_of(labels * 20) is None
+    assert fault_of(["2008/09", "2009/10", "2010/11"] * 20) is None  # seasons
+    assert fault_of([f"{year}-{(year + 1) % 100:02}" for year in range(1995, 2012)]) is None
+    assert fault_of([f"2020-{week:02}" for week in range(1, 21)]) is None
+    assert "dates" in fault_of([f"{2005 + month // 12}-{1 + month % 12:02}" for month in range(80)])
     assert fault_of(["2020-01", "2020-02"] * 20, categorical=["a"]) is None
+    clock = [datetime.time(7, 30), datetime.time(11, 5)]
+    for column in (pl.Series("a", clock), pd.Series(clock), pd.Series(clock, dtype=pd.ArrowDtype(pa.time64("us")))):
+        with pytest.raises(ValueError, match=r"'a' holds time.*: take a number from them, such as the hour") as error:
+            Mixed.from_frame(
+                pl.DataFrame({"a": column}) if isinstance(column, pl.Series) else pd.DataFrame({"a": column})
+            )
+        assert "month" not in str(error.value)
     for kind in (pd.Series(pd.to_datetime(["2020-01-01"] * 3)).dt.date, pd.period_range("2020", periods=3, freq="M")):
         assert fault_of(kind).count("take what repeats") == 2  # of the column, and of all
 
@@ -195,6 +209,24 @@ def test_commas_in_some_rows_are_not_read_but_replaced():
     np.testing.assert_allclose(converted(message, values), NUMBERS)
 
 
+@pytest.mark.parametrize(
+    ("write", "what"),
+    [
+        (lambda x: f"{x:.2f}".replace("-", "\u2212"), "numbers with '\u2212' as minus sign"),
+        (lambda x: f"{x:.2f}" if x > 0 else f"({-x:.2f})", r"numbers with negatives such as '\("),
+        (lambda x: f"${x:,.2f}" if x > 0 else f"$({-x:,.2f})", r"numbers with '\$' and negatives such as '\$\("),
+        (lambda x: f"{x:,.2f} €" if x > 0 else f"({-x:,.2f} €)", "numbers with '€' and negatives"),
+    ],
+)
+@pytest.mark.parametrize("unknown", [False, True])
+def test_other_minus_signs_are_converted(write, what, unknown):
+    values = [*map(write, NUMBERS), *["unknown"] * unknown]
+    message = fault_of(values)
+    assert re.search(what, message)
+    assert "read_csv" not in message
+    np.testing.assert_allclose(converted(message, values), [*NUMBERS, *[np.nan] * unknown])
+
+
 def test_whole_numbers_with_one_comma_may_be_either():
     values = [f"{x:,}" for x in RNG.integers(1000, 99_999, 200)]
     message = fault_of(values)
@@ -226,6 +258,9 @@ def test_numbers_among_few_strings_are_refused_however_few_they_are(other):
         ["044 123 45 67", "079 555 12 12"],
         ["1,2", "3,4,5", "6"],
         ["True", "False"],
+        [*map(str, range(40)), *(f"A{i}" for i in range(30))],
+        [f"({i})" for i in range(30)],
+        ["A (2)", "B (3)"],
         ["yes", "no"],
         ["10-20", "20-30"],
     ],

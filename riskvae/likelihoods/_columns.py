@@ -131,6 +131,8 @@ def _likelihood_of(column: Any, values: Any, categorical: bool, max_categories: 
         raise _NoColumn(f"holds {kind}: make them numbers, such as days or seconds")
     if kind.startswith("interval"):
         raise _NoColumn(f"holds {kind}: name them by strings (X[{column.name!r}].astype(str))")
+    if kind == "time" or kind.startswith(("time32", "time64")):
+        raise _NoColumn(f"holds {kind}: take a number from them, such as the hour")
     if kind.startswith(_NO_NUMBERS):
         raise _NoColumn(f"holds {kind}: {TAKE}the month")
     categories: Any = getattr(getattr(column, "cat", None), "categories", None)
@@ -146,6 +148,10 @@ def _likelihood_of(column: Any, values: Any, categorical: bool, max_categories: 
         return Categorical(_labels(set(np.asarray(values, dtype=object).tolist()), len(values), max_categories))
     if any(issubclass(of, datetime.date) for of in types):
         raise _NoColumn(f"holds dates: {TAKE}pandas.to_datetime(X[{column.name!r}]).dt.day_of_week")
+    if types == {datetime.time}:
+        raise _NoColumn(
+            f"holds times: take a number from them, such as the hour: [time.hour for time in X[{column.name!r}]]"
+        )
     if len(kinds) > 1 or kinds == {"other"}:
         told = ", ".join(sorted({of.__name__ for of in types}))
         raise _NoColumn(f"holds {told}: make them all numbers, or all strings (X[name].astype(str))")

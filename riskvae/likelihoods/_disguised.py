@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 __all__ = ["ADVICE_FOR_DATES", "TAKE", "disguise"]
 
-# Strings that are no numbers may be among numbers, if as many different ones are, and most of all.
-_ENOUGH = 10
+# Strings that are no numbers may be among numbers, if as many different ones are, and most of all; and if they are few
+# themselves, or a small share of the different ones.
+_ENOUGH, _EXCEPTIONS, _SHARE = 10, 5, 0.1
 _SAMPLE = 100  # labels, of all parts of a column, by which a form is tried on all others
 _LONGEST = 64  # characters of a number, at most
 _TRIED = 10_000  # labels on which code is tried, at most
@@ -102,6 +103,8 @@ _DATES = [
     )
 ]
 _MONTHS = _DATES[2][0]
+_YEAR_AND_PART = re.compile(f"({_YEAR})[-/]([0-9]{{1,2}})")
+_MOST, _SEVERAL = 0.9, 3  # labels that are seasons; parts that are no months
 _HOURS = re.compile(_CLOCK, re.IGNORECASE)
 # Forms with the month first, those with the day first, and how they are told.
 _ORDERS = {
@@ -118,7 +121,7 @@ def _dates(name: Any, labels: Collection[str], values: Sequence[str], sample: li
     best = [(form, reading) for n, form, reading in fits if 2 * n > len(sample) and n == max(n for n, *_ in fits)]
     for form, reading in best:
         others = _unlike(form, labels)
-        if not _few(others, labels):
+        if not _few(others, labels) or (form is _MONTHS and _are_no_months(labels)):
             continue
         what, take, part = "dates", TAKE, "month" if form is _MONTHS else "day_of_week"
         if form is _HOURS:
@@ -143,6 +146,14 @@ def _dates(name: Any, labels: Collection[str], values: Sequence[str], sample: li
 def _unlike(form: re.Pattern[str], labels: Collection[str]) -> set[str]:
     """Labels of another form."""
     return {label for label in labels if not form.fullmatch(label.strip())}
+
+
+def _are_no_months(labels: Collection[str]) -> bool:
+    """Whether labels such as 2008-09 are seasons, from a year to the next one, or numbered further than months are."""
+    pairs = [(int(match[1]), int(match[2])) for match in map(_YEAR_AND_PART.fullmatch, map(str.strip, labels)) if match]
+    beyond = {part for _, part in pairs if not 1 <= part <= 12}
+    seasons = sum((year + 1) % 100 == part for year, part in pairs)
+    return seasons >= _MOST * len(pairs) or len(beyond) >= _SEVERAL
 
 
 def _of_halves(sample: list[str]) -> Iterator[_Reading]:
@@ -201,10 +212,13 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 
+_MINUS = "\u2212"  # longer than a hyphen
+_IN_PARENTHESES = re.compile(r"\(([^()+-]*)\)")  # as negative amounts in accounts
+
 
 def _number(label: str) -> re.Match[str] | None:
     """What a string is as a number; None where it is none."""
-    label = label.strip()
+    label = _IN_PARENTHESES.sub(r"-\1", label.strip().replace(_MINUS, "-"))
     return _NUMBER.fullmatch(label) if len(label) <= _LONGEST else None
 
 
@@ -231,9 +245,12 @@ def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: 
         return ""
     shapes = dict.fromkeys(labels, "1") if _are_plain(labels) else {label: _shape(label) for label in labels}
     found = {shape: _number(shape) for shape in set(shapes.values())}
+    if all("(" in shape for shape, match in found.items() if match):
+        return ""  # no negative amounts, but references or the like
     matches = [match for match in found.values() if match]
     others = {label for label, shape in shapes.items() if not found[shape]} if len(matches) < len(found) else set()
-    if not matches or not _few(others - {"nan", "NaN"}, labels):
+    unlike = others - {"nan", "NaN"}
+    if not matches or not _few(unlike, labels) or len(unlike) > max(_EXCEPTIONS, _SHARE * len(labels)):
         return ""
     parts = {part: {match[part] for match in matches if match[part]} for part in _NUMBER.groupindex}
     signs, separators = sorted(parts["before"] | parts["after"]), parts["separator"]
@@ -244,17 +261,22 @@ def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: 
         return ""  # notations that contradict each other
     points = "." not in separators and any("." in number for number in parts["plain"] | parts["point"])
 
+    numbers = [shape for shape, match in found.items() if match]
+    minus, negative = (any(sign in number for number in numbers) for sign in (_MINUS, "("))
     kinds = [repr(sign) for sign in signs[:3]]
+    kinds += [f"{_MINUS!r} as minus sign"] * minus
+    if negative:
+        kinds.append(f"negatives such as {min(x for x, shape in shapes.items() if found[shape] and '(' in x)!r}")
     if separators:
         example = min(x for x, shape in shapes.items() if found[shape] and any(one in x.strip() for one in separators))
         kinds.append(f"thousands separators such as in {example!r}")
     if commas:
         kinds.append("decimal commas in some rows and points in others" if points else "decimal commas")
     what = f"numbers with {' and '.join(kinds)}" if kinds else "numbers" if others else "numbers as strings"
-    code = _code(name, [shape for shape, match in found.items() if match], [*signs, *sorted(separators)], commas)
+    code = _code(name, numbers, [*signs, *sorted(separators)], commas)
     if others:
         code = f"{code[:-1]}, errors='coerce')"
-    file = "" if signs or (commas and points) else _reading(separators, commas, others)
+    file = "" if signs or minus or negative or (commas and points) else _reading(separators, commas, others)
     doubtful = parts["either"] and "," in separators and not (parts["separator"] or points)
     doubt = "; if its comma is a decimal one, by decimal=','" if doubtful else ""
     return f"holds {what}{_told(others, values)}: {file}convert them by {code}{doubt}; {_ARE_LABELS.format(name)}"
@@ -279,6 +301,10 @@ def _code(name: Any, numbers: list[str], drop: list[str], commas: bool) -> str:
     if any(re.search(r"\s", number.strip(" ")) for number in rest):  # pandas takes spaces at the ends alone
         drop = [*drop, " "]
     text = f"X[{name!r}]"
+    if any(_MINUS in number for number in numbers):
+        text += f".str.replace({_MINUS!r}, '-')"
+    if any("(" in number for number in numbers):
+        text += r".str.replace(r'\((.*)\)', r'-\1', regex=True)"
     if len(drop) == 1 and drop != [" "]:
         text += f".str.replace({drop[0]!r}, '')"
     elif drop:
