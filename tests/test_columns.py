@@ -122,7 +122,7 @@ def test_what_may_be_a_mistake_is_told():
         Mixed.from_frame(X)
     assert "'amount' would be LogNormal but for 4 zeros" in str(told[0].message)
     assert "'city' has labels that differ in case or spaces alone, such as ' BERN', 'Bern'" in str(told[0].message)
-    for numbered in (rng.choice(3000, 300), np.r_[:280, :20]):  # a sample of rows, and rows that repeat
+    for numbered in (rng.choice(3000, 300, replace=False), np.r_[:280, :20]):  # a sample of rows, and rows that repeat
         with pytest.warns(UserWarning, match="'customer' holds another whole number in nearly every row: if it"):
             Mixed.from_frame(pd.DataFrame({"customer": numbered, "temp": rng.uniform(8, 40, 300)}))
     for measured in (rng.choice(10**6, 300), rng.normal(50, 15, 300).round(), rng.choice(3000, 300) / 10):

@@ -327,10 +327,45 @@ def test_customary_fill_values_are_told(values, fill, n):
         RNG.choice([-1, 0, 1], 300),
         RNG.choice([*np.arange(4.99, 900, 15), 9.99, 99, 999], 600),
         np.r_[RNG.lognormal(4, 1, 500), 999, 999],
+        RNG.normal(75, 15, 2000).round().clip(18, 99),
+        np.minimum(RNG.normal(95, 20, 3000).round(), 99),
+        np.r_[RNG.integers(5, 45, 300) * 2 + 9, [99] * 60],
     ],
 )
 def test_natural_numbers_are_no_fill_values(values):
     assert "missing value" not in doubts_of(values)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.integers(20_000, 60_000, 3000),
+        lambda rng: rng.integers(0, 4096, 300),
+        lambda rng: rng.integers(0, 1000, 100),
+        lambda rng: rng.normal(40_000, 9000, 2000).round(),
+    ],
+)
+def test_measured_whole_numbers_do_not_number_the_rows(draw):
+    assert [doubts_of(draw(np.random.default_rng(seed))) for seed in range(30)] == [""] * 30
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: np.sort(rng.choice(1800, 100, replace=False)),
+        lambda rng: 70_000 - np.sort(rng.integers(0, 4000, 300)),
+        lambda rng: rng.permutation(np.r_[:280, :20]),
+        lambda rng: rng.choice(3000, 300, replace=False),
+    ],
+)
+def test_numbers_of_rows_are_told(draw):
+    for seed in range(30):
+        assert "holds another whole number in nearly every row" in doubts_of(draw(np.random.default_rng(seed)))
+
+
+def test_a_zero_has_no_sign():
+    told = doubts_of(with_fill(np.r_[-0.0, RNG.uniform(0, 138, 500)], -1, 12))
+    assert "'a' holds -1 in 12 rows, and otherwise 0 to 1" in told
 
 
 def test_whole_numbers_that_are_dates_are_told():

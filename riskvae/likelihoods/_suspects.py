@@ -11,8 +11,11 @@ __all__ = ["doubts_about_labels", "doubts_about_numbers"]
 # A value in as many rows, and in less than half of them, may stand for a missing one, beside as many different others.
 _OFTEN, _OTHERS = 3, 20
 # Whole numbers look like those of rows if there are many, they lie dense, and most differ: after rows were dropped,
-# drawn or repeated.
-_MANY, _DENSE, _MOST = 100, 20, 0.9
+# drawn or repeated. They also rise or fall from row to row, or repeat more rarely than numbers that are drawn at random
+# from as many, by more than so many standard deviations.
+_MANY, _DENSE, _MOST, _RARELY = 100, 20, 0.9, 3.5
+# Gaps by which a value at an end is found to lie right beside the others.
+_GAPS = 5
 # Rows from which on a column of one value is no chance.
 _SEVERAL = 20
 # Zeros in at most this share of the rows may stand for numbers that are not known.
@@ -53,7 +56,7 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Callable[[NDArray[
             f"holds whole numbers such as {different[0]:.0f}, which look like dates: make them dates "
             "(pandas.to_datetime(X[name], format='%Y%m%d')), and take from these what repeats, such as the month"
         )
-    if whole and len(values) >= _MANY and np.ptp(different) < _DENSE * len(values) < _DENSE / _MOST * len(different):
+    if whole and _number_rows(values, different):
         return "holds another whole number in nearly every row: if it only numbers the rows, leave it out"
     if len(different) > _OTHERS:
         for at in (0, -1):
@@ -62,7 +65,7 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Callable[[NDArray[
                 _is_customary(different[at], others) and n >= max(_OFTEN, 2 * np.delete(counts, at).max())
             ):
                 return (
-                    f"holds {different[at]:g} in {n:,} rows, and otherwise {others[0]:g} to {others[-1]:g}: if it "
+                    f"holds {different[at]:g} in {n:,} rows, and otherwise {others[0] + 0.0:g} to {others[-1]:g}: if it "
                     "stands for a missing value, make it NaN"
                 )
     positive = values[values > 0]
@@ -75,6 +78,17 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Callable[[NDArray[
     return ""
 
 
+def _number_rows(values: NDArray[np.float64], different: NDArray[np.float64]) -> bool:
+    """Whether whole numbers, and the sorted different ones of them, look like those of rows."""
+    n, reach = len(values), np.ptp(different) + 1
+    if n < _MANY or reach > _DENSE * n or len(different) <= _MOST * n:
+        return False
+    steps = np.diff(values)
+    repeats = n - reach * -np.expm1(n * np.log1p(-1 / reach))  # expected of numbers drawn at random
+    rare = repeats - (n - len(different)) > _RARELY * np.sqrt(repeats)
+    return bool((steps >= 0).all() or (steps <= 0).all() or rare)
+
+
 def _is_far(end: float, n: int, others: NDArray[np.float64], n_rows: int) -> bool:
     """Whether a value of n rows is further from the others than these are from each other."""
     low, high = others[0], others[-1]
@@ -85,6 +99,8 @@ def _is_customary(end: float, others: NDArray[np.float64]) -> bool:
     """Whether a value is often written for a missing one: nines alone, or -1 beside numbers of at least 0."""
     digits = f"{abs(end):.0f}"
     nines = len(digits) > 1 and set(digits) == {"9"} and end == np.floor(end)
+    if nines and end > others[-1] and len(others) > _GAPS:  # ages up to 99, or prices such as 79 and 89
+        nines = end - others[-1] > np.diff(others[-_GAPS - 1 :]).max()
     return bool(nines or (end == -1 and others[0] >= 0))
 
 
