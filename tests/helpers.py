@@ -7,17 +7,20 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from unittest import mock
 
+import pandas as pd
 import torch
 from scipy.optimize import brentq
 from scipy.stats import ncx2
 from torch import nn
+
+from riskvae.likelihoods import Categorical, Mixed
 
 try:
     import cloudpickle
 except ImportError:  # which older versions of joblib bring along
     from joblib.externals import cloudpickle
 
-__all__ = ["Block", "cloudpickle", "run_blocks", "set_up", "small"]
+__all__ = ["Block", "cloudpickle", "converted", "fault_of", "run_blocks", "set_up", "small"]
 
 
 def small(cls, **parameters):
@@ -150,3 +153,19 @@ class Plain(nn.Module):
 
     def decode(self, z):
         return self.head(z)
+
+
+def fault_of(values, name="a", **options):
+    """What from_frame says of a column; None where it takes it for categories."""
+    try:
+        found = Mixed.from_frame(pd.DataFrame({name: values}), **options).columns[name]
+    except ValueError as error:
+        return str(error)
+    assert isinstance(found, Categorical)
+    return None
+
+
+def converted(message, values):
+    """What the code in a message makes of a column."""
+    code = re.search(r"pandas\.to_numeric\(.*?\)(?=[;,]? ?(?:if|\.$))", message)[0]
+    return eval(code, {"pandas": pd, "X": pd.DataFrame({"a": values})})

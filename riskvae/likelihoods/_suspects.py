@@ -65,8 +65,8 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Callable[[NDArray[
                 _is_customary(different[at], others) and n >= max(_OFTEN, 2 * np.delete(counts, at).max())
             ):
                 return (
-                    f"holds {different[at]:g} in {n:,} rows, and otherwise {others[0] + 0.0:g} to {others[-1]:g}: if it "
-                    "stands for a missing value, make it NaN"
+                    f"holds {different[at]:g} in {n:,} rows, and otherwise {others[0] + 0.0:g} to {others[-1]:g}: if "
+                    "it stands for a missing value, make it NaN"
                 )
     positive = values[values > 0]
     n_zeros = len(values) - len(positive)
