@@ -166,7 +166,7 @@ def _column_at_fault(X: Any, error: Exception) -> str:
                 return (
                     f"X holds {type(strange).__name__} values in {name!r}, such as {strange!r}, which are not "
                     "numbers. Say what the columns are (likelihood=riskvae.likelihoods.Mixed.from_frame(X)), encode "
-                    "them first (OneHotEncoder), or leave them out."
+                    "them first (OneHotEncoder(sparse_output=False)), or leave them out."
                 )
     return ""
 

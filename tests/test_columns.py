@@ -262,6 +262,12 @@ def test_a_dataset_gives_codes_whatever_the_labels(labels):
         np.testing.assert_allclose(vae.score_samples(tensor), vae.score_samples(rows), rtol=1e-5)
 
 
+def test_who_asks_for_a_table_is_told_how(table):
+    for asked in (Mixed, "mixed"):
+        with pytest.raises((TypeError, ValueError), match=r"got .*For a table, pass riskvae.likelihoods.Mixed.from_fr"):
+            BetaVAE(likelihood=asked).fit(table)
+
+
 @pytest.mark.parametrize("cls", ALL)
 def test_unknown_categories_may_pass_as_missing(cls, table):
     vae = small(cls, likelihood=Mixed.from_frame(table, unknown="missing")).fit(table)

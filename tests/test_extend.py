@@ -6,6 +6,7 @@ import torch
 from helpers import small
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from riskvae import BetaVAE, QuantileVAE, RiskAwareVAE, likelihoods, risk
@@ -217,6 +218,23 @@ def test_an_objective_needs_what_batches_have(X):
 
     with pytest.raises(ValueError, match="needs of Scaled must name fields of .*x, index, group, noise; got 'weight'"):
         Weighted().fit(X)
+
+
+class Sgd(Callback):
+    def on_train_begin(self, net, **kwargs):
+        net.optimizer_ = torch.optim.SGD([*net.module_.parameters(), *net.criterion_.parameters()], lr=0.01)
+
+
+def test_an_optimizer_of_ones_own_comes_before_what_schedules_it(X, tmp_path):
+    schedule = LRScheduler("ExponentialLR", gamma=0.5)
+    vae = small(BetaVAE, callbacks=[Sgd(), schedule], max_epochs=3).fit(X)
+    assert type(vae.net_.optimizer_) is torch.optim.SGD
+    assert vae.net_.optimizer_.param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**3)
+    with pytest.raises(ValueError, match="LRScheduler schedules a AdamW that does not train"):
+        small(BetaVAE, callbacks=[LRScheduler("ExponentialLR", gamma=0.5), Sgd()]).fit(X)
+    with pytest.raises(ValueError, match="training=True keeps the state of AdamW, and a callback has put SGD in"):
+        vae.set_params(callbacks=None).save(tmp_path / "m", training=True)
+    vae.save(tmp_path / "m")
 
 
 class Tied:

@@ -299,7 +299,9 @@ def test_further_columns_and_another_order_are_mended_as_told(vae, table):
 def test_a_string_among_numbers_is_named(vae, table, container):
     X = table.astype({"visits": object})
     X.loc[3, "visits"] = "many"
-    with pytest.raises(ValueError, match=r"column 'visits' must hold numbers.*X holds 'many' in row 3\. Correct it"):
+    with pytest.raises(
+        ValueError, match=r"column 'visits' must hold numbers.*X holds 'many' in row 3\. Prepare X as for fit"
+    ):
         vae.predict(container(X)) if hasattr(vae, "predict") else vae.score_samples(container(X))
     X.loc[3, "visits"] = "12"
     assert np.isfinite(vae.score_samples(X)).all()

@@ -151,14 +151,14 @@ class ExplanationMixin(DetectionMixin):
         why, remedy = (
             (
                 "the model is not calibrated",
-                "Fit with calibration_fraction=0.2 or 'cross', or call conformalize(X_cal), best without anomalies",
+                "Fit with calibration_fraction=0.2 or 'cross', or call conformalize(X_cal)",
             )
             if self._calibration is None
             else ("its calibration left no values out", "Call conformalize(X_cal, left_out=True)")
         )
         warnings.warn(
             f"{method}: {why}, so lower, upper and p are the model's own: intervals are too narrow, and p-values too "
-            f"small. Shares and causes do not depend on that. {remedy} with rows that were not trained on.",
+            f"small. Shares do not depend on that. {remedy}, with rows that were not trained on and hold no anomalies.",
             UserWarning,
             stacklevel=level_of_the_user(),
         )

@@ -15,7 +15,7 @@ from riskvae import nets
 from riskvae._sklearn import BaseEstimator
 from riskvae._validation import Rule, boolean, check_parameters, choice, integer, real
 from riskvae._value import key_of
-from riskvae.likelihoods import Likelihood
+from riskvae.likelihoods import Likelihood, Mixed
 from riskvae.training._precision import PRECISIONS
 
 __all__ = ["ParametersMixin"]
@@ -23,7 +23,7 @@ __all__ = ["ParametersMixin"]
 _factory = Rule(
     lambda value: value is None or (callable(value) and not isinstance(value, nn.Module)),
     "None or a callable (n_in, n_out) -> nn.Module",
-    lambda value: "Pass what makes the module, such as riskvae.nets.conv_encoder.",
+    lambda value: "Pass what makes the module, such as riskvae.nets.conv_encoder, or lambda n_in, n_out: module.",
     lambda value: False,
 )
 _callbacks = Rule(
@@ -42,6 +42,8 @@ _widths = Rule(
 
 
 def _likelihood_remedy(value: Any) -> str:
+    if value is Mixed or (isinstance(value, str) and value.lower() in ("mixed", "auto", "table")):
+        return "For a table, pass riskvae.likelihoods.Mixed.from_frame(X)."
     if isinstance(value, type):
         return f"Likelihoods are objects: pass {value.__name__}(), not the class."
     if isinstance(value, Likelihood):

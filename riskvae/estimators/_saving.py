@@ -76,6 +76,12 @@ class SavingMixin(InferenceMixin):
                 f"{name}: callbacks are objects of a training, which a file cannot hold. "
                 "Call set_params(callbacks=None) before save."
             )
+        if training and type(self.net_.optimizer_) is not self.net_.optimizer:
+            raise Unsaveable(
+                f"{name}: training=True keeps the state of {self.net_.optimizer.__name__}, and a callback has put "
+                f"{type(self.net_.optimizer_).__name__} in its place. Leave training out; to go on after an "
+                "interruption, fit with checkpoint='file.pt'."
+            )
         names = Names(trusted)
         arrays: dict[str, Any] = {}
         parameters = {

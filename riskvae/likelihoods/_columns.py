@@ -91,7 +91,7 @@ def likelihoods_of(X: Any, categorical: list[Any], max_categories: int) -> dict[
             faults.append(f"{name!r} {fault}")
         else:
             if doubt := _doubt(values, found[name]):
-                doubts.append(f"{name!r} {doubt}")
+                doubts.append(f"{name!r} {doubt}".replace("X[name]", f"X[{name!r}]"))
     if faults:
         dates = f" {ADVICE_FOR_DATES}" if any(TAKE in fault for fault in faults) else ""
         raise ValueError(f"Mixed.from_frame: X has columns that no likelihood fits: {'; '.join(faults)}.{dates}")
@@ -257,7 +257,7 @@ def refuse_strings(values: Array, name: Any) -> None:
             if not is_missing(value) and not _is_number(value):
                 raise ValueError(
                     f"Mixed: column {name!r} must hold numbers, as the likelihood says; X holds {value!r} in row "
-                    f"{row}. Correct it, or make it missing: pandas.to_numeric(X[{name!r}], errors='coerce')."
+                    f"{row}. Prepare X as for fit; what is not known, make missing (NaN)."
                 ) from None
 
 

@@ -66,7 +66,7 @@ def doubts_about_numbers(values: NDArray[np.float64], skewed: Callable[[NDArray[
             ):
                 return (
                     f"holds {different[at]:g} in {n:,} rows, and otherwise {others[0] + 0.0:g} to {others[-1]:g}: if "
-                    "it stands for a missing value, make it NaN"
+                    f"it stands for a missing value, make it NaN: X[name].replace({different[at]:g}, float('nan'))"
                 )
     positive = values[values > 0]
     n_zeros = len(values) - len(positive)

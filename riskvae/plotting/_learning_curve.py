@@ -91,7 +91,7 @@ class LearningCurveDisplay:
         elif not hasattr(last, "history_"):
             raise TypeError(
                 "estimator must be a fitted estimator of riskvae, or a pipeline that ends in one, with history_; got "
-                f"{type(last).__name__}."
+                f"{type(last).__name__}. Of a search, pass search.best_estimator_."
             )
         return cls(last.history_, best_iter=last.best_iter_).plot(figure)
 

@@ -83,6 +83,7 @@ def train(
         net.initialize_callbacks()
         with suppress(StopTraining):
             net.notify("on_train_begin", X=rows, y=None)
+            _check_schedules(net)
             if checkpoint is not None:
                 checkpoint.restore(net)
             if not net.stop_requested:
@@ -176,3 +177,14 @@ def restored_on_failure(net: Net) -> Iterator[None]:
         del net.history[n_epochs:]
         net._set_training(False)
         raise
+
+
+def _check_schedules(net: Net) -> None:
+    """Raise where a callback schedules an optimizer that another callback has replaced."""
+    for _, callback in net.callbacks_:
+        scheduled = getattr(getattr(callback, "lr_scheduler_", None), "optimizer", None)
+        if scheduled is not None and scheduled is not net.optimizer_:
+            raise ValueError(
+                f"callbacks: {type(callback).__name__} schedules a {type(scheduled).__name__} that does not train, as "
+                "another callback puts an optimizer in its place. Let that callback come before this one."
+            )
