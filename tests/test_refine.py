@@ -42,7 +42,7 @@ def linear_model():
         likelihood=Gaussian(noise_scale=0.5),
         scale_offset=0.0,
     )
-    return vae.double().eval().requires_grad_(False), decoder
+    return vae.double().eval().requires_grad_(False), vae.decoder
 
 
 def test_of_a_linear_model_it_is_the_exact_posterior():
