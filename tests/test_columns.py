@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 
 from riskvae import BetaTCVAE, BetaVAE, QuantileVAE, RiskAwareVAE, load, robustness_margin
 from riskvae.likelihoods import Categorical, Gaussian, Mixed, NegativeBinomial, Poisson, Quantiles, StudentT
+from riskvae.likelihoods._scaled import center_and_spread
 
 ALL = [BetaVAE, RiskAwareVAE, BetaTCVAE, QuantileVAE]
 
@@ -273,6 +274,16 @@ def test_unknown_categories_may_pass_as_missing(cls, table):
     vae = small(cls, likelihood=Mixed.from_frame(table, unknown="missing")).fit(table)
     new = table.head(3).assign(town="Rom")
     np.testing.assert_array_equal(vae.score_samples(new), vae.score_samples(new.assign(town=None)))
+
+
+def test_a_constant_column_beside_holes_trains():
+    """Its mean is rounded, so that its values seem to differ from it."""
+    rng = np.random.default_rng(0)
+    rows = np.column_stack((rng.normal(size=500), np.full(500, 2.1)))
+    rows[::10, 0] = np.nan
+    vae = small(BetaVAE, likelihood=Mixed({"a": Gaussian(), "b": Gaussian()})).fit(rows)
+    assert np.isfinite(vae.score_samples(rows)).all()
+    assert torch.equal(center_and_spread(torch.full((450, 1), 2.1))[1], torch.zeros(1))
 
 
 def test_a_column_that_is_constant_at_first_finds_its_unit_later():

@@ -204,6 +204,14 @@ def test_nothing_found_of_what_predict_flags_is_told(vae):
         assert not model.detect(np.vstack((rows(95, 2), rows(5, 4) + 48.0)), 0.1).any()
 
 
+def test_few_calibration_rows_are_told():
+    with pytest.warns(
+        UserWarning, match="12 calibration rows are too few to tell which 5% .*'cross'.* share of 19 rows"
+    ):
+        small(QuantileVAE, calibration_fraction=0.2).fit(rows(60, 0))
+    small(QuantileVAE, calibration_fraction=0.4).fit(rows(60, 0))
+
+
 def test_rows_that_have_changed_are_told(vae):
     model = copy.deepcopy(vae).conformalize(rows(500, 1))
     moved = rows(200, 2)
