@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 __all__ = [
     "LARGEST", "Rule", "boolean", "borrowed", "check_finite", "check_parameters", "choice", "column_name",
     "compute_dtype", "derive_seed", "draw_seed", "feature_matrix", "has_missing", "host_array", "image_shape_of",
-    "integer", "is_ours", "isolated_rng", "level_of_the_user", "limited", "real", "to_float32",
+    "integer", "is_ours", "isolated_rng", "level_of_the_user", "limited", "reads_as_number", "real", "to_float32",
 ]  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def _column_at_fault(X: Any, error: Exception) -> str:
     if hasattr(X, "columns") and ("convert string" in str(error) or "must be a string or a" in str(error)):
         for name in X.columns:
             values = [value for value in np.asarray(X[name], dtype=object) if not isinstance(value, numbers.Number)]
-            strange = next((value for value in values if not _is_number(value)), None)
+            strange = next((value for value in values if not reads_as_number(value)), None)
             if strange is not None:
                 return (
                     f"X holds {type(strange).__name__} values in {name!r}, such as {strange!r}, which are not "
@@ -171,7 +171,7 @@ def _column_at_fault(X: Any, error: Exception) -> str:
     return ""
 
 
-def _is_number(value: Any) -> bool:
+def reads_as_number(value: Any) -> bool:
     """Whether a value of a table is read as a number, or as none."""
     try:
         np.asarray([value], dtype=np.float64)

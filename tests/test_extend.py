@@ -339,6 +339,8 @@ def test_too_few_numbers_for_each_feature_are_told(X):
         small(BetaVAE, likelihood=Wide()).fit(X)
     Wide.values_per_feature = 2
     small(BetaVAE, likelihood=Wide()).fit(X)
+    with pytest.raises(ValueError, match=r"must map .*, 2 values per feature, a whole row of each in turn; .* it gave"):
+        small(BetaVAE, likelihood=Wide(), decoder=lambda n_in, n_out: nn.Linear(n_in, n_out // 2)).fit(X)
 
 
 def test_two_sigmoids_in_a_row_are_told(X):

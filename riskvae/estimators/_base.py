@@ -31,7 +31,7 @@ from riskvae.estimators._sklearn_callbacks import EpochTasks
 from riskvae.estimators._starting import begin, go_on_with
 from riskvae.estimators._summary import SummaryMixin
 from riskvae.likelihoods import Bernoulli, Gaussian, Likelihood, Mixed
-from riskvae.training import Objective, Penalized, WeightedELBO
+from riskvae.training import Objective, WeightedELBO
 from riskvae.training._callbacks import EarlyStopping
 from riskvae.training._loop import restored_on_failure, train
 from riskvae.training._meeting import joined
@@ -281,7 +281,7 @@ class BaseVAE(CallbackSupportMixin, ImputationMixin, SamplingMixin, SavingMixin,
         """Whether modules of the user's take part, which may draw from torch's global generators."""
         parts = self.likelihood.columns.values() if isinstance(self.likelihood, Mixed) else ()
         own = [part for part in (self.likelihood, *parts, *others) if not isinstance(part, str)]
-        own += [part.penalty for part in others if isinstance(part, Penalized)]
+        own += [part.written for part in others if isinstance(part, Objective)]
         return self.encoder is not None or self.decoder is not None or not all(map(is_ours, own))
 
     def _counted_share(self) -> float:

@@ -19,7 +19,7 @@ from riskvae.estimators._in_parts import checked_rows
 from riskvae.estimators._loading import checked_labels
 from riskvae.estimators._quantile_predictions import QuantilePredictionsMixin
 
-__all__ = ["FALSE_ALARMS", "ConformalMixin"]
+__all__ = ["ConformalMixin"]
 
 Array = NDArray[Any]
 

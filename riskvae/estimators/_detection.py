@@ -15,7 +15,8 @@ from riskvae._machine import device_for
 from riskvae._validation import LARGEST, check_parameters, has_missing, level_of_the_user, limited, real
 from riskvae.detection._calibration import score_at
 from riskvae.detection._line import Line
-from riskvae.estimators._conformal import FALSE_ALARMS, ConformalMixin
+from riskvae.estimators._conformal import ConformalMixin
+from riskvae.estimators._discoveries import FALSE_ALARMS
 from riskvae.estimators._in_parts import in_parts
 from riskvae.estimators._judging import young_of
 from riskvae.likelihoods import Categorical, Mixed
@@ -157,23 +158,25 @@ class DetectionMixin(ConformalMixin):
     def _warn_of_few(self, n: int, *, calibrated: bool = False) -> None:
         """Say so where too few rows tell of the threshold."""
         fewest = math.ceil(1 / FALSE_ALARMS) - 1
-        if n < fewest and calibrated:
-            warnings.warn(
-                f"{type(self).__name__}: {n} calibration rows are too few to tell which {FALSE_ALARMS:.0%} of rows "
-                "like them are the most unusual, so predict may flag many more, or none. Set "
-                f"calibration_fraction='cross', with which every row counts, or a share of {fewest} rows or more.",
-                UserWarning,
-                stacklevel=level_of_the_user(),
+        if n >= fewest:
+            return
+        if calibrated:
+            rows = "calibration rows"
+            remedy = (
+                f"Set calibration_fraction='cross', with which every row counts, or a share of {fewest} rows or more"
             )
-        elif n < fewest:
-            warnings.warn(
-                f"{type(self).__name__}: {n} rows are too few to tell which {FALSE_ALARMS:.0%} of rows like them are "
-                f"the most unusual, so predict may flag many more, or none. Fit with {fewest} rows or more (with "
-                "n_folds=5, each of them counts), set offset_, or set contamination to the share of these rows that "
-                "you take for anomalies.",
-                UserWarning,
-                stacklevel=level_of_the_user(),
+        else:
+            rows = "rows"
+            remedy = (
+                f"Fit with {fewest} rows or more (with n_folds=5, each of them counts), set offset_, or set "
+                "contamination to the share of these rows that you take for anomalies"
             )
+        warnings.warn(
+            f"{type(self).__name__}: {n} {rows} are too few to tell which {FALSE_ALARMS:.0%} of rows like them are "
+            f"the most unusual, so predict may flag many more, or none. {remedy}.",
+            UserWarning,
+            stacklevel=level_of_the_user(),
+        )
 
     def _draw_line(self, offset: float) -> None:
         """Put the threshold somewhere, and remember for what: whoever has set it since has the last word."""

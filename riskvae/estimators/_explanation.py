@@ -149,10 +149,7 @@ class ExplanationMixin(DetectionMixin):
         if self._calibration is not None and self._calibration.blind is not None:
             return
         why, remedy = (
-            (
-                "the model is not calibrated",
-                "Fit with calibration_fraction=0.2 or 'cross', or call conformalize(X_cal)",
-            )
+            ("the model is not calibrated", "Fit with calibration_fraction=0.2 or 'cross', or call conformalize(X_cal)")
             if self._calibration is None
             else ("its calibration left no values out", "Call conformalize(X_cal, left_out=True)")
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from riskvae._validation import level_of_the_user
+from riskvae._validation import level_of_the_user, reads_as_number
 from riskvae.likelihoods._categorical import Categorical
 from riskvae.likelihoods._counts import LARGEST_COUNT, NegativeBinomial
 from riskvae.likelihoods._disguised import ADVICE_FOR_DATES, TAKE, disguise
@@ -254,19 +254,11 @@ def refuse_strings(values: Array, name: Any) -> None:
         np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         for row, value in enumerate(values.tolist()):
-            if not is_missing(value) and not _is_number(value):
+            if not is_missing(value) and not reads_as_number(value):
                 raise ValueError(
                     f"Mixed: column {name!r} must hold numbers, as the likelihood says; X holds {value!r} in row "
                     f"{row}. Prepare X as for fit; what is not known, make missing (NaN)."
                 ) from None
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def refuse_single_rows(X: Any) -> None:

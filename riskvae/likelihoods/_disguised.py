@@ -239,6 +239,84 @@ def _are_plain(labels: Collection[str]) -> bool:
         return False
 
 
+class _Notation(NamedTuple):
+    """How the numbers of a column are written, beside digits."""
+
+    numbers: list[str]  # their shapes
+    signs: list[str]
+    separators: set[str]  # of thousands
+    commas: bool  # decimal ones
+    points: bool
+    doubtful: bool  # commas that may be decimal ones as well
+
+    @classmethod
+    def of(cls, matches: list[tuple[str, re.Match[str]]]) -> "_Notation | None":
+        """That of some shapes, which are numbers; None if their notations contradict each other."""
+        parts = {part: {match[part] for _, match in matches if match[part]} for part in _NUMBER.groupindex}
+        separators = parts["separator"]
+        commas = bool(parts["comma"] or "," in parts["point"] or (parts["either"] and "." in separators))
+        if parts["either"] and not commas:
+            separators = separators | {","}
+        if len(separators & {",", "."}) > 1 or ("," in separators and commas):
+            return None
+        points = "." not in separators and any("." in number for number in parts["plain"] | parts["point"])
+        doubtful = bool(parts["either"] and "," in separators and not (parts["separator"] or points))
+        signs = sorted(parts["before"] | parts["after"])
+        return cls([shape for shape, _ in matches], signs, separators, commas, points, doubtful)
+
+    def has(self, sign: str) -> bool:
+        """Whether some number has a sign."""
+        return any(sign in number for number in self.numbers)
+
+    def kinds(self, labels: Sequence[str]) -> str:
+        """What is unusual about it, with examples out of its labels."""
+        kinds = [repr(sign) for sign in self.signs[:3]]
+        if self.has(_MINUS):
+            kinds.append(f"{_MINUS!r} as minus sign")
+        if self.has("("):
+            kinds.append(f"negatives such as {min(label for label in labels if '(' in label)!r}")
+        if self.separators:
+            example = min(label for label in labels if any(one in label.strip() for one in self.separators))
+            kinds.append(f"thousands separators such as in {example!r}")
+        if self.commas:
+            kinds.append("decimal commas in some rows and points in others" if self.points else "decimal commas")
+        return " and ".join(kinds)
+
+    def reading(self, others: set[str]) -> str:
+        """How a file with such numbers is read; nothing where pandas has no option for it."""
+        if self.signs or self.has(_MINUS) or self.has("(") or (self.commas and self.points):
+            return ""
+        options = [f"thousands={separator!r}" for separator in self.separators]
+        options += ["decimal=','"] * self.commas
+        options += [f"na_values={sorted(others)[:3]!r}"] * bool(others)
+        if not options or len(self.separators) > 1 or not "".join(self.separators).isascii():
+            return ""
+        alike = " if all columns are written so" if self.commas else ""
+        return f"read them by pandas.read_csv(..., {', '.join(options)}){alike}, or "
+
+    def code(self, name: Any, others: set[str]) -> str:
+        """Code that makes numbers of strings, without signs and separators."""
+        drop = [*self.signs, *sorted(self.separators)]
+        rest = self.numbers
+        for part in drop:
+            rest = [number.replace(part, "") for number in rest]
+        if any(re.search(r"\s", number.strip(" ")) for number in rest):  # pandas takes spaces at the ends alone
+            drop = [*drop, " "]
+        text = f"X[{name!r}]"
+        if self.has(_MINUS):
+            text += f".str.replace({_MINUS!r}, '-')"
+        if self.has("("):
+            text += r".str.replace(r'\((.*)\)', r'-\1', regex=True)"
+        if len(drop) == 1 and drop != [" "]:
+            text += f".str.replace({drop[0]!r}, '')"
+        elif drop:
+            patterns = [r"\s" if part.isspace() else re.escape(part) for part in drop]
+            text += f".str.replace(r{'|'.join(dict.fromkeys(patterns))!r}, '', regex=True)".replace(r"\\", "\\")
+        if self.commas:
+            text += ".str.replace(',', '.')"
+        return f"pandas.to_numeric({text}{', errors=' + repr('coerce') if others else ''})"
+
+
 def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: list[str]) -> str:
     """Remedy for strings that are numbers, all or most of them."""
     if 3 * sum(map(bool, map(_number, sample))) < len(sample):
@@ -247,69 +325,18 @@ def _numbers(name: Any, labels: Collection[str], values: Sequence[str], sample: 
     found = {shape: _number(shape) for shape in set(shapes.values())}
     if all("(" in shape for shape, match in found.items() if match):
         return ""  # no negative amounts, but references or the like
-    matches = [match for match in found.values() if match]
+    matches = [(shape, match) for shape, match in found.items() if match]
     others = {label for label, shape in shapes.items() if not found[shape]} if len(matches) < len(found) else set()
     unlike = others - {"nan", "NaN"}
     if not matches or not _few(unlike, labels) or len(unlike) > max(_EXCEPTIONS, _SHARE * len(labels)):
         return ""
-    parts = {part: {match[part] for match in matches if match[part]} for part in _NUMBER.groupindex}
-    signs, separators = sorted(parts["before"] | parts["after"]), parts["separator"]
-    commas = bool(parts["comma"] or "," in parts["point"] or (parts["either"] and "." in separators))
-    if parts["either"] and not commas:
-        separators = separators | {","}
-    if len(separators & {",", "."}) > 1 or ("," in separators and commas):
-        return ""  # notations that contradict each other
-    points = "." not in separators and any("." in number for number in parts["plain"] | parts["point"])
-
-    numbers = [shape for shape, match in found.items() if match]
-    minus, negative = (any(sign in number for number in numbers) for sign in (_MINUS, "("))
-    kinds = [repr(sign) for sign in signs[:3]]
-    kinds += [f"{_MINUS!r} as minus sign"] * minus
-    if negative:
-        kinds.append(f"negatives such as {min(x for x, shape in shapes.items() if found[shape] and '(' in x)!r}")
-    if separators:
-        example = min(x for x, shape in shapes.items() if found[shape] and any(one in x.strip() for one in separators))
-        kinds.append(f"thousands separators such as in {example!r}")
-    if commas:
-        kinds.append("decimal commas in some rows and points in others" if points else "decimal commas")
-    what = f"numbers with {' and '.join(kinds)}" if kinds else "numbers" if others else "numbers as strings"
-    code = _code(name, numbers, [*signs, *sorted(separators)], commas)
-    if others:
-        code = f"{code[:-1]}, errors='coerce')"
-    file = "" if signs or minus or negative or (commas and points) else _reading(separators, commas, others)
-    doubtful = parts["either"] and "," in separators and not (parts["separator"] or points)
-    doubt = "; if its comma is a decimal one, by decimal=','" if doubtful else ""
-    return f"holds {what}{_told(others, values)}: {file}convert them by {code}{doubt}; {_ARE_LABELS.format(name)}"
-
-
-def _reading(separators: set[str], commas: bool, others: set[str]) -> str:
-    """How a file with such numbers is read; nothing where pandas has no option for it."""
-    options = [f"thousands={separator!r}" for separator in separators]
-    options += ["decimal=','"] * commas
-    options += [f"na_values={sorted(others)[:3]!r}"] * bool(others)
-    if not options or len(separators) > 1 or not "".join(separators).isascii():
+    notation = _Notation.of(matches)
+    if notation is None:
         return ""
-    alike = " if all columns are written so" if commas else ""
-    return f"read them by pandas.read_csv(..., {', '.join(options)}){alike}, or "
-
-
-def _code(name: Any, numbers: list[str], drop: list[str], commas: bool) -> str:
-    """Code that makes numbers of strings, without the signs and separators to drop."""
-    rest = numbers
-    for part in drop:
-        rest = [number.replace(part, "") for number in rest]
-    if any(re.search(r"\s", number.strip(" ")) for number in rest):  # pandas takes spaces at the ends alone
-        drop = [*drop, " "]
-    text = f"X[{name!r}]"
-    if any(_MINUS in number for number in numbers):
-        text += f".str.replace({_MINUS!r}, '-')"
-    if any("(" in number for number in numbers):
-        text += r".str.replace(r'\((.*)\)', r'-\1', regex=True)"
-    if len(drop) == 1 and drop != [" "]:
-        text += f".str.replace({drop[0]!r}, '')"
-    elif drop:
-        patterns = [r"\s" if part.isspace() else re.escape(part) for part in drop]
-        text += f".str.replace(r{'|'.join(dict.fromkeys(patterns))!r}, '', regex=True)".replace(r"\\", "\\")
-    if commas:
-        text += ".str.replace(',', '.')"
-    return f"pandas.to_numeric({text})"
+    kinds = notation.kinds([label for label, shape in shapes.items() if found[shape]])
+    what = f"numbers with {kinds}" if kinds else "numbers" if others else "numbers as strings"
+    doubt = "; if its comma is a decimal one, by decimal=','" if notation.doubtful else ""
+    return (
+        f"holds {what}{_told(others, values)}: {notation.reading(others)}convert them by "
+        f"{notation.code(name, others)}{doubt}; {_ARE_LABELS.format(name)}"
+    )

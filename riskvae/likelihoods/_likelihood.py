@@ -92,6 +92,8 @@ class Likelihood(BaseEstimator, nn.Module):
         """Set the width of a row, then call ``setup``; ``fit`` does so on its copy."""
         self.n_features = n_features
         self.setup(n_features)
+        if (k := self.values_per_feature) > 1 and self.decoder_gives == Likelihood.decoder_gives:
+            self.decoder_gives = f"{k} values per feature, a whole row of each in turn"
         return self
 
     def setup(self, n_features: int) -> None:

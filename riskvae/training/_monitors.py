@@ -22,15 +22,7 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool, partial:
     for callback in made:
         name = f"{owner}: callbacks: {type(callback).__name__}"
         monitor = getattr(callback, "monitor", None)
-        policy = getattr(callback, "policy", None)
-        if isinstance(callback, LRScheduler) and isinstance(policy, str) and not hasattr(lr_scheduler, policy):
-            remedy = f"Pass its class: LRScheduler(torch.optim.lr_scheduler.{policy}, ...)."
-            if not hasattr(torch.optim.lr_scheduler, policy):
-                near = [*difflib.get_close_matches(policy, dir(torch.optim.lr_scheduler), n=1, cutoff=0.5), "StepLR"]
-                remedy = f"Pass the class of a schedule of torch, such as torch.optim.lr_scheduler.{near[0]}."
-            raise ValueError(
-                f"{name}: policy={policy!r} is not one of the schedules that skorch knows by name. {remedy}"
-            )
+        _check_policy(name, callback)
         if isinstance(callback, EpochScoring):
             if not callable(callback.scoring):
                 raise ValueError(
@@ -54,6 +46,18 @@ def check_monitors(owner: str, callbacks: list[Any], *, held_out: bool, partial:
             raise ValueError(
                 f"{name} watches {monitor!r}, which is not recorded; recorded are {', '.join(sorted(recorded))}.{guess}"
             )
+
+
+def _check_policy(name: str, callback: Any) -> None:
+    """Raise for a schedule that skorch does not know by its name."""
+    policy = getattr(callback, "policy", None)
+    if not isinstance(callback, LRScheduler) or not isinstance(policy, str) or hasattr(lr_scheduler, policy):
+        return
+    remedy = f"Pass its class: LRScheduler(torch.optim.lr_scheduler.{policy}, ...)."
+    if not hasattr(torch.optim.lr_scheduler, policy):
+        near = [*difflib.get_close_matches(policy, dir(torch.optim.lr_scheduler), n=1, cutoff=0.5), "StepLR"]
+        remedy = f"Pass the class of a schedule of torch, such as torch.optim.lr_scheduler.{near[0]}."
+    raise ValueError(f"{name}: policy={policy!r} is not one of the schedules that skorch knows by name. {remedy}")
 
 
 # What the history has of each epoch that skorch's callbacks could watch.

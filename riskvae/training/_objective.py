@@ -1,5 +1,7 @@
 """What is minimized: a number from the terms of a batch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +59,11 @@ class Objective(nn.Module):
     needs: tuple[str, ...] = ()
     # Of our own objectives, the terms that they look at: of others all are sent from process to process.
     reads: tuple[str, ...] = ("nll", "kl", "z", "mean", "scale")
+
+    @property
+    def written(self) -> Any:
+        """What decides whose the objective is, this package's or a user's: itself, or a term that was added to it."""
+        return self
 
     def forward(self, terms: Terms) -> Tensor:
         """Loss of a batch."""

@@ -100,7 +100,7 @@ def spared_loss(net: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 def looked_at(criterion: nn.Module, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Terms and fields of a batch that an objective reads: its own word for it where it is ours, else all."""
     there = tuple(name for name in Batch._fields if getattr(batch, name) is not None)
-    if is_ours(getattr(criterion, "penalty", criterion)):
+    if is_ours(criterion.written):
         return criterion.reads, tuple(name for name in criterion.needs if name in there)  # type: ignore[union-attr,return-value]
     return ("nll", "kl", "z", "mean", "scale"), there
 

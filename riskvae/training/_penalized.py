@@ -65,6 +65,10 @@ class Penalized(Objective):
         self.eps_warmup: int = getattr(objective, "eps_warmup", 0)
 
     @property
+    def written(self) -> Any:
+        return self.penalty
+
+    @property
     def current(self) -> Any:
         """Measures of the current epoch, on which a recorded step hangs."""
         return getattr(self.objective, "current", None)

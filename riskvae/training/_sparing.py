@@ -60,7 +60,7 @@ class Sparing:
             return None
         saved = n_rows * n_draws * self.costs["decoder"] * (2.0 - 3.0 * draws)
         spare = "decoder"
-        if rows <= _MOST and self.may_wait["encoder"] and is_ours(objective):
+        if rows <= _MOST and self.may_wait["encoder"] and is_ours(objective.written):
             saved += n_rows * self.costs["encoder"] * (2.0 - 3.0 * rows)
             spare = "rows"
         worth = _WORTH_OF_RECORDING if recorded else _WORTH.get(self.device.type, _WORTH_ELSEWHERE)

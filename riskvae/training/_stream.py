@@ -47,11 +47,6 @@ class Stream:
     n_head = 1000
     missing = True  # values may be, in rows to come
 
-    @property
-    def lacking(self) -> list[int]:
-        """Features of which values may be missing: any."""
-        return list(range(self.head().shape[1]))
-
     def __init__(
         self,
         dataset: Dataset[Any],
@@ -101,6 +96,11 @@ class Stream:
     def has(self, field: str) -> bool:
         """Whether a field of :class:`Batch` comes with the rows in training."""
         return field == "noise" or getattr(self, field, None) is not None or getattr(self._head, field) is not None
+
+    @property
+    def lacking(self) -> list[int]:
+        """Features of which values may be missing: any."""
+        return list(range(self.head().shape[1]))
 
     def head(self) -> Tensor:
         """Rows that show the width and scale of the data: the first thousand."""

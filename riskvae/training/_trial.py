@@ -93,12 +93,12 @@ def _try_likelihood(module: Any, x: Tensor, raw: Tensor, *, new: bool) -> Tensor
 
 
 def _try_objective(objective: Any, terms: Terms) -> None:
-    owner, own = type(objective).__name__, getattr(objective, "penalty", objective)
+    owner = type(objective).__name__
     remedy = "Reduce the losses of the rows, as by terms.nll.mean(), and do not detach them."
     loss = _answer(owner, "forward(terms)", lambda: objective(terms), (), f"one number. {remedy}")
     if not loss.requires_grad:
         raise ValueError(f"{owner}: forward(terms) has no gradient, so nothing can be learned. {remedy}")
-    if not is_ours(own) and terms.nll.isfinite().all() and not loss.isfinite():
+    if not is_ours(objective.written) and terms.nll.isfinite().all() and not loss.isfinite():
         raise ValueError(f"{owner}: forward(terms) gives {loss.item()}, though all losses are finite.")
 
 

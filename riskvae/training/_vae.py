@@ -219,17 +219,12 @@ def build_vae(
     n_seen = likelihood.n_inputs + (n_features if told == "places" else 0)
     copies: dict[int, Any] = {}  # of both networks: what they share stays shared
     encodes, encoder_width = _build("encoder", encoder, n_seen, 2 * n_components, means_and_scales, copies)
-    decodes, decoder_width = _build("decoder", decoder, n_components, likelihood.n_values, _given(likelihood), copies)
+    decodes, decoder_width = _build(
+        "decoder", decoder, n_components, likelihood.n_values, likelihood.decoder_gives, copies
+    )
     vae = VAE(encodes, decodes, likelihood, n_components, scale_offset, told).float()
     vae.widest = max(encoder_width, decoder_width)
     return vae
-
-
-def _given(likelihood: Likelihood) -> str:
-    """What the decoder gives, in words."""
-    k = likelihood.values_per_feature
-    plain = likelihood.decoder_gives == Likelihood.decoder_gives and k > 1
-    return f"{k} values per feature, a whole row of each in turn" if plain else likelihood.decoder_gives
 
 
 def _build(
